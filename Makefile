@@ -1,0 +1,72 @@
+# `make run` and `make test` are all that a fresh machine needs; see README.md.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+CORE := plumd/_sched.pyx plumd/_sched.pxd plumd/agent/shim.c setup.py pyproject.toml
+
+.PHONY: all build run test test-deps bench soak mutants sim lint clean distclean help \
+        controller controller-run ui-build sdk_cpp
+
+all: build
+
+help: ## show the targets
+	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+.stamp-build: $(CORE) | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+.stamp-dev: .stamp-build
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+build: .stamp-build ## make the venv, build the core, install plumd and plum in it
+
+run: build ## start plumd on its embedded SQLite, http://127.0.0.1:8080
+	exec $(BIN)/plumd serve $(ARGS)
+
+test: .stamp-dev ## all tests (PYTEST=... for a part)
+	$(BIN)/python -m pytest $(PYTEST)
+
+test-deps: ## Debian packages that some tests use: chromium (a hostile page in a real browser)
+	@command -v chromium >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
+	  $$sudo apt-get update -qq && \
+	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
+
+lint: .stamp-dev ## ruff, mypy and stubtest alone
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest plumd._sched
+
+bench: .stamp-dev ## measure latency, throughput, scale; prints figures and the machine
+	$(BIN)/python -m bench $(ARGS)
+
+soak: .stamp-dev ## 200 kill -9 under load, and 10,000 simulated seeds; results in soak-*.log
+	$(BIN)/python -m tests.soak $(ARGS)
+	$(BIN)/python -m tests.sim --seeds 10000
+
+sim: .stamp-dev ## simulated seeds alone: make sim ARGS="--seeds 300"
+	$(BIN)/python -m tests.sim $(ARGS)
+
+mutants: .stamp-dev ## put known faults into a copy of the code; each must be caught by the tests
+	$(BIN)/python -m tests.mutants $(ARGS)
+
+# The names that the project's first description used.
+controller: build
+controller-run: run
+ui-build: build
+sdk_cpp: build
+
+clean: ## remove what was built
+	rm -rf build dist *.egg-info plumd/*.so plumd/_sched.c plumd/_sched.html plumd/agent/plum-shim \
+	  .stamp-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## and the venv
+	rm -rf $(VENV)

@@ -1,0 +1,1275 @@
+# cython: language_level=3, auto_pickle=False, binding=True, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""The core: decides what happens next, and does nothing else.
+
+It has no clock, socket, file or log; time, ids and randomness come in as arguments, so the same
+calls give the same answers, byte for byte. The engine feeds it commands (`apply`), lets time pass
+(`tick`) and takes out what must be written and done (`take`). Payloads never come here.
+
+Transitions, (state, what happened) -> state:
+
+    -         submit              PENDING, or QUEUED when it must not start by itself
+    QUEUED    start               PENDING
+    PENDING   matched             RUNNING     a new attempt, claimed by a worker
+    PENDING   queue timeout       TIMEOUT
+    RUNNING   succeeded           SUCCEEDED
+    RUNNING   failed, timed out   RETRYING, or FAILED / TIMEOUT when no retry is left
+    RUNNING   lost                PENDING, or FAILED when no try is left or onLost is fail
+    RETRYING  due                 PENDING
+    any live  cancel              CANCELED    RUNNING only after the work was stopped
+
+Every live task has exactly one next wake-up: its place in a ready queue, its one timer, or the
+lease of the worker that holds it (QUEUED waits for a person). `check` holds that to be true.
+"""
+
+cimport cython
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memset
+
+from plumd.model import (
+    ACCEPTED, Cancel, Cause, Detach, Drain, Ended, Finish, Join, Leave, Nap, Reply,
+    Start, Submit,
+)
+
+cdef enum:
+    QUEUED = 0
+    PENDING = 1
+    RUNNING = 2
+    RETRYING = 3
+    SUCCEEDED = 4
+    FAILED = 5
+    TIMEOUT = 6
+    CANCELED = 7
+
+cdef enum:
+    END_SUCCEEDED = 0
+    END_FAILED = 1
+    END_TIMEOUT = 2
+    END_CANCELED = 3
+    END_LOST = 4
+
+cdef enum:
+    STOP_CANCEL = 1
+    STOP_TIMEOUT = 2
+
+cdef enum:
+    SESSION = 0
+    CALLBACK = 1
+    LOCAL = 2
+
+cdef int64_t MS = 1_000_000         # ns
+cdef int AHEAD_MAX = 10_000         # `why` counts no further than this
+
+STOP_REASONS = (None, "canceled", "timeout")
+POOLS = (None, "!service", "!os_process")       # of executors; embedded tasks go by name
+BUILTIN_POOL = "!builtin"
+
+
+@cython.final
+cdef class Heap:
+
+    def __dealloc__(self):
+        free(self.entries)
+
+    cdef int put(self, int32_t* where, int64_t key, int64_t tie, int32_t item) except -1:
+        cdef Entry entry
+        cdef Entry* grown
+        cdef Py_ssize_t i = where[item] - 1
+        entry.key, entry.tie, entry.item = key, tie, item
+        if i < 0:
+            if self.count == self.room:
+                self.room = self.room * 2 if self.room else 16
+                grown = <Entry*> realloc(self.entries, self.room * sizeof(Entry))
+                if grown is NULL:
+                    raise MemoryError()
+                self.entries = grown
+            self.count += 1
+            self.up(where, self.count - 1, entry)
+        elif before(&entry, &self.entries[i]):
+            self.up(where, i, entry)
+        else:
+            self.down(where, i, entry)
+        return 0
+
+    cdef void drop(self, int32_t* where, int32_t item) noexcept:
+        cdef Py_ssize_t i = where[item] - 1
+        cdef Entry last
+        if i < 0:
+            return
+        where[item] = 0
+        self.count -= 1
+        if i == self.count:
+            return
+        last = self.entries[self.count]
+        if i > 0 and before(&last, &self.entries[(i - 1) >> 1]):
+            self.up(where, i, last)
+        else:
+            self.down(where, i, last)
+
+    cdef void up(self, int32_t* where, Py_ssize_t i, Entry moving) noexcept:
+        cdef Py_ssize_t parent
+        while i > 0:
+            parent = (i - 1) >> 1
+            if not before(&moving, &self.entries[parent]):
+                break
+            self.entries[i] = self.entries[parent]
+            where[self.entries[i].item] = <int32_t> (i + 1)
+            i = parent
+        self.entries[i] = moving
+        where[moving.item] = <int32_t> (i + 1)
+
+    cdef void down(self, int32_t* where, Py_ssize_t i, Entry moving) noexcept:
+        cdef Py_ssize_t child
+        while True:
+            child = 2 * i + 1
+            if child >= self.count:
+                break
+            if child + 1 < self.count and before(&self.entries[child + 1], &self.entries[child]):
+                child += 1
+            if not before(&self.entries[child], &moving):
+                break
+            self.entries[i] = self.entries[child]
+            where[self.entries[i].item] = <int32_t> (i + 1)
+            i = child
+        self.entries[i] = moving
+        where[moving.item] = <int32_t> (i + 1)
+
+
+cdef inline bint before(Entry* x, Entry* y) noexcept:
+    return x.key < y.key or (x.key == y.key and x.tie < y.tie)
+
+
+@cython.final
+cdef class IdMap:
+
+    def __dealloc__(self):
+        free(self.keys)
+        free(self.slots)
+
+    cdef int grow(self) except -1:
+        cdef Py_ssize_t old_room = self.mask + 1 if self.keys is not NULL else 0
+        cdef Py_ssize_t room = old_room * 2 if old_room else 64
+        cdef int64_t* old_keys = self.keys
+        cdef int32_t* old_slots = self.slots
+        cdef Py_ssize_t i
+        cdef int64_t* keys = <int64_t*> malloc(room * sizeof(int64_t))
+        cdef int32_t* slots = <int32_t*> malloc(room * sizeof(int32_t))
+        if keys is NULL or slots is NULL:
+            free(keys)
+            free(slots)
+            raise MemoryError()
+        memset(keys, 0, room * sizeof(int64_t))
+        self.keys, self.slots, self.mask, self.count = keys, slots, room - 1, 0
+        for i in range(old_room):
+            if old_keys[i]:
+                self.put(old_keys[i], old_slots[i])
+        free(old_keys)
+        free(old_slots)
+        return 0
+
+    cdef int put(self, int64_t key, int32_t slot) except -1:
+        cdef Py_ssize_t i
+        if self.keys is NULL or self.count * 5 >= (self.mask + 1) * 3:
+            self.grow()
+        i = home(key) & self.mask
+        while self.keys[i] and self.keys[i] != key:
+            i = (i + 1) & self.mask
+        if not self.keys[i]:
+            self.count += 1
+        self.keys[i], self.slots[i] = key, slot
+        return 0
+
+    cdef int32_t get(self, int64_t key) noexcept:
+        cdef Py_ssize_t i
+        if self.keys is NULL or key <= 0:
+            return -1
+        i = home(key) & self.mask
+        while self.keys[i]:
+            if self.keys[i] == key:
+                return self.slots[i]
+            i = (i + 1) & self.mask
+        return -1
+
+    cdef void drop(self, int64_t key) noexcept:
+        cdef Py_ssize_t hole, i, ideal
+        if self.keys is NULL:
+            return
+        hole = home(key) & self.mask
+        while self.keys[hole] != key:
+            if not self.keys[hole]:
+                return
+            hole = (hole + 1) & self.mask
+        self.count -= 1
+        i = hole
+        while True:
+            i = (i + 1) & self.mask
+            if not self.keys[i]:
+                break
+            ideal = home(self.keys[i]) & self.mask
+            if ((i - ideal) & self.mask) >= ((i - hole) & self.mask):
+                self.keys[hole], self.slots[hole] = self.keys[i], self.slots[i]
+                hole = i
+        self.keys[hole] = 0
+
+
+cdef inline Py_ssize_t home(int64_t key) noexcept:
+    cdef uint64_t mixed = <uint64_t> key * <uint64_t> 0x9E3779B97F4A7C15
+    return <Py_ssize_t> (mixed >> 20)
+
+
+@cython.final
+cdef class MatchClass:
+
+    def __cinit__(self, str name, str pool, str target_kind, str target_ref, int32_t number):
+        self.name, self.pool, self.number = name, pool, number
+        self.target_kind, self.target_ref = target_kind, target_ref
+        self.ready, self.free = Heap(), Heap()
+        self.workers = {}
+
+    def __dealloc__(self):
+        free(self.free_at)
+
+    cdef int make_room(self, Py_ssize_t slot) except -1:
+        cdef Py_ssize_t room
+        if slot < self.free_room:
+            return 0
+        room = max(slot + 1, self.free_room * 2, 8)
+        self.free_at = <int32_t*> grown(self.free_at, self.free_room, room, sizeof(int32_t))
+        self.free_room = room
+        return 0
+
+
+cdef void* grown(void* block, Py_ssize_t old, Py_ssize_t new, size_t size) except NULL:
+    """The block with room for `new` items; the new ones are zero."""
+    cdef char* bigger = <char*> realloc(block, new * size)
+    if bigger is NULL:
+        raise MemoryError()
+    memset(bigger + old * size, 0, (new - old) * size)
+    return bigger
+
+
+cdef bint matches(MatchClass klass, Worker worker):
+    """Whether a worker of the class's pool is one that the target means."""
+    cdef str kind = klass.target_kind, ref = klass.target_ref, pair, key, value
+    if kind == "" or kind == "builtin" or kind == "service":
+        return True
+    if kind == "node":
+        return worker.node_id == ref
+    if kind == "worker":
+        return worker.worker_id == ref
+    if kind == "deployment":
+        return worker.labels.get("deploymentId") == ref
+    if kind == "app":
+        return ref in (worker.join.app_name, worker.labels.get("appName"),
+                       worker.labels.get("serviceName"))
+    if kind == "labels":
+        for pair in ref.split(","):
+            key, _, value = pair.partition("=")
+            if worker.labels.get(key.strip()) != value.strip():
+                return False
+        return True
+    return False
+
+
+@cython.final
+cdef class Worker:
+    pass
+
+
+@cython.final
+cdef class Scheduler:
+
+    def __cinit__(self, limits not None, seed):
+        self.limits = limits
+        self.rng = <uint64_t> (seed & 0xFFFFFFFFFFFFFFFF)
+        self.age_ms = limits.age_ms_per_priority
+        self.backoff_base_ms = limits.backoff_base_ms
+        self.backoff_cap_ms = limits.backoff_cap_ms
+        self.stop_grace_ns = limits.stop_grace_ms * MS
+        self.lost_extra = limits.lost_extra
+        self.timers_per_tick = limits.timers_per_tick
+        self.ids = IdMap()
+        self.timers, self.leases, self.turns = Heap(), Heap(), Heap()
+        self.free_task = -1
+        self.classes, self.free_classes, self.workers, self.free_workers = [], [], [], []
+        self.class_of, self.classes_of_pool, self.worker_of = {}, {}, {}
+        self.workers_of_pool, self.naps, self.idle = {}, {}, {}
+        self.dirty_classes, self.dirty_set = [], set()
+        self.clear_step()
+
+    def __dealloc__(self):
+        free(self.tasks)
+        free(self.ready_at)
+        free(self.timer_at)
+        free(self.lease_at)
+        free(self.turn_at)
+
+    # ------------------------------------------------------------ commands
+
+    def apply(self, command, now):
+        """Decide one command. A bad command is an answer, not an exception."""
+        cdef int64_t now_ns = now.mono_ns, now_ms = now.wall_ns // MS
+        kind = type(command)
+        if kind is Submit:
+            return self.on_submit(command, now_ns, now_ms)
+        if kind is Finish:
+            return self.on_finish(command, now_ns, now_ms)
+        if kind is Cancel:
+            return self.on_cancel(command, now_ns, now_ms)
+        if kind is Start:
+            return self.on_start(command, now_ns, now_ms)
+        if kind is Nap:
+            return self.on_nap(command, now_ns, now_ms)
+        if kind is Join:
+            return self.on_join(command, now_ns, now_ms)
+        if kind is Detach:
+            return self.on_detach(command)
+        if kind is Leave:
+            return self.on_leave(command, now_ns, now_ms)
+        if kind is Drain:
+            return self.on_drain(command)
+        raise TypeError(f"the core knows no command {kind.__name__}")
+
+    cdef on_submit(self, command, int64_t now_ns, int64_t now_ms):
+        cdef int64_t task_id = command.task_id
+        cdef int32_t slot
+        cdef Task* task
+        cdef MatchClass klass
+        if self.ids.get(task_id) >= 0:
+            return Reply("exists", "a task with this id exists")
+        if self.task_count >= self.limits.tasks_max:
+            return Reply("overloaded", "too many live tasks")
+        klass = self.class_for(command.name, command.kind, command.target_kind, command.target_ref)
+        slot = self.new_slot()
+        task = &self.tasks[slot]
+        task.id, task.run_id, task.step = task_id, command.run_id, command.step
+        task.created_ms, task.due_ms = now_ms, command.due_ms
+        task.timeout_ms, task.queue_timeout_ms = command.timeout_ms, command.queue_timeout_ms
+        task.max_retries, task.priority = command.max_retries, command.priority
+        task.on_lost, task.has_input = command.on_lost, has_input(command)
+        task.klass, task.fresh, task.state = klass.number, 1, QUEUED
+        klass.live += 1
+        self.ids.put(task_id, slot)
+        self.submits[task_id] = command
+        self.mark(slot)
+        self.counts[QUEUED] += 1
+        if command.auto_start:
+            self.enqueue(slot, now_ns, now_ms)
+        else:
+            self.tell_state(task, now_ms)
+        return Reply("", "", task.state, 0)
+
+    cdef on_start(self, command, int64_t now_ns, int64_t now_ms):
+        cdef int32_t slot = self.ids.get(command.task_id)
+        if slot < 0 or self.tasks[slot].state != QUEUED:
+            return Reply("wrong_state", "only a Queued task can be started",
+                         -1 if slot < 0 else self.tasks[slot].state)
+        self.enqueue(slot, now_ns, now_ms)
+        return Reply("", "", self.tasks[slot].state, 0)
+
+    cdef on_cancel(self, command, int64_t now_ns, int64_t now_ms):
+        cdef int32_t slot = self.ids.get(command.task_id)
+        cdef Task* task
+        if slot < 0:
+            return Reply("wrong_state", "the task has ended")
+        task = &self.tasks[slot]
+        if task.cancel_ms == 0:
+            task.cancel_ms = now_ms
+            self.mark(slot)
+        if task.state == RUNNING:
+            self.stop(slot, STOP_CANCEL, now_ns, now_ms)
+            if self.ids.get(command.task_id) >= 0:
+                return Reply("", "", RUNNING, self.tasks[slot].attempt)
+        else:
+            self.end(slot, END_CANCELED, "canceled", None, False, 0, now_ns, now_ms)
+        return Reply("", "", CANCELED, 0)
+
+    cdef on_finish(self, command, int64_t now_ns, int64_t now_ms):
+        cdef int32_t slot = self.ids.get(command.task_id)
+        cdef Task* task
+        cdef Worker worker
+        if slot < 0:
+            return Reply("stale_attempt", "the task has ended")
+        task = &self.tasks[slot]
+        if task.state != RUNNING or task.attempt != command.attempt:
+            return Reply("stale_attempt", "this attempt is no longer the current one",
+                         task.state, task.attempt)
+        worker = <Worker> self.workers[task.worker] if task.worker >= 0 else None
+        if worker is None or worker.worker_id != command.worker_id:
+            return Reply("stale_attempt", "another worker holds this attempt",
+                         task.state, task.attempt)
+        self.end(slot, command.ending, "", command, command.retryable, command.retry_after_ms,
+                 now_ns, now_ms)
+        return ACCEPTED
+
+    cdef on_nap(self, command, int64_t now_ns, int64_t now_ms):
+        cdef int32_t slot = self.ids.get(command.task_id)
+        cdef Task* task
+        cdef int64_t until_ns
+        if slot < 0:
+            return Reply("stale_attempt", "the task has ended")
+        task = &self.tasks[slot]
+        if task.state != RUNNING or task.attempt != command.attempt or task.stopping:
+            return Reply("stale_attempt", "this attempt is no longer the current one",
+                         task.state, task.attempt)
+        task.napping = 1
+        self.naps[command.task_id] = command
+        until_ns = now_ns + (command.until_ms - now_ms) * MS
+        if task.timeout_ns == 0 or until_ns <= task.timeout_ns:
+            self.arm(slot, until_ns)
+        return ACCEPTED
+
+    # ------------------------------------------------------------ workers
+
+    cdef on_join(self, command, int64_t now_ns, int64_t now_ms):
+        cdef Worker worker = self.worker_of.get(command.worker_id)
+        cdef bint changed, back
+        cdef int32_t slot, following
+        cdef set held
+        if worker is None and len(self.worker_of) >= self.limits.workers_max:
+            return Reply("overloaded", "too many workers")
+        if worker is not None and worker.session != command.session:
+            self.kicks.append((worker.worker_id, worker.session))
+            self.lose_all(worker, "worker_restarted", now_ns, now_ms)
+        back = worker is not None
+        changed = self.place(command, worker)
+        worker = <Worker> self.worker_of[command.worker_id]
+        if changed or not worker.attached:
+            self.joined.append(command)
+            self.events.append(("worker", worker.worker_id, "online", now_ms))
+        worker.attached = True
+        worker.expires_ns = now_ns + worker.lease_ns
+        if worker.kind != LOCAL:
+            self.leases.put(self.lease_at, worker.expires_ns, worker.slot, worker.slot)
+        if back:
+            held = set(command.holding)
+            slot = worker.head
+            while slot >= 0:
+                following = self.tasks[slot].next
+                pair = (self.tasks[slot].id, self.tasks[slot].attempt)
+                if pair in held:
+                    held.discard(pair)
+                    if self.tasks[slot].stopping:
+                        self.stops.append((worker.worker_id, pair[0], pair[1],
+                                           STOP_REASONS[self.tasks[slot].stopping]))
+                elif self.tasks[slot].stopping and worker.kind == SESSION:
+                    self.confirm_stop(slot, now_ns, now_ms)     # it never arrived there
+                elif worker.kind == SESSION:
+                    self.tell_start(slot, worker, True)
+                slot = following
+            for pair in command.holding:
+                if pair in held:
+                    self.stops.append((worker.worker_id, pair[0], pair[1], "stale"))
+        else:
+            for pair in command.holding:
+                self.stops.append((worker.worker_id, pair[0], pair[1], "stale"))
+        self.refresh(worker)
+        return ACCEPTED
+
+    cdef int confirm_stop(self, int32_t slot, int64_t now_ns, int64_t now_ms) except -1:
+        """A stop that needs no answer: the work is known not to run."""
+        cdef bint canceled = self.tasks[slot].stopping == STOP_CANCEL
+        self.end(slot, END_CANCELED if canceled else END_TIMEOUT,
+                 "canceled" if canceled else "timeout", None, True, 0, now_ns, now_ms)
+        return 0
+
+    cdef bint place(self, command, Worker worker) except -1:
+        """Make the worker what the Join says; answers whether anything changed."""
+        cdef MatchClass klass
+        cdef str name
+        cdef object before_join = None
+        if worker is not None:
+            before_join = worker.join
+            if same_worker(before_join, command):
+                worker.join = command
+                return False
+            self.leave_pools(worker)
+        else:
+            worker = Worker()
+            if self.free_workers:
+                worker.slot = self.free_workers.pop()
+                self.workers[worker.slot] = worker
+            else:
+                worker.slot = <int32_t> len(self.workers)
+                self.workers.append(worker)
+            if worker.slot >= self.worker_room:
+                room = max(64, self.worker_room * 2)
+                self.lease_at = <int32_t*> grown(self.lease_at, self.worker_room, room,
+                                                 sizeof(int32_t))
+                self.worker_room = room
+            worker.head = -1
+            self.worker_of[command.worker_id] = worker
+        worker.worker_id, worker.session = command.worker_id, command.session
+        worker.node_id, worker.kind = command.node_id, command.kind
+        worker.labels, worker.capacity = dict(command.labels), command.capacity
+        worker.lease_ns, worker.join, worker.classes = command.lease_ms * MS, command, {}
+        for name in dict.fromkeys(command.tasks):
+            self.workers_of_pool.setdefault(name, {})[worker.slot] = None
+            for klass in self.classes_of_pool.get(name, {}).values():
+                self.admit(klass, worker)
+        return True
+
+    cdef leave_pools(self, Worker worker):
+        cdef MatchClass klass
+        cdef str name
+        for number in worker.classes:
+            klass = <MatchClass> self.classes[number]
+            klass.workers.pop(worker.slot, None)
+            klass.free.drop(klass.free_at, worker.slot)
+        worker.classes = {}
+        for name in dict.fromkeys(worker.join.tasks):
+            members = self.workers_of_pool.get(name)
+            if members is not None:
+                members.pop(worker.slot, None)
+                if not members:
+                    del self.workers_of_pool[name]
+
+    def beat(self, str worker_id, str session, now):
+        """Renew a lease in memory; False when that session holds none (it must register)."""
+        cdef Worker worker = self.worker_of.get(worker_id)
+        if worker is None or worker.session != session:
+            return False
+        worker.expires_ns = <int64_t> now.mono_ns + worker.lease_ns
+        return True
+
+    cdef on_detach(self, command):
+        cdef Worker worker = self.worker_of.get(command.worker_id)
+        if worker is None or worker.session != command.session:
+            return Reply("session_replaced", "another session took over")
+        worker.attached = False
+        self.refresh(worker)
+        return ACCEPTED
+
+    cdef on_leave(self, command, int64_t now_ns, int64_t now_ms):
+        cdef Worker worker = self.worker_of.get(command.worker_id)
+        if worker is None:
+            return Reply("not_found", "no such worker is here")
+        self.lose_all(worker, "worker_left", now_ns, now_ms)
+        self.kicks.append((worker.worker_id, worker.session))
+        self.gone.append((worker.worker_id, "left"))
+        self.events.append(("worker", worker.worker_id, "left", now_ms))
+        self.remove_worker(worker)
+        return ACCEPTED
+
+    cdef on_drain(self, command):
+        cdef Worker worker = self.worker_of.get(command.worker_id)
+        if worker is None:
+            return Reply("not_found", "no such worker is here")
+        worker.draining = command.on
+        self.refresh(worker)
+        return ACCEPTED
+
+    cdef int remove_worker(self, Worker worker) except -1:
+        self.leave_pools(worker)
+        self.leases.drop(self.lease_at, worker.slot)
+        del self.worker_of[worker.worker_id]
+        self.workers[worker.slot] = None
+        self.free_workers.append(worker.slot)
+        return 0
+
+    cdef int lose_all(self, Worker worker, str code, int64_t now_ns, int64_t now_ms) except -1:
+        while worker.head >= 0:
+            self.end(worker.head, END_LOST, code, None, True, 0, now_ns, now_ms)
+        return 0
+
+    # ------------------------------------------------------------ matching
+
+    cdef MatchClass class_for(self, str name, int kind, str target_kind, str target_ref):
+        cdef MatchClass klass
+        cdef str pool
+        cdef tuple key = (name, kind, target_kind, target_ref)
+        cdef Py_ssize_t room
+        klass = self.class_of.get(key)
+        if klass is not None:
+            if klass.live == 0:
+                self.idle.pop(klass.number, None)
+            return klass
+        pool = POOLS[kind] or name
+        if kind == 0 and (target_kind == "builtin" or name.startswith("builtin.")):
+            pool = BUILTIN_POOL
+        number = self.free_classes.pop() if self.free_classes else len(self.classes)
+        klass = MatchClass(name, pool, target_kind, target_ref, number)
+        if number == len(self.classes):
+            self.classes.append(klass)
+        else:
+            self.classes[number] = klass
+        if number >= self.turn_room:
+            room = max(64, self.turn_room * 2)
+            self.turn_at = <int32_t*> grown(self.turn_at, self.turn_room, room, sizeof(int32_t))
+            self.turn_room = room
+        self.class_of[key] = klass
+        self.classes_of_pool.setdefault(pool, {})[number] = klass
+        for slot in self.workers_of_pool.get(pool, ()):
+            self.admit(klass, <Worker> self.workers[slot])
+        return klass
+
+    cdef int admit(self, MatchClass klass, Worker worker) except -1:
+        """Enter a worker of the class's pool where the target means it."""
+        if matches(klass, worker):
+            klass.workers[worker.slot] = None
+            worker.classes[klass.number] = None
+            klass.make_room(worker.slot)
+            self.offer(klass, worker)
+        return 0
+
+    cdef int leave_class(self, MatchClass klass) except -1:
+        """One live task less; classes without tasks are kept for a while, a bounded number."""
+        cdef MatchClass oldest
+        klass.live -= 1
+        if klass.live > 0:
+            return 0
+        self.idle[klass.number] = None
+        if len(self.idle) > self.limits.idle_classes_max:
+            number = next(iter(self.idle))
+            del self.idle[number]
+            oldest = <MatchClass> self.classes[number]
+            for slot in oldest.workers:
+                (<Worker> self.workers[slot]).classes.pop(number, None)
+            self.class_of = {key: klass for key, klass in self.class_of.items()
+                             if klass is not oldest}
+            members = self.classes_of_pool[oldest.pool]
+            del members[number]
+            if not members:
+                del self.classes_of_pool[oldest.pool]
+            self.classes[number] = None
+            self.free_classes.append(number)
+            self.turns.drop(self.turn_at, number)
+            if number in self.dirty_set:
+                self.dirty_set.discard(number)
+                self.dirty_classes.remove(number)
+        return 0
+
+    cdef int offer(self, MatchClass klass, Worker worker) except -1:
+        """Put the worker's load into the class's heap, or take the worker out of it."""
+        if worker.attached and not worker.draining and worker.running < worker.capacity:
+            klass.free.put(klass.free_at, (<int64_t> worker.running << 20) // worker.capacity,
+                           worker.last_use, worker.slot)
+            if klass.ready.count:
+                self.touch(klass)
+        else:
+            klass.free.drop(klass.free_at, worker.slot)
+        return 0
+
+    cdef int refresh(self, Worker worker) except -1:
+        for number in worker.classes:
+            self.offer(<MatchClass> self.classes[number], worker)
+        return 0
+
+    cdef int touch(self, MatchClass klass) except -1:
+        """The class may have both a ready task and a free worker now."""
+        if klass.number not in self.dirty_set:
+            self.dirty_set.add(klass.number)
+            self.dirty_classes.append(klass.number)
+        return 0
+
+    cdef int match(self, int64_t now_ns, int64_t now_ms) except -1:
+        """Give ready tasks to free workers: over all classes the most urgent task goes first,
+        and of its class's workers the least loaded takes it."""
+        cdef MatchClass klass
+        cdef Entry* head
+        cdef int32_t number, slot
+        if not self.dirty_classes:
+            return 0
+        for number in self.dirty_classes:
+            klass = <MatchClass> self.classes[number]
+            if klass.ready.count and klass.free.count:
+                head = &klass.ready.entries[0]
+                self.turns.put(self.turn_at, head.key, head.tie, number)
+        while self.turns.count:
+            number = self.turns.entries[0].item
+            klass = <MatchClass> self.classes[number]
+            if klass.ready.count and klass.free.count:
+                slot = klass.ready.entries[0].item
+                klass.ready.drop(self.ready_at, slot)
+                self.start(slot, <Worker> self.workers[klass.free.entries[0].item], now_ns, now_ms)
+            if klass.ready.count and klass.free.count:
+                head = &klass.ready.entries[0]
+                self.turns.put(self.turn_at, head.key, head.tie, number)
+            else:
+                self.turns.drop(self.turn_at, number)
+        self.dirty_classes.clear()
+        self.dirty_set.clear()
+        return 0
+
+    # ------------------------------------------------------------ one task's moves
+
+    cdef int32_t new_slot(self) except -1:
+        cdef int32_t slot
+        cdef Py_ssize_t room
+        if self.free_task >= 0:
+            slot = self.free_task
+            self.free_task = self.tasks[slot].next
+        else:
+            if self.task_top == self.task_room:
+                room = self.task_room * 2 if self.task_room else 256
+                self.tasks = <Task*> grown(self.tasks, self.task_room, room, sizeof(Task))
+                self.ready_at = <int32_t*> grown(self.ready_at, self.task_room, room, 4)
+                self.timer_at = <int32_t*> grown(self.timer_at, self.task_room, room, 4)
+                self.task_room = room
+            slot = <int32_t> self.task_top
+            self.task_top += 1
+        memset(&self.tasks[slot], 0, sizeof(Task))
+        self.tasks[slot].worker = self.tasks[slot].next = self.tasks[slot].prev = -1
+        self.task_count += 1
+        return slot
+
+    cdef void mark(self, int32_t slot) noexcept:
+        if not self.tasks[slot].dirty:
+            self.tasks[slot].dirty = 1
+            self.dirty.append(slot)
+
+    cdef int tell_state(self, Task* task, int64_t at_ms) except -1:
+        cdef Worker worker = <Worker> self.workers[task.worker] if task.worker >= 0 else None
+        self.events.append((
+            "task", task.id, (<MatchClass> self.classes[task.klass]).name, task.state,
+            task.attempt, "" if worker is None else worker.worker_id, task.run_id, at_ms))
+        return 0
+
+    cdef int set_state(self, int32_t slot, int state, int64_t at_ms) except -1:
+        cdef Task* task = &self.tasks[slot]
+        self.counts[task.state] -= 1
+        self.counts[state] += 1
+        task.state = state
+        self.mark(slot)
+        return self.tell_state(task, at_ms)
+
+    cdef int arm(self, int32_t slot, int64_t due_ns) except -1:
+        return self.timers.put(self.timer_at, due_ns, self.tasks[slot].id, slot)
+
+    cdef int enqueue(self, int32_t slot, int64_t now_ns, int64_t now_ms) except -1:
+        """Make it PENDING: into its ready queue, or under a timer until it is due."""
+        cdef Task* task = &self.tasks[slot]
+        cdef MatchClass klass = <MatchClass> self.classes[task.klass]
+        cdef int64_t since_ms = max(task.created_ms, task.due_ms)
+        cdef int64_t order_ms = task.created_ms if task.attempt else since_ms
+        if task.state != PENDING:
+            self.set_state(slot, PENDING, now_ms)
+        if task.due_ms > now_ms:
+            return self.arm(slot, now_ns + (task.due_ms - now_ms) * MS)
+        klass.ready.put(self.ready_at, order_ms - task.priority * self.age_ms, task.id, slot)
+        if task.queue_timeout_ms:
+            self.arm(slot, now_ns + (since_ms + task.queue_timeout_ms - now_ms) * MS)
+        else:
+            self.timers.drop(self.timer_at, slot)
+        if klass.free.count:
+            self.touch(klass)
+        return 0
+
+    cdef int hold(self, int32_t slot, Worker worker) except -1:
+        cdef Task* task = &self.tasks[slot]
+        task.worker, task.next, task.prev = worker.slot, worker.head, -1
+        if worker.head >= 0:
+            self.tasks[worker.head].prev = slot
+        worker.head = slot
+        worker.running += 1
+        return 0
+
+    cdef int release(self, int32_t slot) except -1:
+        cdef Task* task = &self.tasks[slot]
+        cdef Worker worker
+        if task.worker < 0:
+            return 0
+        worker = <Worker> self.workers[task.worker]
+        if task.prev >= 0:
+            self.tasks[task.prev].next = task.next
+        else:
+            worker.head = task.next
+        if task.next >= 0:
+            self.tasks[task.next].prev = task.prev
+        task.worker = task.next = task.prev = -1
+        worker.running -= 1
+        return self.refresh(worker)
+
+    cdef int start(self, int32_t slot, Worker worker, int64_t now_ns, int64_t now_ms) except -1:
+        cdef Task* task = &self.tasks[slot]
+        self.hold(slot, worker)
+        self.uses += 1
+        worker.last_use = self.uses
+        self.refresh(worker)
+        task.attempt += 1
+        task.started_ms = now_ms
+        self.set_state(slot, RUNNING, now_ms)
+        if task.timeout_ms:
+            task.timeout_ns = now_ns + task.timeout_ms * MS
+            self.arm(slot, task.timeout_ns)
+        else:
+            task.timeout_ns = 0
+            self.timers.drop(self.timer_at, slot)
+        return self.tell_start(slot, worker, False)
+
+    cdef int tell_start(self, int32_t slot, Worker worker, bint resumed) except -1:
+        cdef Task* task = &self.tasks[slot]
+        self.starts.append((
+            worker.worker_id, worker.kind, task.id, task.attempt,
+            (<MatchClass> self.classes[task.klass]).name, task.timeout_ms, task.has_input,
+            task.started_ms, resumed))
+        return 0
+
+    cdef int stop(self, int32_t slot, int reason, int64_t now_ns, int64_t now_ms) except -1:
+        """Ask the holder to end the work. The attempt ends when it says so, or when a session
+        has had its grace and its lease; a local executor is waited for, for it will answer."""
+        cdef Task* task = &self.tasks[slot]
+        cdef Worker worker
+        if task.napping:
+            task.stopping = reason
+            return self.confirm_stop(slot, now_ns, now_ms)
+        if task.stopping == STOP_CANCEL:
+            return 0
+        worker = <Worker> self.workers[task.worker]
+        if task.stopping == 0:
+            if worker.kind == SESSION:
+                self.arm(slot, now_ns + self.stop_grace_ns + worker.lease_ns)
+            else:
+                self.timers.drop(self.timer_at, slot)
+        task.stopping = reason
+        self.stops.append((worker.worker_id, task.id, task.attempt, STOP_REASONS[reason]))
+        return 0
+
+    cdef int end(self, int32_t slot, int ending, str code, object report, bint retryable,
+                 int64_t retry_after_ms, int64_t now_ns, int64_t now_ms) except -1:
+        """The attempt is over, or the task without one: settle what becomes of the task."""
+        cdef Task* task = &self.tasks[slot]
+        cdef Worker worker = <Worker> self.workers[task.worker] if task.worker >= 0 else None
+        cdef str worker_id = "" if worker is None else worker.worker_id
+        cdef str node_id = "" if worker is None else worker.node_id
+        cdef bint ran = task.state == RUNNING
+        cdef int state
+        cdef int64_t delay_ms = 0
+        if task.stopping == STOP_CANCEL:
+            ending = END_CANCELED
+        elif task.stopping == STOP_TIMEOUT:
+            ending = END_TIMEOUT
+        state = self.settle(task, ending, retryable)
+        if state == RETRYING:
+            delay_ms = retry_after_ms or self.backoff_ms(task.failures)
+        ended = Ended(task.id, task.attempt if ran else 0, ending, state, worker_id, node_id,
+                      task.started_ms if ran else 0, now_ms, code, report,
+                      (<MatchClass> self.classes[task.klass]).name, task.run_id, task.step,
+                      task.cancel_ms)
+        self.ended.append(ended)
+        if task.run_id and state >= SUCCEEDED:
+            self.run_ends.append(ended)
+        task.stopping = task.timeout_ns = 0
+        if task.napping:
+            task.napping = 0
+            self.naps.pop(task.id, None)
+        if state >= SUCCEEDED:
+            return self.close(slot, state, now_ms)
+        self.release(slot)
+        task.started_ms = 0
+        task.due_ms = now_ms + delay_ms
+        if state == RETRYING:
+            self.set_state(slot, RETRYING, now_ms)
+            return self.arm(slot, now_ns + delay_ms * MS)
+        return self.enqueue(slot, now_ns, now_ms)
+
+    cdef int settle(self, Task* task, int ending, bint retryable) noexcept:
+        """The state that follows an ending; counts failures and losses."""
+        if ending == END_SUCCEEDED:
+            return SUCCEEDED
+        if ending == END_CANCELED:
+            return CANCELED
+        if ending == END_LOST:
+            task.lost += 1
+            if task.on_lost == 1 or task.failures + task.lost > task.max_retries + self.lost_extra:
+                return FAILED
+            return PENDING
+        if task.state != RUNNING:
+            return TIMEOUT          # its time in the queue was up
+        task.failures += 1
+        if retryable and task.failures <= task.max_retries:
+            return RETRYING
+        return TIMEOUT if ending == END_TIMEOUT else FAILED
+
+    cdef int64_t backoff_ms(self, int32_t failures) noexcept:
+        """How long a failed task waits before its next attempt: 1 .. base * 2^(failures - 1) ms.
+
+        Source: full jitter, Brooker, "Exponential Backoff And Jitter", AWS 2015.
+        """
+        cdef int64_t span = self.backoff_base_ms
+        while failures > 1 and span < self.backoff_cap_ms:
+            span *= 2
+            failures -= 1
+        return 1 + <int64_t> (self.draw() % <uint64_t> min(span, self.backoff_cap_ms))
+
+    cdef int close(self, int32_t slot, int state, int64_t now_ms) except -1:
+        """A terminal state: write the last row and forget the task."""
+        cdef Task* task = &self.tasks[slot]
+        cdef MatchClass klass = <MatchClass> self.classes[task.klass]
+        klass.ready.drop(self.ready_at, slot)
+        self.timers.drop(self.timer_at, slot)
+        self.set_state(slot, state, now_ms)
+        self.write(slot, now_ms)
+        self.release(slot)
+        self.counts[state] -= 1
+        self.ids.drop(task.id)
+        task.dirty = 0
+        task.id = 0
+        task.next = self.free_task
+        self.free_task = slot
+        self.task_count -= 1
+        return self.leave_class(klass)
+
+    cdef int write(self, int32_t slot, int64_t finished_ms) except -1:
+        """The row's moving half, for a new row together with its Submit."""
+        cdef Task* task = &self.tasks[slot]
+        cdef object worker_id = None
+        if task.worker >= 0:
+            worker_id = (<Worker> self.workers[task.worker]).worker_id
+        if task.fresh:
+            self.created.append((
+                self.submits.pop(task.id), task.created_ms, task.state, task.attempt, worker_id,
+                task.due_ms, task.started_ms, finished_ms, task.cancel_ms))
+            task.fresh = 0
+        else:
+            self.changed.append((
+                task.state, task.attempt, task.failures, task.lost, worker_id, task.due_ms,
+                task.started_ms, finished_ms, task.cancel_ms, task.id))
+        return 0
+
+    # ------------------------------------------------------------ time
+
+    def tick(self, now):
+        """Let time pass: expire leases, fire due timers, match ready tasks to free slots."""
+        cdef int64_t now_ns = now.mono_ns, now_ms = now.wall_ns // MS
+        self.expire(now_ns, now_ms)
+        self.match(now_ns, now_ms)
+
+    def next_due_ns(self):
+        """The mono_ns of the next timer; None when nothing waits for time."""
+        cdef int64_t due
+        if self.timers.count == 0 and self.leases.count == 0:
+            return None
+        if self.leases.count == 0:
+            return self.timers.entries[0].key
+        due = self.leases.entries[0].key
+        if self.timers.count and self.timers.entries[0].key < due:
+            due = self.timers.entries[0].key
+        return due
+
+    cdef int expire(self, int64_t now_ns, int64_t now_ms) except -1:
+        cdef int left = self.timers_per_tick
+        cdef int32_t slot
+        cdef Worker worker
+        while left > 0 and self.leases.count and self.leases.entries[0].key <= now_ns:
+            left -= 1
+            worker = <Worker> self.workers[self.leases.entries[0].item]
+            if worker.expires_ns > now_ns:
+                self.leases.put(self.lease_at, worker.expires_ns, worker.slot, worker.slot)
+                continue
+            self.lose_all(worker, "lease_expired", now_ns, now_ms)
+            self.kicks.append((worker.worker_id, worker.session))
+            self.gone.append((worker.worker_id, "offline"))
+            self.events.append(("worker", worker.worker_id, "offline", now_ms))
+            self.remove_worker(worker)
+        while left > 0 and self.timers.count and self.timers.entries[0].key <= now_ns:
+            left -= 1
+            slot = self.timers.entries[0].item
+            self.timers.drop(self.timer_at, slot)
+            self.fire(slot, now_ns, now_ms)
+        return 0
+
+    cdef int fire(self, int32_t slot, int64_t now_ns, int64_t now_ms) except -1:
+        """The task's one timer is due; its state says what that means."""
+        cdef Task* task = &self.tasks[slot]
+        if task.state == RETRYING or task.state == PENDING:
+            task.due_ms = min(task.due_ms, now_ms)      # the monotonic clock says it is due
+            if self.ready_at[slot] == 0:
+                return self.enqueue(slot, now_ns, now_ms)
+            return self.end(slot, END_TIMEOUT, "queue_timeout", None, False, 0, now_ns, now_ms)
+        assert task.state == RUNNING, "a timer on a task that waits for nothing"
+        if task.worker < 0:
+            return self.end(slot, END_LOST, "worker_unknown", None, True, 0, now_ns, now_ms)
+        if task.stopping:
+            return self.confirm_stop(slot, now_ns, now_ms)
+        if task.napping and (task.timeout_ns == 0 or now_ns < task.timeout_ns):
+            nap = self.naps[task.id]
+            return self.end(slot, END_SUCCEEDED, "", Finish(
+                nap.task_id, nap.attempt, (<Worker> self.workers[task.worker]).worker_id,
+                END_SUCCEEDED, nap.result), True, 0, now_ns, now_ms)
+        return self.stop(slot, STOP_TIMEOUT, now_ns, now_ms)
+
+    # ------------------------------------------------------------ out and in
+
+    def take(self):
+        """What this step decided, as (created, changed, ended, events, starts, stops, kicks,
+        joined, gone); the lists are the caller's from then on."""
+        cdef int32_t slot
+        for slot in self.dirty:
+            if self.tasks[slot].dirty:
+                self.tasks[slot].dirty = 0
+                self.write(slot, 0)
+        step = (self.created, self.changed, self.ended, self.events, self.starts, self.stops,
+                self.kicks, self.joined, self.gone)
+        self.clear_step()
+        return step
+
+    def take_run_ends(self):
+        """The tasks of runs that ended since the last call, for the flow rules."""
+        ends = self.run_ends
+        if ends:
+            self.run_ends = []
+        return ends
+
+    cdef clear_step(self):
+        self.dirty, self.created, self.changed, self.ended, self.run_ends = [], [], [], [], []
+        self.events, self.starts, self.stops, self.kicks = [], [], [], []
+        self.joined, self.gone = [], []
+        self.submits = {}
+
+    def load_worker(self, join, now):
+        """Enter a worker of before the restart: not connected, with one fresh lease."""
+        cdef Worker worker
+        self.place(join, None)
+        worker = <Worker> self.worker_of[join.worker_id]
+        worker.attached = worker.kind != SESSION
+        worker.expires_ns = <int64_t> now.mono_ns + worker.lease_ns
+        if worker.kind != LOCAL:
+            self.leases.put(self.lease_at, worker.expires_ns, worker.slot, worker.slot)
+        self.refresh(worker)
+
+    def load(self, rows, now):
+        """Rebuild from committed rows, after the workers; answers how many were taken in.
+
+        A row: (id, state, name, kind, target_kind, target_ref, priority, timeout_ms,
+        queue_timeout_ms, max_retries, on_lost, created_ms, due_ms, started_ms, cancel_ms, attempt,
+        failures, lost, worker_id, run_id, step, has_input).
+        """
+        cdef int64_t now_ns = now.mono_ns, now_ms = now.wall_ns // MS
+        cdef int32_t slot
+        cdef Task* task
+        cdef MatchClass klass
+        cdef Worker worker
+        cdef Py_ssize_t count = 0
+        for (task_id, state, name, kind, target_kind, target_ref, priority, timeout_ms,
+             queue_timeout_ms, max_retries, on_lost, created_ms, due_ms, started_ms, cancel_ms,
+             attempt, failures, lost, worker_id, run_id, step, has_input) in rows:
+            klass = self.class_for(name, kind, target_kind, target_ref)
+            slot = self.new_slot()
+            task = &self.tasks[slot]
+            task.id, task.run_id, task.step, task.state = task_id, run_id, step, state
+            task.created_ms, task.due_ms, task.started_ms = created_ms, due_ms, started_ms
+            task.cancel_ms, task.timeout_ms = cancel_ms, timeout_ms
+            task.queue_timeout_ms, task.max_retries = queue_timeout_ms, max_retries
+            task.attempt, task.failures, task.lost = attempt, failures, lost
+            task.priority, task.on_lost, task.has_input = priority, on_lost, has_input
+            task.klass = klass.number
+            klass.live += 1
+            self.counts[state] += 1
+            self.ids.put(task_id, slot)
+            count += 1
+            if task.state == PENDING:
+                self.enqueue(slot, now_ns, now_ms)
+            elif task.state == RETRYING:
+                self.arm(slot, now_ns + max(0, task.due_ms - now_ms) * MS)
+            elif task.state == RUNNING:
+                self.load_running(slot, self.worker_of.get(worker_id), now_ns, now_ms)
+        self.clear_step_events()
+        return count
+
+    cdef clear_step_events(self):
+        """Loading is no news: nothing of it is written or told, but what must be sent again."""
+        starts, stops = self.starts, self.stops
+        self.clear_step()
+        self.starts, self.stops = starts, stops
+
+    cdef int load_running(self, int32_t slot, Worker worker, int64_t now_ns,
+                          int64_t now_ms) except -1:
+        cdef Task* task = &self.tasks[slot]
+        cdef int64_t left_ms
+        if worker is None:
+            return self.arm(slot, now_ns)       # its worker is not known any more: lost
+        self.hold(slot, worker)
+        self.refresh(worker)
+        if task.timeout_ms:
+            left_ms = task.started_ms + task.timeout_ms - now_ms
+            left_ms = max(0, min(left_ms, task.timeout_ms))
+            task.timeout_ns = now_ns + left_ms * MS
+            self.arm(slot, task.timeout_ns)
+        if worker.kind != SESSION:
+            self.tell_start(slot, worker, True)
+        if task.cancel_ms:
+            self.stop(slot, STOP_CANCEL, now_ns, now_ms)
+        return 0
+
+    # ------------------------------------------------------------ looking in
+
+    def counts_by_state(self):
+        """Live tasks by state: (queued, pending, running, retrying)."""
+        return (self.counts[QUEUED], self.counts[PENDING], self.counts[RUNNING],
+                self.counts[RETRYING])
+
+    def knows(self, int64_t task_id):
+        """(state, attempt, cancel_ms) of a live task, else None."""
+        cdef int32_t slot = self.ids.get(task_id)
+        if slot < 0:
+            return None
+        return self.tasks[slot].state, self.tasks[slot].attempt, self.tasks[slot].cancel_ms
+
+    def worker_view(self, str worker_id):
+        """(attached, draining, running, capacity, lease left in ns as of expires) or None."""
+        cdef Worker worker = self.worker_of.get(worker_id)
+        if worker is None:
+            return None
+        return (worker.attached, worker.draining, worker.running, worker.capacity,
+                worker.expires_ns)
+
+    def held_by(self, str worker_id):
+        """(task id, attempt) of everything that a worker holds, newest first."""
+        cdef Worker worker = self.worker_of.get(worker_id)
+        cdef int32_t slot = -1 if worker is None else worker.head
+        held = []
+        while slot >= 0:
+            held.append((self.tasks[slot].id, self.tasks[slot].attempt))
+            slot = self.tasks[slot].next
+        return held
+
+    def why(self, int64_t task_id):
+        """The true reasons why a live task is not running, most telling first; None: not live."""
+        cdef int32_t slot = self.ids.get(task_id)
+        cdef Task* task
+        cdef MatchClass klass
+        if slot < 0:
+            return None
+        task = &self.tasks[slot]
+        if task.state == QUEUED:
+            return (Cause("not_started", "It was created without autoStart; start it."),)
+        if task.state == RETRYING:
+            return (Cause("retry_wait", f"Attempt {task.attempt} ended; the next one is due later.",
+                          until_ms=task.due_ms),)
+        if task.state == RUNNING:
+            return ()
+        klass = <MatchClass> self.classes[task.klass]
+        if self.ready_at[slot] == 0:
+            return (Cause("delayed", "It must not start before its due time.",
+                          until_ms=task.due_ms),)
+        return self.why_pending(slot, klass)
+
+    cdef tuple why_pending(self, int32_t slot, MatchClass klass):
+        cdef Worker worker
+        cdef int away = 0, draining = 0, busy = 0, free = 0
+        causes = []
+        for number in klass.workers:
+            worker = <Worker> self.workers[number]
+            if not worker.attached:
+                away += 1
+            elif worker.draining:
+                draining += 1
+            elif worker.running >= worker.capacity:
+                busy += 1
+            else:
+                free += 1
+        serving = len(self.workers_of_pool.get(klass.pool, ()))
+        if not klass.workers and not serving:
+            causes.append(Cause("no_worker", f"No worker has registered the task {klass.name!r}."))
+        elif not klass.workers:
+            causes.append(Cause(
+                "target_mismatch", f"{serving} serve {klass.name!r}, but none matches the target "
+                f"{klass.target_kind} {klass.target_ref!r}.", workers=serving))
+        if busy:
+            ahead = count_ahead(klass.ready, self.ready_at[slot] - 1)
+            causes.append(Cause("workers_busy", f"All slots of {busy} workers are taken; "
+                                f"{ahead} tasks are ahead.", workers=busy, ahead=ahead))
+        if away:
+            causes.append(Cause("workers_away", f"{away} workers are not connected.", workers=away))
+        if draining:
+            causes.append(Cause("workers_draining", f"{draining} workers take no new tasks.",
+                                workers=draining))
+        if free:
+            causes.append(Cause("dispatching", "A free worker takes it in this moment.",
+                                workers=free))
+        return tuple(causes)
+
+    def statistics(self):
+        """Sizes of everything that grows."""
+        return {
+            "tasks": self.task_count, "workers": len(self.worker_of),
+            "classes": len(self.class_of), "timers": self.timers.count,
+            "leases": self.leases.count, "task_bytes": self.task_room * sizeof(Task),
+        }
+
+    cdef uint64_t draw(self) noexcept:
+        """The next 64 random bits. Source: SplitMix64, Steele et al., OOPSLA 2014."""
+        cdef uint64_t z
+        self.rng += <uint64_t> 0x9E3779B97F4A7C15
+        z = self.rng
+        z = (z ^ (z >> 30)) * <uint64_t> 0xBF58476D1CE4E5B9
+        z = (z ^ (z >> 27)) * <uint64_t> 0x94D049BB133111EB
+        return z ^ (z >> 31)
+
+    def check(self):
+        """Assert every invariant, walking everything: for tests, simulation and diagnosis."""
+        cdef int32_t slot
+        cdef Task* task
+        cdef Worker worker
+        cdef MatchClass klass
+        cdef Py_ssize_t live = 0
+        running = {}
+        waiting = {}
+        for slot in range(<int32_t> self.task_top):
+            task = &self.tasks[slot]
+            if task.id == 0:
+                assert not self.ready_at[slot] and not self.timer_at[slot], "a ghost in a queue"
+                continue
+            live += 1
+            waiting[task.klass] = waiting.get(task.klass, 0) + 1
+            assert self.ids.get(task.id) == slot, "the id map is wrong"
+            assert task.state < SUCCEEDED, "a terminal task is live"
+            in_queue, timed = self.ready_at[slot] != 0, self.timer_at[slot] != 0
+            if task.state == QUEUED:
+                assert not in_queue and not timed, "a Queued task waits for a person only"
+            elif task.state == PENDING:
+                assert in_queue or timed, f"nothing will wake task {task.id:x}"
+                assert task.worker < 0, "a waiting task holds a slot"
+            elif task.state == RETRYING:
+                assert timed and not in_queue and task.worker < 0, "a retry without its timer"
+            else:
+                assert not in_queue, "a running task is queued"
+                assert task.worker >= 0 or timed, "a running task that nobody holds"
+                if task.worker >= 0:
+                    running[task.worker] = running.get(task.worker, 0) + 1
+                if task.napping:
+                    assert timed and task.id in self.naps, "a nap without its timer"
+                if task.timeout_ms and not task.stopping:
+                    assert timed, "a timeout without its timer"
+        assert live == self.task_count == self.ids.count, "the task count is wrong"
+        assert sum(self.counts_by_state()) == live, "the state counts are wrong"
+        for worker in self.worker_of.values():
+            assert worker.running == running.get(worker.slot, 0), "a slot was not freed"
+            assert len(self.held_by(worker.worker_id)) == worker.running, "the list is torn"
+            assert worker.kind == LOCAL or self.lease_at[worker.slot], "a worker without a lease"
+        for klass in self.class_of.values():
+            assert klass.live == waiting.get(klass.number, 0), "the class count is wrong"
+            assert not (klass.ready.count and klass.free.count) or self.dirty_classes, \
+                "a ready task and a free worker were left unmatched"
+            for number in klass.workers:
+                worker = <Worker> self.workers[number]
+                free = (worker.attached and not worker.draining
+                        and worker.running < worker.capacity)
+                assert free == (klass.free_at[number] != 0), "the free heap is wrong"
+
+
+cdef inline bint has_input(command):
+    return command.payload is not None or command.blob or command.labels
+
+
+cdef bint same_worker(a, b):
+    """Whether two Joins describe the same worker; what it holds does not count."""
+    return (a.session == b.session and a.tasks == b.tasks and a.capacity == b.capacity
+            and a.labels == b.labels and a.node_id == b.node_id and a.kind == b.kind
+            and a.lease_ms == b.lease_ms and a.url == b.url and a.app_name == b.app_name
+            and a.app_version == b.app_version and a.instance_id == b.instance_id)
+
+
+cdef int count_ahead(Heap heap, Py_ssize_t i) except -1:
+    """How many entries come before entry i (at most AHEAD_MAX): only smaller ones are visited."""
+    cdef int count = 0
+    cdef Py_ssize_t at
+    todo = [0]
+    while todo and count < AHEAD_MAX:
+        at = todo.pop()
+        if at >= heap.count or at == i or not before(&heap.entries[at], &heap.entries[i]):
+            continue
+        count += 1
+        todo.append(2 * at + 1)
+        todo.append(2 * at + 2)
+    return count

@@ -1,0 +1,280 @@
+"""The one port: sockets, the accept loop, the sweep of idle connections, and the way out.
+
+`serve` is our own because Hypercorn's has no hook before its protocol, shields its sends without
+a limit, and lets a connection's failure end the server. A connection's failure ends nothing here.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+import trio
+from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIFramework, LifespanState
+from hypercorn.utils import wrap_app
+
+from plumd.api.connection import Connection
+from plumd.api.gate import Gate
+from plumd.api.hot import STREAM_PATH, HotTable, encode_answer
+from plumd.api.limits import Limits
+from plumd.api.problem import problem, problem_of
+from plumd.api.routes import Request, Response, Route
+from plumd.api.safe_hypercorn import hypercorn_config
+from plumd.api.upgrade import Stream, StreamHandler
+from plumd.errors import Overloaded
+
+log = logging.getLogger("plumd.api")
+
+BACKLOG: Final = 1024
+SWEEP_S_MAX: Final = 5.0
+
+
+async def _needs_upgrade(_request: Request) -> Response:
+    return problem_of("malformed", 426, "this path speaks WebSocket only",
+                      headers=(("upgrade", "websocket"),))
+
+
+STREAM_ROUTE: Final = Route(
+    "GET", STREAM_PATH, _needs_upgrade, "A worker's session, as a WebSocket.", "workers",
+    "workers:session", answers={426: None}, trusted=True)
+"""For the table of routes: the document's entry, and the answer without an upgrade."""
+
+
+def bind(specs: Sequence[str], *, unix_mode: int = 0o660) -> list[socket.socket]:
+    """Listening sockets for `host:port`, `[v6]:port` and `unix:/path`.
+
+    A unix socket that nobody listens on any more is replaced. Raises OSError or ValueError.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for spec in specs:
+            if spec.startswith("unix:"):
+                sockets.append(_bind_unix(spec.removeprefix("unix:"), unix_mode))
+            else:
+                sockets.extend(_bind_tcp(spec))
+    except (OSError, ValueError):
+        for each in sockets:
+            each.close()
+        raise
+    return sockets
+
+
+def _bind_tcp(spec: str) -> list[socket.socket]:
+    host, colon, port = spec.rpartition(":")
+    if not colon or not port.isdigit():
+        raise ValueError(f"{spec!r} is no host:port to listen on")
+    bound: list[socket.socket] = []
+    found = socket.getaddrinfo(host.strip("[]") or None, int(port), type=socket.SOCK_STREAM,
+                               flags=socket.AI_PASSIVE)
+    for family, kind, protocol, _, resolved in found:
+        address = resolved
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if bound and int(port) == 0:
+                # Port 0 draws one number; the name's other addresses share it.
+                address = (address[0], bound[0].getsockname()[1], *address[2:])
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            for each in bound:
+                each.close()
+            raise
+        bound.append(listener)
+    return bound
+
+
+def _bind_unix(path: str, mode: int) -> socket.socket:
+    _remove_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Made private first: between bind and chmod nobody else may connect.
+        before = os.umask(0o177)
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(before)
+        os.chmod(path, mode)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise OSError(errno.EEXIST, "is there and is no socket", path)
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        else:
+            raise OSError(errno.EADDRINUSE, "somebody listens there", path)
+
+
+def address_of(listener: socket.socket, *, secure: bool = False) -> str:
+    """Where a listening socket is reached: `http://127.0.0.1:80`, `unix:/path`."""
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{listener.getsockname()}"
+    host, port = listener.getsockname()[:2]
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+class Front:
+    """All connections and what they share."""
+
+    def __init__(self, app: ASGIFramework, *, routes: Sequence[Route], gate: Gate,
+                 stream_handler: StreamHandler, limits: Limits) -> None:
+        self.gate = gate
+        self.limits = limits
+        self.stream_handler = stream_handler
+        self.hot = HotTable(routes)
+        self.stream_route = next(
+            (route for route in routes if route.path == STREAM_PATH), STREAM_ROUTE)
+        self.config = hypercorn_config(head_bytes_max=limits.head_bytes_max)
+        self.asgi = wrap_app(app, self.config.wsgi_max_body_size, "asgi")
+        self.context = WorkerContext(None)
+        self.state: LifespanState = {}
+        self.draining = False       # no new requests; those in flight may end
+        self.killing = False        # nothing is shielded any more
+        self.connections: set[Connection] = set()
+        self._left = trio.Event()
+
+    async def handle(self, stream: Stream) -> None:
+        """Serve one accepted connection."""
+        if self.draining or len(self.connections) >= self.limits.connections_max:
+            await self._turn_away(stream)
+            return
+        connection = Connection(self, stream)
+        self.connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            self.connections.discard(connection)
+            self.note_left()
+
+    def note_left(self) -> None:
+        """A connection or a stream ended; the way out may be waiting for it."""
+        self._left.set()
+
+    async def _turn_away(self, stream: Stream) -> None:
+        answer = encode_answer(problem(Overloaded(
+            f"{self.limits.connections_max} connections are open already")), keep_alive=False)
+        try:
+            with trio.move_on_after(self.limits.linger_s):
+                await stream.send_all(answer)
+                if isinstance(stream, trio.SocketStream):
+                    await stream.send_eof()
+                    await stream.receive_some(4096)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def sweep(self) -> None:
+        """End the hot loop's waits whose time is over: one deadline a connection, no timers."""
+        longest = min(self.limits.idle_s, self.limits.head_s, SWEEP_S_MAX * 4) / 4
+        while True:
+            now = trio.current_time()
+            soonest = math.inf
+            for connection in self.connections:
+                if connection.expires <= now:
+                    connection.kill()
+                else:
+                    soonest = min(soonest, connection.expires)
+            await trio.sleep(min(soonest - now, longest))
+
+    async def drain(self) -> None:
+        """Let what is in flight end, within the limits' grace; then end the rest."""
+        started = trio.current_time()
+        self.draining = True
+        await self.context.terminated.set()
+        for connection in list(self.connections):
+            if connection.idle:
+                connection.kill()
+        self.gate.streams.close()
+        await self._wait_left(started + self.limits.stream_grace_s, streams_only=True)
+        for connection in list(self.connections):
+            if connection.streaming:
+                connection.kill()
+        await self._wait_left(started + self.limits.grace_s, streams_only=False)
+        self.kill_all()
+
+    def kill_all(self) -> None:
+        """End every connection now."""
+        self.killing = True
+        for connection in list(self.connections):
+            connection.kill()
+
+    async def _wait_left(self, deadline: float, *, streams_only: bool) -> None:
+        with trio.move_on_at(deadline):
+            while any(each.streaming or not streams_only for each in self.connections):
+                self._left = trio.Event()
+                await self._left.wait()
+
+
+async def serve(app: ASGIFramework, *, routes: Sequence[Route], gate: Gate,
+                sockets: Sequence[socket.socket], stream_handler: StreamHandler,
+                shutdown: trio.Event, limits: Limits | None = None,
+                ssl_context: ssl.SSLContext | None = None,
+                task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED) -> None:
+    """Serve the routes on listening sockets until `shutdown`; starts with their addresses.
+
+    app: what Hypercorn runs (`build_app`'s, or an ASGI function around it).  gate: the one that
+    the app was built with.  sockets: from `bind` or from systemd; serve closes them.
+    ssl_context: TLS on all TCP sockets, HTTP/2 by ALPN; unix sockets stay plain.
+    Cancel: connections end at once, whole answers are not waited for.
+    """
+    front = Front(app, routes=routes, gate=gate, stream_handler=stream_handler,
+                  limits=limits or Limits())
+    if ssl_context is not None:
+        ssl_context.set_alpn_protocols(["h2", "http/1.1"])
+    listeners = [_listener(each, ssl_context) for each in sockets]
+    addresses = [address_of(each, secure=ssl_context is not None) for each in sockets]
+    lifespan = Lifespan(front.asgi, front.config, front.state)
+    async with trio.open_nursery() as life:
+        await life.start(lifespan.handle_lifespan)
+        await lifespan.wait_for_startup()
+        async with trio.open_nursery() as connections:
+            try:
+                async with trio.open_nursery() as accepting:
+                    accepting.start_soon(front.sweep)
+                    accepting.start_soon(partial(
+                        trio.serve_listeners, front.handle, listeners,
+                        handler_nursery=connections))
+                    task_status.started(addresses)
+                    await shutdown.wait()
+                    accepting.cancel_scope.cancel()
+                await front.drain()
+            finally:
+                front.kill_all()
+        await lifespan.wait_for_shutdown()
+        life.cancel_scope.cancel()
+
+
+def _listener(each: socket.socket, ssl_context: ssl.SSLContext | None,
+              ) -> trio.SocketListener | trio.SSLListener[trio.SocketStream]:
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(each))
+    if ssl_context is None or each.family == socket.AF_UNIX:
+        return listener
+    return trio.SSLListener(listener, ssl_context, https_compatible=True)

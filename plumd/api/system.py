@@ -1,0 +1,106 @@
+"""/healthz, /readyz, /version, and what `/` shows."""
+
+from __future__ import annotations
+
+import msgspec
+
+import plumd
+from plumd.api.context import Context, answer
+from plumd.api.routes import Request, Response, Route
+from plumd.errors import StorageDown
+
+
+class Health(msgspec.Struct, frozen=True):
+    """Alive: the loop turns and HTTP answers."""
+
+    status: str
+
+
+class Version(msgspec.Struct, frozen=True):
+    """Which program answers."""
+
+    name: str
+    version: str
+
+
+class State(msgspec.Struct, frozen=True, rename="camel"):
+    """How much of everything there is at this moment."""
+
+    version: str
+    node_id: str
+    writes: str
+    queued: int
+    pending: int
+    running: int
+    retrying: int
+    workflow_runs: int
+    workers: int
+    commits: int
+    commit_ms: float
+    """A moving average of how long commits take."""
+    next_event: int
+    trusted_networks: tuple[str, ...]
+
+
+class System:
+    """The handlers."""
+
+    def __init__(self, context: Context, node_id: str, trusted_networks: tuple[str, ...]) -> None:
+        self.context = context
+        self.node_id = node_id
+        self.trusted_networks = trusted_networks
+
+    def state(self) -> State:
+        """A snapshot."""
+        engine = self.context.engine
+        queued, pending, running, retrying = engine.core.counts_by_state()
+        return State(
+            plumd.__version__, self.node_id, engine.down or "ok", queued, pending, running,
+            retrying, len(engine.runs.live), engine.core.statistics()["workers"],
+            engine.store.commits, round(engine.store.commit_ns / 1e6, 3),
+            engine.journal.next_seq, self.trusted_networks)
+
+    def counts(self) -> dict[str, str | int | float]:
+        """The same for the page at `/`."""
+        state = self.state()
+        return {"writes": state.writes, "node": state.node_id, "queued": state.queued,
+                "pending": state.pending, "running": state.running, "retrying": state.retrying,
+                "workflow runs": state.workflow_runs, "workers": state.workers,
+                "trusted networks": ", ".join(state.trusted_networks) or "none"}
+
+    async def show(self, request: Request) -> Response:
+        """The snapshot."""
+        del request
+        return answer(200, self.state())
+
+    async def healthz(self, request: Request) -> Response:
+        """200 while the process lives and its loop turns, also in an outage of the disk."""
+        del request
+        return answer(200, Health("ok"))
+
+    async def readyz(self, request: Request) -> Response:
+        """200 when writes are taken."""
+        del request
+        if self.context.engine.down:
+            raise StorageDown(self.context.engine.down)
+        return answer(200, Health("ready"))
+
+    async def version(self, request: Request) -> Response:
+        """Name and version."""
+        del request
+        return answer(200, Version("plumd", plumd.__version__))
+
+
+def routes(handlers: System) -> list[Route]:
+    """The table's part about the daemon itself."""
+    tag, read = "system", "system:read"
+    return [
+        Route("GET", "/healthz", handlers.healthz, "Is the daemon alive?", tag, "public",
+              answers={200: Health}, trusted=True),
+        Route("GET", "/readyz", handlers.readyz, "Does the daemon take writes?", tag, "public",
+              answers={200: Health}, trusted=True),
+        Route("GET", "/version", handlers.version, "Which version answers?", tag, "public",
+              answers={200: Version}, trusted=True),
+        Route("GET", "/v1/status", handlers.show, "How much of everything there is", tag, read,
+              answers={200: State}),
+    ]

@@ -1,0 +1,397 @@
+"""/v1/tasks: submit, watch, cancel, look."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Final
+
+import msgspec
+import trio
+from msgspec import Meta, Raw
+
+from plumd.api import task_bodies as bodies
+from plumd.api.context import (
+    NO_NOTE, Context, Note, again_as_it_was, answer, id_param, once, remember, replayed,
+)
+from plumd.api.decode import strict
+from plumd.api.paging import CURSOR, LIMIT, cursor_key, next_link, page_limit
+from plumd.api.params import prefer_wait_s, query_bool, query_choice, query_int
+from plumd.api.problem import TYPE_PREFIX, Problem
+from plumd.api.routes import Query, Request, Response, Route
+from plumd.api.task_bodies import TaskCreate
+from plumd.api.task_views import (
+    AttemptView, TaskView, WhyView, attempt_views, fresh_view, view_of, whole_view,
+)
+from plumd.errors import Invalid, NotFound, PlumError, TooLarge, TooMany, WrongState
+from plumd.executors.os_process import OsProcess
+from plumd.model import (
+    BULK_BYTES_MAX, BULK_ITEMS_MAX, TASK_STATES, VALUE_BYTES_MAX, Cancel, Start, Submit,
+    TaskState, id_text, parse_attempt, parse_id,
+)
+from plumd.store import tasks
+from plumd.store.keys import Answer
+from plumd.store.store import Tx
+from plumd.store.tasks import Filter, TaskRow
+
+BODY_MAX: Final = VALUE_BYTES_MAX + (1 << 20)
+PLAIN: Final = "text/plain; charset=utf-8"
+FOLLOW_BYTES: Final = 256 * 1024
+
+
+class BulkCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Up to 10,000 new tasks; each is accepted or refused by itself."""
+
+    tasks: Annotated[list[Raw], Meta(max_length=BULK_ITEMS_MAX)]
+
+
+class BulkCreateShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Up to 10,000 new tasks; each is accepted or refused by itself."""
+
+    tasks: Annotated[list[TaskCreate], Meta(max_length=BULK_ITEMS_MAX)]
+
+
+class BulkCancel(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """Up to 10,000 tasks that shall end."""
+
+    task_ids: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=BULK_ITEMS_MAX)]
+
+
+class BulkItem(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What became of one item: its task, or why it was refused."""
+
+    task_id: str | None = None
+    error: Problem | None = None
+
+
+class BulkAnswer(msgspec.Struct, frozen=True):
+    """One entry an item, in the same order."""
+
+    results: list[BulkItem]
+
+
+class Tasks:
+    """The handlers."""
+
+    def __init__(self, context: Context, processes: OsProcess) -> None:
+        self.context = context
+        self.engine = context.engine
+        self.processes = processes
+
+    # ------------------------------------------------------------ writing
+
+    async def submit(self, request: Request) -> Response:
+        """One new task, or as many as a bulk holds."""
+        body = strict(request.body, TaskCreate)
+        command = await self.prepared(bodies.submit_of(self.context.catalog, body))
+        return await self.submit_one(request, command)
+
+    async def prepared(self, command: Submit) -> Submit:
+        """With a large payload in its file, and the delay as a time."""
+        value, blob = await self.context.blobs.keep(command.payload)
+        if blob or command.due_ms:
+            due = command.due_ms and command.due_ms + self.engine.clock.now().wall_ms
+            return msgspec.structs.replace(command, payload=value, blob=blob, due_ms=due)
+        return command
+
+    async def submit_one(self, request: Request, command: Submit) -> Response:
+        """Submit, once per Idempotency-Key; with `Prefer: wait` answer at the end."""
+        wait_s = prefer_wait_s(request.headers)
+
+        async def fresh(note: Note) -> Response:
+            task_id = self.engine.new_id()
+            final = msgspec.structs.replace(command, task_id=task_id)
+            location = f"/v1/tasks/{id_text(task_id)}"
+            over = self.engine.watch(task_id) if wait_s else None
+            ask = await self.engine.call_all(
+                (final,), remember(note, 201, id_text(task_id).encode(), location))
+            reply = ask.replies[0]
+            if reply.code:
+                raise TooMany(reply.detail, retry_after_s=1)
+            if over is not None:
+                await self.context.wait_end(task_id, over, wait_s)
+                return await self.shown(task_id, 201, ("location", location))
+            created_ms = self.engine.clock.now().wall_ms
+            view = fresh_view(final, reply.state, reply.attempt, created_ms)
+            return answer(201, view, ("location", location))
+
+        async def again(known: Answer) -> Response:
+            number = parse_id(known.body.decode()) or 0
+            if wait_s:
+                await self.wait_if_live(number, wait_s)
+            return await self.shown(number, known.status, *replayed(known))
+
+        return await once(self.context, request, fresh, again)
+
+    async def wait_if_live(self, task_id: int, seconds: float) -> None:
+        """Wait for a task's end, unless it is over already."""
+        over = self.engine.watch(task_id)
+        if self.engine.core.knows(task_id) is None:
+            self.engine.unwatch(task_id, over)
+        else:
+            await self.context.wait_end(task_id, over, seconds)
+
+    async def shown(self, task_id: int, status: int, *headers: tuple[str, str]) -> Response:
+        """The task as it is now."""
+        row = self.context.store.peek(tasks.get, task_id)
+        if row is None:
+            raise NotFound("no such task")
+        view = await whole_view(row, self.engine, self.context.blobs)
+        return answer(status, view, *headers)
+
+    async def bulk(self, request: Request) -> Response:
+        """Each item is checked by itself; those that are good are committed together."""
+        items = strict(request.body, BulkCreate).tasks
+        results: list[BulkItem] = []
+        commands: list[Submit] = []
+        ids = iter(self.engine.new_ids(len(items))) if items else iter(())
+        for index, item in enumerate(items):
+            try:
+                body = strict(bytes(item), TaskCreate)
+                command = await self.prepared(bodies.submit_of(self.context.catalog, body))
+            except PlumError as refusal:
+                results.append(BulkItem(error=item_problem(refusal, f"tasks[{index}]")))
+                continue
+            command = msgspec.structs.replace(command, task_id=next(ids))
+            commands.append(command)
+            results.append(BulkItem(id_text(command.task_id)))
+
+        async def fresh(note: Note) -> Response:
+            live = sum(self.engine.core.counts_by_state())
+            if live + len(commands) > self.engine.limits.tasks_max:
+                raise TooMany(f"there are {live} live tasks already", retry_after_s=5)
+            response = answer(200, BulkAnswer(results))
+            await self.engine.call_all(commands, remember(note, 200, response.body))
+            return response
+
+        return await once(self.context, request, fresh, again_as_it_was)
+
+    async def act(self, request: Request) -> Response:
+        """?action=start | cancel | rerun."""
+        actions = {"start": self.start, "cancel": self.cancel, "rerun": self.rerun}
+        action = query_choice(request.query, "action", tuple(actions))
+        if not action:
+            raise Invalid(f"action is one of {', '.join(actions)}", field="action")
+        return await actions[action](request)
+
+    async def start(self, request: Request) -> Response:
+        """Let a Queued task go."""
+        row = self.known(request)
+        reply = await self.engine.call(Start(row.id))
+        if reply.code:
+            raise WrongState(reply.detail)
+        return await self.shown(row.id, 200)
+
+    async def cancel(self, request: Request) -> Response:
+        """End a task; canceling a canceled one again is no mistake."""
+        row = self.known(request)
+        over = self.engine.watch(row.id)
+        reply = await self.engine.call(Cancel(row.id))
+        wait_s = prefer_wait_s(request.headers)
+        if reply.code:
+            self.engine.unwatch(row.id, over)
+            now = self.known(request)
+            if now.state != TaskState.CANCELED:
+                raise WrongState(f"the task is {TASK_STATES[now.state]} already")
+        elif wait_s:
+            await self.context.wait_end(row.id, over, wait_s)
+        else:
+            self.engine.unwatch(row.id, over)
+        return await self.shown(row.id, 200)
+
+    async def cancel_lenient(self, request: Request) -> Response:
+        """The older path of the same."""
+        return await self.cancel(request)
+
+    async def rerun(self, request: Request) -> Response:
+        """A new task like this one."""
+        row = self.known(request)
+        payload = row.payload
+        if row.payload_blob:
+            payload = await self.context.blobs.load(row.payload_blob)
+        view = view_of(row, self.engine)
+        command = Submit(
+            0, row.name, row.kind, row.target_kind, row.target_ref, row.def_id, row.def_version,
+            row.priority, row.timeout_ms, row.queue_timeout_ms, row.max_retries, row.on_lost,
+            origin_id=row.id, payload=payload, labels=tuple(sorted(view.labels.items())))
+        return await self.submit_one(request, await self.prepared(command))
+
+    async def bulk_cancel(self, request: Request) -> Response:
+        """Cancel many; each answers by itself."""
+        texts = strict(request.body, BulkCancel).task_ids
+        numbers = [parse_id(text) or 0 for text in texts]
+        ask = await self.engine.call_all([Cancel(number) for number in numbers])
+        results = []
+        for text, number, reply in zip(texts, numbers, ask.replies, strict=True):
+            if reply.ok:
+                results.append(BulkItem(text))
+                continue
+            row = self.context.store.peek(tasks.get, number)
+            if row is not None and row.state == TaskState.CANCELED:
+                results.append(BulkItem(text))
+            else:
+                refusal: PlumError = NotFound("no such task") if row is None else WrongState(
+                    f"the task is {TASK_STATES[row.state]} already")
+                results.append(BulkItem(text, item_problem(refusal, "")))
+        return answer(200, BulkAnswer(results))
+
+    async def delete(self, request: Request) -> Response:
+        """Remove a task that is over, with all that belongs to it."""
+        row = self.known(request)
+        if row.run_id and self.engine.runs.live.get(row.run_id) is not None:
+            raise WrongState("the task belongs to a workflow run that goes on")
+
+        def remove(tx: Tx) -> bool:
+            gone = tasks.delete(tx.db, row.id)
+            if gone:
+                tx.emit("taskDeleted", row.id, tx.now_ms)
+            return gone
+
+        if not await self.engine.write(remove):
+            raise WrongState("only a task that is over can be deleted; cancel it first")
+        await trio.to_thread.run_sync(self.processes.forget, row.id)
+        return Response(204)
+
+    # ------------------------------------------------------------ reading
+
+    def known(self, request: Request) -> TaskRow:
+        """The task that the path names, by its own or an attempt's id. Raises: NotFound."""
+        pair = parse_attempt(request.params["id"])
+        row = None if pair is None else self.context.store.peek(tasks.get, pair[0])
+        if pair is None or row is None or (pair[1] > 1 and pair[1] > row.attempt):
+            raise NotFound("no such task")
+        return row
+
+    async def get(self, request: Request) -> Response:
+        """One task, whole. With `Prefer: wait` at its end."""
+        row = self.known(request)
+        wait_s = prefer_wait_s(request.headers)
+        if wait_s and row.state < TaskState.SUCCEEDED:
+            await self.wait_if_live(row.id, wait_s)
+        return await self.shown(row.id, 200)
+
+    async def page(self, request: Request) -> Response:
+        """Newest first."""
+        want = self.filter_of(request)
+        rows = await self.context.store.read(tasks.page, want)
+        link = (next_link(request, str(rows[-1].id)),) if len(rows) == want.limit else ()
+        return answer(200, [view_of(row, self.engine) for row in rows], *link)
+
+    def filter_of(self, request: Request) -> Filter:
+        """Raises: Invalid."""
+        query = request.query
+        state = query_choice(query, "state", TASK_STATES)
+        label = None
+        if "label" in query:
+            key, equals, value = query["label"].partition("=")
+            if not equals or not key:
+                raise Invalid("label is written key=value", field="label")
+            label = (key, value)
+        numbers = {name: 0 for name in ("defId", "runId")}
+        for name in numbers:
+            if query.get(name):
+                numbers[name] = parse_id(query[name]) or 0
+                if not numbers[name]:
+                    raise Invalid(f"{name} is no id", field=name)
+        return Filter(
+            limit=page_limit(request), before=before_of(request), name=query.get("name", ""),
+            state=TASK_STATES.index(state) if state else None, def_id=numbers["defId"],
+            run_id=numbers["runId"], label=label)
+
+    async def attempts(self, request: Request) -> Response:
+        """Every attempt of a task."""
+        row = self.known(request)
+        past = self.context.store.peek(tasks.attempts, row.id)
+        return answer(200, attempt_views(row, past))
+
+    async def why(self, request: Request) -> Response:
+        """The true reasons why a task waits."""
+        row = self.known(request)
+        causes = self.engine.core.why(row.id) or ()
+        known = self.engine.core.knows(row.id)
+        state = row.state if known is None else known[0]
+        return answer(200, WhyView(id_text(row.id), TASK_STATES[state], causes))
+
+    async def logs(self, request: Request) -> Response:
+        """What an os_process printed: text, or with follow=true text as it comes."""
+        row = self.known(request)
+        query = request.query
+        number = query_int(query, "attempt", row.attempt, low=0, high=1 << 31)
+        offset = query_int(query, "offset", 0, low=0, high=1 << 53)
+        if query_bool(query, "follow"):
+            return Response(200, content_type=PLAIN, stream=self.follow(row.id, number, offset))
+        limit = query_int(query, "limit", 1 << 20, low=1, high=1 << 24)
+        page = await trio.to_thread.run_sync(
+            self.processes.read_log, row.id, number, offset, limit)
+        body = b"".join(entry.data for entry in page.entries)
+        return Response(200, body, PLAIN, (
+            ("plum-next-offset", str(page.next_offset)),
+            ("plum-finished", "true" if page.finished else "false")))
+
+    async def follow(self, task_id: int, number: int, offset: int) -> AsyncIterator[bytes]:
+        """The output as it comes, until the attempt is over."""
+        while True:
+            page = await trio.to_thread.run_sync(
+                self.processes.read_log, task_id, number, offset, FOLLOW_BYTES)
+            if page.entries:
+                yield b"".join(entry.data for entry in page.entries)
+            elif page.finished:
+                return
+            offset = page.next_offset
+            if not page.entries:
+                await self.processes.wait_log(task_id, number, offset)
+
+
+def item_problem(refusal: PlumError, where: str) -> Problem:
+    """What was wrong with one item of a bulk."""
+    field = refusal.field and (f"{where}.{refusal.field}" if where else refusal.field)
+    return Problem(TYPE_PREFIX + refusal.code, refusal.code.replace("_", " "), refusal.status,
+                   refusal.code, refusal.detail, field)
+
+
+def before_of(request: Request) -> int:
+    """The id that the page goes on behind, 0 = from the newest. Raises: Invalid."""
+    key = cursor_key(request)
+    if key is None:
+        return 0
+    if not (key.isascii() and key.isdigit() and len(key) < 20):
+        raise Invalid("this cursor was not made by the daemon", field="cursor")
+    return int(key)
+
+
+def routes(handlers: Tasks) -> list[Route]:
+    """The table's part about tasks."""
+    read, write = "tasks:read", "tasks:write"
+    wait = "With `Prefer: wait=N` the answer comes at the task's end, or after N seconds."
+    return [
+        Route("POST", "/v1/tasks", handlers.submit, f"Submit a task. {wait}", "tasks", write,
+              body=TaskCreate, answers={201: TaskView}, hot=True, body_bytes_max=BODY_MAX),
+        Route("POST", "/v1/tasks/bulk", handlers.bulk, "Submit up to 10,000 tasks", "tasks", write,
+              body=BulkCreateShape, answers={200: BulkAnswer}, hot=True,
+              body_bytes_max=BULK_BYTES_MAX),
+        Route("POST", "/v1/tasks/bulk-cancel", handlers.bulk_cancel, "Cancel up to 10,000 tasks",
+              "tasks", write, body=BulkCancel, answers={200: BulkAnswer}),
+        Route("GET", "/v1/tasks", handlers.page, "List tasks, newest first", "tasks", read,
+              answers={200: list[TaskView]}, query=(
+                  LIMIT, CURSOR, Query("state", str, "Only these", choices=TASK_STATES),
+                  Query("name", str, "Only of this name"), Query("defId", str, "Only of this one"),
+                  Query("runId", str, "Only of this run"), Query("label", str, "key=value"))),
+        Route("GET", "/v1/tasks/{id}", handlers.get, f"Get a task. {wait}", "tasks", read,
+              answers={200: TaskView}),
+        Route("POST", "/v1/tasks/{id}", handlers.act, "Start, cancel or rerun a task", "tasks",
+              write, answers={200: TaskView, 201: TaskView}, query=(
+                  Query("action", str, "What to do", required=True,
+                        choices=("start", "cancel", "rerun")),)),
+        Route("POST", "/v1/tasks/cancel/{id}", handlers.cancel_lenient, "Cancel a task (old path)",
+              "tasks", write, answers={200: TaskView}, lenient=True),
+        Route("DELETE", "/v1/tasks/{id}", handlers.delete, "Delete a task that is over", "tasks",
+              write, answers={204: None}),
+        Route("GET", "/v1/tasks/{id}/attempts", handlers.attempts, "List a task's attempts",
+              "tasks", read, answers={200: list[AttemptView]}),
+        Route("GET", "/v1/tasks/{id}/why", handlers.why, "Why a task waits", "tasks", read,
+              answers={200: WhyView}),
+        Route("GET", "/v1/tasks/{id}/logs", handlers.logs, "What a process printed", "tasks",
+              read, answers={200: str}, query=(
+                  Query("attempt", int, "Which attempt; default the last"),
+                  Query("offset", int, "Where to begin"), Query("limit", int, "At most so many"),
+                  Query("follow", bool, "Stay and show more as it comes"))),
+    ]

@@ -1,0 +1,100 @@
+"""A connection that becomes a worker's WebSocket: the handshake, the session's wall, the goodbye.
+
+Source: RFC 6455 sections 4.2 and 7.4.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+
+from plumd.api.gate import Ticket
+from plumd.api.hot import Head
+from plumd.api.limits import Limits
+from plumd.api.problem import problem, problem_of
+from plumd.api.routes import Request, Response
+from plumd.errors import Malformed
+
+log = logging.getLogger("plumd.api")
+
+Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+StreamHandler = Callable[[WebSocketConnection, str, Request], Awaitable[None]]
+
+_RECEIVE_BYTES = 64 * 1024
+
+
+def bad_upgrade(head: Head) -> Response | None:
+    """The answer to an upgrade that is none; None when it is one."""
+    headers = head.headers
+    if headers.get("sec-websocket-version") != "13":
+        return problem_of("malformed", 426, "only version 13 of WebSocket is spoken here",
+                          headers=(("sec-websocket-version", "13"), ("upgrade", "websocket")))
+    try:
+        key = base64.b64decode(headers.get("sec-websocket-key", ""), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    tokens = {token.strip().lower() for token in headers.get("connection", "").split(",")}
+    if "upgrade" not in tokens or len(key) != 16:
+        return problem(Malformed("this is not a WebSocket upgrade"))
+    return None
+
+
+async def run_session(stream: Stream, start: bytes, handler: StreamHandler, request: Request,
+                      ticket: Ticket, limits: Limits) -> None:
+    """Accept the WebSocket and run its handler until either side ends it, or `ticket` does.
+
+    start: the bytes that were read already, from the request's first one on.
+    Cancel: the socket is closed without the closing handshake.
+    """
+    async with trio.open_nursery() as nursery:
+        socket: WebSocketConnection | None = None
+        with trio.move_on_after(limits.handshake_s):
+            proposal = await wrap_server_stream(
+                nursery, _Replay(stream, start), message_queue_size=limits.websocket_queue_max,
+                max_message_size=limits.websocket_message_bytes_max,
+                receive_buffer_size=_RECEIVE_BYTES)
+            socket = await proposal.accept()
+        if socket is not None:
+            code, reason = 1000, ""
+            try:
+                with ticket.waiting():
+                    await handler(socket, request.params["id"], request)
+                if ticket.ended:
+                    code, reason = 1001, "the daemon is shutting down"
+            except* ConnectionClosed:
+                pass
+            except* Exception:
+                log.exception("worker stream failed", extra={"worker_id": request.params["id"]})
+                code, reason = 1011, "the daemon met an unexpected error; see its log"
+            with trio.move_on_after(limits.linger_s):
+                await socket.aclose(code, reason)
+        nursery.cancel_scope.cancel()
+
+
+class _Replay(trio.abc.Stream):
+    """A stream whose first bytes were read already."""
+
+    def __init__(self, stream: Stream, start: bytes) -> None:
+        self._stream = stream
+        self._start = start
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if self._start:
+            size = len(self._start) if max_bytes is None else max_bytes
+            data, self._start = self._start[:size], self._start[size:]
+            return data
+        return bytes(await self._stream.receive_some(max_bytes))
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()

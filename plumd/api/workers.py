@@ -1,0 +1,259 @@
+"""/v1/workers (called back) and /v1/embedded-workers (pull or stream): old clients' routes too."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from plumd.api.context import Context, answer
+from plumd.api.decode import lenient
+from plumd.api.routes import Request, Response, Route
+from plumd.api.task_views import time_of
+from plumd.errors import Invalid, NotFound, TooMany
+from plumd.model import Detach, Drain, Join, Leave, WorkerKind, attempt_text
+from plumd.store import workers
+from plumd.store.store import Tx
+from plumd.store.workers import WorkerRow
+from plumd.stream.exchange import Exchanges
+
+HTTP_LEASE_MS: Final = 15_000
+GRPC_LEASE_MS: Final = 90_000
+CAPACITY_DEFAULT: Final = 4
+EXCHANGE_BYTES_MAX: Final = 32 << 20
+TOLD: Final = "told"
+"""The session of a worker that was registered by a plain request and has no line yet."""
+
+WorkerId = Annotated[str, Meta(min_length=1, max_length=200)]
+Text = Annotated[str, Meta(max_length=500)]
+Capacity = Annotated[int, Meta(ge=1, le=100_000)]
+TaskNames = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]],
+                      Meta(max_length=10_000)]
+Labels = Annotated[dict[Annotated[str, Meta(max_length=100)], Text], Meta(max_length=64)]
+
+
+class HttpWorker(msgspec.Struct, frozen=True, rename="camel"):
+    """A worker that is called back at url."""
+
+    worker_id: WorkerId
+    url: Text
+    node_id: Text = ""
+    tasks: TaskNames = []
+    labels: Labels = {}
+    capacity: Capacity = CAPACITY_DEFAULT
+
+
+class EmbeddedWorker(msgspec.Struct, frozen=True, rename="camel"):
+    """A worker that pulls or streams, announced by a plain request before its line is there."""
+
+    worker_id: WorkerId
+    node_id: Text = ""
+    instance_id: Text = ""
+    app_name: Text = ""
+    app_version: Text = ""
+    grpc_address: Text = ""
+    tasks: TaskNames = []
+    labels: Labels = {}
+
+
+class WorkerBeat(msgspec.Struct, frozen=True, rename="camel"):
+    """A sign of life."""
+
+    worker_id: WorkerId
+    capacity: Capacity | None = None
+
+
+class WorkerView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """A worker. health: Healthy, Draining, Away (its lease runs on) or Offline."""
+
+    worker_id: str
+    kind: str
+    health: str
+    node_id: str
+    url: str
+    instance_id: str
+    app_name: str
+    app_version: str
+    tasks: tuple[str, ...]
+    labels: dict[str, str]
+    capacity: int
+    running: int
+    attempts: tuple[str, ...] | None = None
+    registered_at: int
+    last_seen: int | None
+    offline_since: int | None
+
+
+class Done(msgspec.Struct, frozen=True, rename="camel"):
+    """An old client's answer."""
+
+    worker_id: str
+    ttl_sec: float
+
+
+class Workers:
+    """The handlers."""
+
+    def __init__(self, context: Context, exchanges: Exchanges) -> None:
+        self.context = context
+        self.engine = context.engine
+        self.exchanges = exchanges
+
+    # ------------------------------------------------------------ from workers
+
+    async def register_http(self, request: Request) -> Response:
+        """Again = replace."""
+        body = lenient(request.body, HttpWorker)
+        if not body.url.startswith(("http://", "https://")):
+            raise Invalid("url begins with http:// or https://", field="url")
+        await self.join(Join(
+            body.worker_id, WorkerKind.CALLBACK, "", tuple(sorted(set(body.tasks))), body.node_id,
+            tuple(sorted(body.labels.items())), body.capacity, HTTP_LEASE_MS, body.url,
+            app_name=body.labels.get("appName", "")))
+        return answer(200, Done(body.worker_id, HTTP_LEASE_MS / 1000))
+
+    async def join(self, join: Join) -> None:
+        """Raises: TooMany."""
+        reply = await self.engine.call(join)
+        if reply.code:
+            raise TooMany(reply.detail, retry_after_s=5)
+
+    async def beat_http(self, request: Request) -> Response:
+        """Renews the lease; a worker whose lease ran out is taken back as it was."""
+        body = lenient(request.body, WorkerBeat)
+        row = self.stored(body.worker_id)
+        capacity = body.capacity or row.join.capacity
+        if row.offline_ms or capacity != row.join.capacity or not self.engine.beat(
+                body.worker_id, row.join.session):
+            await self.join(msgspec.structs.replace(row.join, capacity=capacity))
+        return answer(200, Done(body.worker_id, row.join.lease_ms / 1000))
+
+    async def register_embedded(self, request: Request) -> Response:
+        """Known from now on, away until its line is there."""
+        body = lenient(request.body, EmbeddedWorker)
+        capacity = body.labels.get("capacity", "")
+        join = Join(
+            body.worker_id, WorkerKind.SESSION, TOLD, tuple(sorted(set(body.tasks))),
+            body.node_id, tuple(sorted(body.labels.items())),
+            int(capacity) if capacity.isdigit() and 0 < int(capacity) <= 100_000
+            else CAPACITY_DEFAULT, GRPC_LEASE_MS, body.grpc_address, body.instance_id,
+            body.app_name, body.app_version)
+        if self.engine.core.worker_view(body.worker_id) is None:
+            await self.engine.call_all([join, Detach(body.worker_id, TOLD)])
+        return answer(201, Done(body.worker_id, GRPC_LEASE_MS / 1000))
+
+    async def beat_embedded(self, request: Request) -> Response:
+        """Renews the lease."""
+        body = lenient(request.body, WorkerBeat)
+        row = self.stored(body.worker_id)
+        if not self.engine.beat(body.worker_id, row.join.session):
+            await self.engine.call_all([row.join, Detach(body.worker_id, row.join.session)])
+        return Response(204)
+
+    def stored(self, worker_id: str) -> WorkerRow:
+        """Raises: NotFound."""
+        row = self.context.store.peek(workers.get, worker_id)
+        if row is None:
+            raise NotFound("no such worker; register it first", field="workerId")
+        return row
+
+    # ------------------------------------------------------------ for people
+
+    def view(self, row: WorkerRow, *, whole: bool = False) -> WorkerView:
+        """A worker as the API shows it."""
+        join, live = row.join, self.engine.core.worker_view(row.join.worker_id)
+        health, running, seen = "Offline", 0, None
+        if live is not None:
+            attached, draining, running, _, expires_ns = live
+            health = "Away" if not attached else "Draining" if draining else "Healthy"
+            now = self.engine.clock.now()
+            seen = now.wall_ms - (now.mono_ns - expires_ns) // 1_000_000 - join.lease_ms
+            if expires_ns > now.mono_ns:
+                seen = now.wall_ms + (expires_ns - now.mono_ns) // 1_000_000 - join.lease_ms
+        held = tuple(attempt_text(*pair) for pair in self.engine.core.held_by(join.worker_id))
+        return WorkerView(
+            worker_id=join.worker_id,
+            kind="http" if join.kind == WorkerKind.CALLBACK else "embedded", health=health,
+            node_id=join.node_id, url=join.url, instance_id=join.instance_id,
+            app_name=join.app_name, app_version=join.app_version, tasks=join.tasks,
+            labels=dict(join.labels), capacity=join.capacity, running=running,
+            attempts=held if whole else None, registered_at=row.registered_ms, last_seen=seen,
+            offline_since=time_of(row.offline_ms))
+
+    async def page(self, request: Request) -> Response:
+        """All workers of a kind, by id."""
+        kind = self.kind_of(request)
+        rows = await self.context.store.read(workers.every)
+        return answer(200, [self.view(row) for row in rows if row.join.kind == kind])
+
+    def kind_of(self, request: Request) -> int:
+        """Which sort a path is about."""
+        embedded = request.path.startswith("/v1/embedded-workers")
+        return WorkerKind.SESSION if embedded else WorkerKind.CALLBACK
+
+    def known(self, request: Request) -> WorkerRow:
+        """The worker that the path names. Raises: NotFound."""
+        row = self.context.store.peek(workers.get, request.params["id"])
+        if row is None or row.join.kind != self.kind_of(request):
+            raise NotFound("no such worker")
+        return row
+
+    async def get(self, request: Request) -> Response:
+        """One worker with the attempts that it holds."""
+        return answer(200, self.view(self.known(request), whole=True))
+
+    async def act(self, request: Request) -> Response:
+        """?action=drain | resume"""
+        action = request.query.get("action", "")
+        if action not in ("drain", "resume"):
+            raise Invalid("action is one of drain, resume", field="action")
+        row = self.known(request)
+        reply = await self.engine.call(Drain(row.join.worker_id, action == "drain"))
+        if reply.code:
+            raise NotFound(reply.detail)
+        return answer(200, self.view(row, whole=True))
+
+    async def delete(self, request: Request) -> Response:
+        """Forget a worker; what it holds is lost, and its line is closed."""
+        row = self.known(request)
+
+        def forget(tx: Tx) -> None:
+            workers.delete(tx.db, row.join.worker_id)
+
+        await self.engine.call_all([Leave(row.join.worker_id)], forget)
+        return Response(204)
+
+
+def routes(handlers: Workers) -> list[Route]:
+    """The table's part about workers."""
+    read, serve, operate, tag = "workers:read", "workers:serve", "workers:write", "workers"
+    table = [
+        Route("POST", "/v1/workers/register", handlers.register_http,
+              "Register a worker that is called back", tag, serve, body=HttpWorker,
+              answers={200: Done}, lenient=True, trusted=True),
+        Route("POST", "/v1/workers/heartbeat", handlers.beat_http, "A worker's sign of life", tag,
+              serve, body=WorkerBeat, answers={200: Done}, lenient=True, trusted=True, hot=True),
+        Route("POST", "/v1/embedded-workers/register", handlers.register_embedded,
+              "Announce an embedded worker", tag, serve, body=EmbeddedWorker,
+              answers={201: Done}, lenient=True, trusted=True),
+        Route("POST", "/v1/embedded-workers/heartbeat", handlers.beat_embedded,
+              "An embedded worker's sign of life", tag, serve, body=WorkerBeat,
+              answers={204: None}, lenient=True, trusted=True, hot=True),
+        Route("POST", "/v1/embedded-workers/{id}/exchange", handlers.exchanges.exchange,
+              "A worker session by long poll: results in, attempts out", tag, serve, body=msgspec.Raw,
+              answers={200: msgspec.Raw}, trusted=True, hot=True, body_bytes_max=EXCHANGE_BYTES_MAX),
+    ]
+    for base, word in (("/v1/workers", "workers that are called back"),
+                       ("/v1/embedded-workers", "embedded workers")):
+        table += [
+            Route("GET", base, handlers.page, f"List {word}", tag, read,
+                  answers={200: list[WorkerView]}, trusted=True),
+            Route("GET", base + "/{id}", handlers.get, f"Get one of the {word}", tag, read,
+                  answers={200: WorkerView}, trusted=True),
+            Route("POST", base + "/{id}", handlers.act, f"Drain or resume one of the {word}", tag,
+                  operate, answers={200: WorkerView}),
+            Route("DELETE", base + "/{id}", handlers.delete, f"Forget one of the {word}", tag,
+                  serve, answers={204: None}, trusted=True),
+        ]
+    return table

@@ -1,0 +1,142 @@
+"""Carries attempts to the daemon's own executors, and their outcomes home."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+import trio
+
+from plumd.engine import Engine
+from plumd.errors import PlumError
+from plumd.executors import Attempt, Executor, Outcome, Stop, builtin
+from plumd.model import Ending, Finish, Nap, TaskError
+from plumd.outbox import Given
+from plumd.store import tasks, workers
+from plumd.store.blobs import Blobs
+
+log = logging.getLogger("plumd.carrier")
+AGAIN_S: Final = 1.0
+LABELS: Final = msgspec.json.Decoder(dict[str, str]).decode
+
+
+class BuiltinCarrier:
+    """The builtins need no task of their own: a batch becomes a batch of commands."""
+
+    def __init__(self, engine: Engine, blobs: Blobs) -> None:
+        self.engine = engine
+        self.blobs = blobs
+
+    def give(self, attempts: Sequence[Given]) -> None:
+        commands = [self._command(given) for given in attempts]
+        try:
+            self.engine.post(commands, urgent=True)
+        except PlumError:
+            # The disk is down. The core is rebuilt when it is back, and gives them again.
+            log.debug("builtins wait for the disk")
+
+    def _command(self, given: Given) -> Finish | Nap:
+        name, payload = given.name, given.payload
+        if not name.startswith("builtin."):
+            row = self.engine.store.peek(tasks.get, given.task_id)
+            name = "" if row is None else row.target_ref
+        if given.blob:
+            payload = self.blobs.get(given.blob)
+        command = builtin.carry_out(name, given.task_id, given.attempt, given.worker_id, payload,
+                                    given.started_ms)
+        if isinstance(command, Finish) and given.blob and command.result is not None:
+            return msgspec.structs.replace(
+                command, result=None, blob=self.blobs.put(command.result))
+        return command
+
+    def stop(self, worker_id: str, task_id: int, attempt: int, reason: str) -> None:
+        """Nothing to stop: echo and fail are over at once, naps are the core's."""
+
+    def kick(self, worker_id: str, session: str) -> None:
+        """The daemon's own executors have no line to close."""
+
+
+class LocalCarrier:
+    """One Trio task for each attempt that has I/O outstanding; `run` holds their nursery."""
+
+    def __init__(self, engine: Engine, blobs: Blobs, executor: Executor) -> None:
+        self.engine = engine
+        self.blobs = blobs
+        self.executor = executor
+        self._running: dict[tuple[int, int], Stop] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Carry attempts until canceled; work that can outlive the daemon is left running."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    @property
+    def busy(self) -> int:
+        """How many attempts are being carried out."""
+        return len(self._running)
+
+    def give(self, attempts: Sequence[Given]) -> None:
+        assert self._nursery is not None, "the carrier runs before the engine"
+        for given in attempts:
+            pair = (given.task_id, given.attempt)
+            if pair not in self._running:
+                stop = self._running[pair] = Stop()
+                self._nursery.start_soon(self._carry, given, stop)
+
+    def stop(self, worker_id: str, task_id: int, attempt: int, reason: str) -> None:
+        del worker_id
+        stop = self._running.get((task_id, attempt))
+        if stop is not None:
+            stop.ask(reason)
+
+    def kick(self, worker_id: str, session: str) -> None:
+        """An executor of this daemon, or a worker that is called back, has no line to close."""
+
+    async def _carry(self, given: Given, stop: Stop) -> None:
+        try:
+            outcome = await self._outcome(given, stop)
+            await self._bring_home(given, outcome)
+        finally:
+            del self._running[given.task_id, given.attempt]
+
+    async def _outcome(self, given: Given, stop: Stop) -> Outcome:
+        try:
+            return await self.executor.run(await self._attempt(given), stop)
+        except* Exception:
+            log.exception("an executor failed", extra={
+                "executor": self.executor.name, "task_id": given.task_id})
+        return Outcome(Ending.FAILED, error=TaskError(
+            "internal", f"the {self.executor.name} executor failed; the daemon's log says why"))
+
+    async def _attempt(self, given: Given) -> Attempt:
+        """All that the executor may need, from the committed row."""
+        row = self.engine.store.peek(tasks.get, given.task_id)
+        assert row is not None, "a claim without its row"
+        payload = await self.blobs.load(given.blob) if given.blob else given.payload
+        labels: Mapping[str, str] = {} if row.labels is None else LABELS(row.labels)
+        worker = self.engine.store.peek(workers.get, given.worker_id)
+        return Attempt(
+            task_id=given.task_id, number=given.attempt, name=given.name,
+            payload=payload or b"null", target_kind=row.target_kind, target_ref=row.target_ref,
+            labels=labels, timeout_ms=given.timeout_ms, started_ms=given.started_ms,
+            resumed=given.resumed, worker_id=given.worker_id,
+            url="" if worker is None else worker.join.url)
+
+    async def _bring_home(self, given: Given, outcome: Outcome) -> None:
+        """Tell the engine, again and again while the disk is down."""
+        value, blob = await self.blobs.keep(outcome.result)
+        finish = Finish(
+            given.task_id, given.attempt, given.worker_id, outcome.ending, value, outcome.error,
+            outcome.retryable, outcome.retry_after_ms, blob)
+        while True:
+            try:
+                await self.engine.call_all([finish], urgent=True)
+            except PlumError:
+                await trio.sleep(AGAIN_S)
+            else:
+                return

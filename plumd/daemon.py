@@ -1,0 +1,210 @@
+"""Builds all rooms and holds the nursery tree: the one place that knows everything.
+
+    serve
+    ├── engine.run            the loop that owns core and writer
+    ├── carriers              attempts of the daemon's own executors
+    ├── retention, services   slow work on timers
+    └── front                 connections, each its own task
+
+Leaving is the tree unwound: doors first, then executors, the engine last.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import trio
+
+import plumd
+from plumd.api import (
+    app, events, front, pages, system, task_defs, tasks, workers, workflows,
+)
+from plumd.api.admission import Policy
+from plumd.api.context import Context
+from plumd.api.gate import Gate
+from plumd.api.limits import Limits as DoorLimits
+from plumd.api.routes import Route
+from plumd.carrier import BuiltinCarrier, LocalCarrier
+from plumd.clock import SystemClock, draw_seed
+from plumd.config import Config
+from plumd.engine import Engine
+from plumd.executors.os_process import OsProcess
+from plumd.model import (
+    BUILTIN_POOL, OS_PROCESS_POOL, SERVICE_POOL, Join, Limits, WorkerKind,
+)
+from plumd.outbox import Outbox
+from plumd.retention import DAY_MS, Keep, Retention
+from plumd.runs import Planner
+from plumd.store.blobs import Blobs
+from plumd.store.definitions import Catalog
+from plumd.store.store import Store
+from plumd.stream.exchange import Exchanges
+from plumd.stream.websocket import Streams
+
+log = logging.getLogger("plumd.daemon")
+BUILTIN: Final = "local:builtin"
+OS_PROCESS: Final = "local:os_process"
+SERVICE: Final = "local:service"
+SWITCH_S: Final = 0.0005
+DRAIN_POLL_S: Final = 0.05
+
+
+class DataDirInUse(Exception):
+    """Another daemon has this data directory."""
+
+
+class Daemon:
+    """All rooms, made but not started."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.data = Path(config.data_dir)
+        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = lock(self.data)
+        clock = SystemClock()
+        self.store = Store(config.database_path, clock=clock)
+        self.blobs = Blobs(self.data / "blobs")
+        catalog = Catalog(self.store)
+        planner = Planner(catalog)
+        self.outbox = Outbox(self.store)
+        limits = Limits(tasks_max=config.tasks_max,
+                        stop_grace_ms=round(config.stop_grace_sec * 1000))
+        self.engine = Engine(self.store, clock, self.outbox, planner, limits, draw_seed(),
+                             self.local_workers())
+        self.processes = OsProcess(
+            self.data, controller_base=f"http://{config.listen}")
+        self.context = Context(self.engine, catalog, planner, self.blobs)
+        self.streams = Streams(self.engine, self.blobs)
+        self.carriers = self.register_carriers()
+        self.retention = Retention(self.engine, self.blobs, self.processes, Keep(
+            round(config.retention_days * DAY_MS), round(config.run_retention_days * DAY_MS),
+            config.events_max))
+        self.gate = Gate(
+            Policy(frozenset(name.lower() for name in config.host_names), config.networks,
+                   config.behind_proxy), streams_max=config.streams_max)
+        self.routes = self.all_routes()
+        self.app = app.build_app(self.routes, self.gate)
+
+    def local_workers(self) -> list[Join]:
+        """The daemon's own executors, as the core sees them."""
+        found = [
+            Join(BUILTIN, WorkerKind.LOCAL, "", (BUILTIN_POOL,), self.config.node_id,
+                 capacity=1 << 30),
+            Join(SERVICE, WorkerKind.LOCAL, "", (SERVICE_POOL,), self.config.node_id,
+                 capacity=self.config.service_slots),
+        ]
+        if self.config.os_process_slots:
+            found.append(Join(OS_PROCESS, WorkerKind.LOCAL, "", (OS_PROCESS_POOL,),
+                              self.config.node_id, capacity=self.config.os_process_slots))
+        return found
+
+    def register_carriers(self) -> list[LocalCarrier]:
+        """Whoever carries out what the core starts here."""
+        self.outbox.register(BUILTIN, BuiltinCarrier(self.engine, self.blobs))
+        processes = LocalCarrier(self.engine, self.blobs, self.processes)
+        self.outbox.register(OS_PROCESS, processes)
+        return [processes]
+
+    def all_routes(self) -> Sequence[Route]:
+        """The table of all routes."""
+        context = self.context
+        task_handlers = tasks.Tasks(context, self.processes)
+        state = system.System(context, self.config.node_id, self.config.trusted_networks)
+        table = [
+            *tasks.routes(task_handlers),
+            *task_defs.routes(task_defs.TaskDefs(context, task_handlers)),
+            *workflows.routes(workflows.Workflows(context)),
+            *workers.routes(workers.Workers(context, Exchanges(self.engine, self.blobs))),
+            front.STREAM_ROUTE,
+            *events.routes(events.Events(context)),
+            *system.routes(state),
+        ]
+        return [*table, *pages.page_routes(table, version=plumd.__version__,
+                                           status=state.counts)]
+
+    async def serve(self, *, task_status: trio.TaskStatus[list[str]]
+                    = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until SIGTERM or SIGINT; starts with the addresses that are listened on.
+
+        Cancel: like a crash, but for the processes that are left running either way.
+        """
+        specs = [self.config.listen]
+        if self.config.unix_socket:
+            specs.append(f"unix:{self.config.unix_socket}")
+        sockets = front.bind(specs)
+        leave = trio.Event()
+        async with trio.open_nursery() as nursery:
+            for carrier in self.carriers:
+                await nursery.start(carrier.run)
+            nursery.start_soon(self.engine.run)
+            nursery.start_soon(self.retention.run)
+            await nursery.start(watch_signals, leave)
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(50_000, 20, 50)
+            async with trio.open_nursery() as doors:
+                limits = DoorLimits(connections_max=self.config.connections_max,
+                                    grace_s=self.config.shutdown_sec)
+                addresses = await doors.start(self.open_doors, sockets, leave, limits)
+                log.info("listening", extra={"addresses": ", ".join(addresses)})
+                task_status.started(addresses)
+                await leave.wait()
+                log.info("leaving")
+                self.engine.stop_accepting()
+                self.streams.drain()
+            nursery.cancel_scope.cancel()
+
+    async def open_doors(self, sockets: Sequence[socket.socket], leave: trio.Event,
+                         limits: DoorLimits, *, task_status: trio.TaskStatus[list[str]]
+                         = trio.TASK_STATUS_IGNORED) -> None:
+        """HTTP and the worker streams on one port, until `leave`."""
+        await front.serve(
+            self.app, routes=self.routes, gate=self.gate, sockets=sockets,
+            stream_handler=self.streams.serve, shutdown=leave, limits=limits,
+            task_status=task_status)
+
+    def close(self) -> None:
+        """Close the database and let the data directory go."""
+        self.store.close()
+        os.close(self._lock)
+
+
+def lock(data: Path) -> int:
+    """Hold the data directory against a second daemon. Raises: DataDirInUse."""
+    fd = os.open(data / "plumd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise DataDirInUse(f"another plumd uses {data}") from None
+    return fd
+
+
+async def watch_signals(leave: trio.Event, *, task_status: trio.TaskStatus[None]
+                        = trio.TASK_STATUS_IGNORED) -> None:
+    """The first SIGTERM or SIGINT drains, the second stops now."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            if leave.is_set():
+                raise SystemExit(128 + number)
+            leave.set()
+
+
+async def run(config: Config) -> None:
+    """The whole daemon, from an opened database to a closed one."""
+    sys.setswitchinterval(SWITCH_S)
+    daemon = Daemon(config)
+    try:
+        await daemon.serve()
+    finally:
+        daemon.close()

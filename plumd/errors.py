@@ -1,0 +1,133 @@
+"""The error tree: one class a code. Codes and statuses are part of the API."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+CODES: dict[str, type[PlumError]] = {}
+
+
+class PlumError(Exception):
+    """Something a caller is told about, as problem+json with this code and HTTP status."""
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+
+    def __init_subclass__(cls) -> None:
+        assert cls.code not in CODES, f"error code {cls.code!r} is used twice"
+        CODES[cls.code] = cls
+
+    def __init__(self, detail: str, *, field: str | None = None,
+                 retry_after_s: float | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+        self.retry_after_s = retry_after_s
+
+
+class Malformed(PlumError):
+    """The bytes are not what the route reads (not JSON, truncated, not UTF-8)."""
+
+    code, status = "malformed", 400
+
+
+class Invalid(PlumError):
+    """A field has a wrong type or value; `field` names it as a path, like `steps[2].name`."""
+
+    code, status = "invalid", 422
+
+
+class NotFound(PlumError):
+    """No such thing: the id is unknown or was deleted."""
+
+    code, status = "not_found", 404
+
+
+class MethodNotAllowed(PlumError):
+    """The path exists, the method does not."""
+
+    code, status = "method_not_allowed", 405
+
+
+class WrongState(PlumError):
+    """The thing exists, but its state does not allow this."""
+
+    code, status = "wrong_state", 409
+
+
+class Exists(PlumError):
+    """The name is taken."""
+
+    code, status = "exists", 409
+
+
+class StaleAttempt(PlumError):
+    """A report of an attempt that is no longer the current one; nothing was changed."""
+
+    code, status = "stale_attempt", 409
+
+
+class SessionReplaced(PlumError):
+    """Another session of the same worker took over; this one must end its work."""
+
+    code, status = "session_replaced", 409
+
+
+class VersionMismatch(PlumError):
+    """If-Match named another version than the current one."""
+
+    code, status = "version_mismatch", 412
+
+
+class TooLarge(PlumError):
+    """A body, payload, result or list is over its limit; the message names the limit."""
+
+    code, status = "too_large", 413
+
+
+class HeadersTooLarge(PlumError):
+    """The request's head is over its limit."""
+
+    code, status = "headers_too_large", 431
+
+
+class UnsupportedMedia(PlumError):
+    """This route demands Content-Type: application/json."""
+
+    code, status = "unsupported_media_type", 415
+
+
+class KeyReused(PlumError):
+    """The Idempotency-Key was used with another body."""
+
+    code, status = "idempotency_key_reused", 422
+
+
+class Forbidden(PlumError):
+    """Refused by the rules for Host, Origin, Sec-Fetch-Site or the trusted network."""
+
+    code, status = "forbidden", 403
+
+
+class TooMany(PlumError):
+    """A limit on how many (open streams, waiting requests) is reached; try again later."""
+
+    code, status = "too_many", 429
+
+
+class Overloaded(PlumError):
+    """The engine's queue is full or the daemon is shutting down; try again later."""
+
+    code, status = "overloaded", 503
+
+
+class StorageDown(PlumError):
+    """The disk refuses writes; reads go on, writes come back by themselves."""
+
+    code, status = "storage_unavailable", 503
+
+
+class OutcomeUnknown(PlumError):
+    """The commit's outcome could not be read back; look before you try again."""
+
+    code, status = "outcome_unknown", 503

@@ -1,0 +1,99 @@
+"""Pure: the daemon's own tasks. A delay is no task of Trio's: the core's timer ends it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from plumd.errors import Invalid
+from plumd.model import BUILTIN_PREFIX, Ending, Finish, Nap, TaskError
+
+NAMES: Final = ("builtin.echo", "builtin.delay", "builtin.sleep", "builtin.fail")
+DELAY_S_MAX: Final = 10 * 366 * 86_400
+DECODE: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+ENCODE: Final = msgspec.json.Encoder().encode
+
+
+class Napped(msgspec.Struct, frozen=True):
+    """What a delay answers."""
+
+    message: str
+    seconds: float
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """How builtin.fail shall fail."""
+
+    message: str = "builtin.fail failed, as it was asked to"
+    code: str = "failed"
+    retryable: bool = True
+
+
+def builtin_of(name: str, target_kind: str, target_ref: str) -> str:
+    """The builtin that a task means, "" when it means none."""
+    if target_kind == "builtin":
+        return target_ref
+    return name if name.startswith(BUILTIN_PREFIX) else ""
+
+
+def check(builtin: str, payload: bytes | None) -> None:
+    """Refuse at submit what could only fail. Raises: Invalid."""
+    if builtin not in NAMES:
+        raise Invalid(f"there is no builtin task {builtin!r}; there are {', '.join(NAMES)}",
+                      field="targetRef" if builtin else "name")
+    if builtin in ("builtin.delay", "builtin.sleep"):
+        seconds_of(payload)
+    if builtin == "builtin.fail":
+        wish_of(payload)
+
+
+def seconds_of(payload: bytes | None) -> float:
+    """How long a delay takes: `{"seconds": n}` or a bare number; without either 1 s.
+
+    Raises: Invalid.
+    """
+    if payload is None or payload.strip() == b"null":
+        return 1.0
+    try:
+        value = payload
+        if payload.lstrip()[:1] == b"{":
+            fields = DECODE(payload)
+            value = bytes(fields.get("seconds", fields.get("durationSec", msgspec.Raw(b"1"))))
+        seconds = msgspec.json.decode(value, type=float)
+    except msgspec.DecodeError as error:
+        raise Invalid(f"a delay wants a number: {error}", field="payload.seconds") from None
+    if not 0 <= seconds <= DELAY_S_MAX:
+        raise Invalid(f"a delay takes 0 to {DELAY_S_MAX} s", field="payload.seconds")
+    return seconds
+
+
+def wish_of(payload: bytes | None) -> Wish:
+    """How to fail. Raises: Invalid."""
+    if payload is None or payload.lstrip()[:1] != b"{":
+        return Wish()
+    try:
+        return msgspec.json.decode(payload, type=Wish)
+    except msgspec.DecodeError as error:
+        raise Invalid(str(error), field="payload") from None
+
+
+def carry_out(builtin: str, task_id: int, attempt: int, worker_id: str, payload: bytes | None,
+              started_ms: int) -> Finish | Nap:
+    """The command that this attempt comes to."""
+    try:
+        if builtin == "builtin.echo":
+            return Finish(task_id, attempt, worker_id,
+                          result=b'{"echo":' + (payload or b"null") + b"}")
+        if builtin in ("builtin.delay", "builtin.sleep"):
+            seconds = seconds_of(payload)
+            words = ENCODE(Napped(f"slept for {seconds:g} s", seconds))
+            return Nap(task_id, attempt, started_ms + round(seconds * 1000), words)
+        if builtin == "builtin.fail":
+            wish = wish_of(payload)
+            return Finish(task_id, attempt, worker_id, Ending.FAILED, retryable=wish.retryable,
+                          error=TaskError(wish.code, wish.message))
+        error = TaskError("no_such_builtin", f"there is no builtin task {builtin!r}")
+    except Invalid as refusal:
+        error = TaskError("invalid_payload", refusal.detail)
+    return Finish(task_id, attempt, worker_id, Ending.FAILED, retryable=False, error=error)

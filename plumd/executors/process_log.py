@@ -1,0 +1,229 @@
+"""What a process wrote: pages of its log by offset, and both streams' ends for the result.
+
+plum-shim keeps the plain bytes of both streams, in the order in which they came, in segments
+`log.<offset>`; beside each one `idx.<offset>` says who wrote what and when. Of a log over its cap
+the middle segments are gone, so offsets have a gap there. A page is right while the process
+still writes, since a segment only grows, and its index is written before its bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+STREAMS: Final = ("", "stdout", "stderr")
+STDOUT: Final = 1
+STDERR: Final = 2
+STATUS: Final = "status"
+CLOSED: Final = "closed"
+
+
+class LogEntry(msgspec.Struct, frozen=True):
+    """Bytes that one stream wrote without a break. The text is hostile: escape it where shown.
+
+    offset: of the first byte in the log.  time_ms: when they came, at most 1 s too early.
+    """
+
+    stream: str
+    offset: int
+    time_ms: int
+    data: bytes
+
+
+class LogPage(msgspec.Struct, frozen=True):
+    """A part of a log. finished: no more will come, and this page reaches the end.
+
+    next_offset: where the next page starts.  size: bytes written so far.
+    left_out: bytes between the wanted offset and the page that are kept no longer.
+    """
+
+    entries: tuple[LogEntry, ...]
+    next_offset: int
+    size: int
+    left_out: int
+    finished: bool
+
+
+class Ends(NamedTuple):
+    """A stream's beginning and end as kept; left_out bytes are missing between them."""
+
+    head: bytes
+    tail: bytes
+    left_out: int
+
+
+class _Run(NamedTuple):
+    offset: int
+    stream: int
+    time_ms: int
+    data: bytes
+
+
+def _segments(directory: Path) -> list[tuple[int, int]]:
+    """(offset, size) of every segment that is there, in order."""
+    found: list[tuple[int, int]] = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            kind, _, start = entry.name.partition(".")
+            if kind == "log":
+                try:
+                    found.append((int(start, 16), entry.stat().st_size))
+                except FileNotFoundError:   # rolled away between the two looks
+                    continue
+    return sorted(found)
+
+
+def _runs(directory: Path, start: int, offset: int, limit: int) -> list[_Run]:
+    """The runs of one segment from offset on, at most limit bytes; empty when it is gone."""
+    marks = array("Q")
+    try:
+        with (directory / f"log.{start:012x}").open("rb") as log:
+            log.seek(offset - start)
+            data = log.read(limit)          # before the index, which then knows all of it
+        raw = (directory / f"idx.{start:012x}").read_bytes()
+    except FileNotFoundError:
+        return []
+    marks.frombytes(raw[:len(raw) // 16 * 16])
+    offsets, owners = marks[0::2], marks[1::2]
+    end = offset + len(data)
+    runs: list[_Run] = []
+    at = bisect_right(offsets, offset) - 1
+    if at < 0:                              # a power cut took the index
+        return [_Run(offset, STDOUT, 0, data)] if data else []
+    while offset < end:
+        until = min(end, offsets[at + 1]) if at + 1 < len(offsets) else end
+        if until > offset:
+            piece = data[len(data) - (end - offset):len(data) - (end - until)]
+            stream = STDERR if owners[at] & 0xff == STDERR else STDOUT
+            runs.append(_Run(offset, stream, owners[at] >> 8, piece))
+        offset = until
+        at += 1
+    return runs
+
+
+def log_size(directory: Path) -> int:
+    """How many bytes the process wrote to its log so far, those not kept any more included."""
+    segments = _segments(directory)
+    return sum(segments[-1]) if segments else 0
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether no more output can come."""
+    return (directory / STATUS).exists() or (directory / CLOSED).exists()
+
+
+def read_page(directory: Path, offset: int, limit: int) -> LogPage:
+    """At most limit bytes of the log from offset on; a negative offset counts from its end.
+
+    A character is not cut at the page's end while the rest of it may still come.
+    Raises FileNotFoundError when there is no such directory.
+    """
+    finished = is_finished(directory)       # before the sizes, so that the end is really the end
+    segments = _segments(directory)
+    size = sum(segments[-1]) if segments else 0
+    if offset < 0:
+        offset = max(0, size + offset)
+    at, left_out, room, runs = offset, 0, limit, list[_Run]()
+    for start, length in segments:
+        if start + length <= at or room <= 0:
+            continue
+        if start > at:
+            left_out += start - at
+            at = start
+        found = _runs(directory, start, at, min(room, start + length - at))
+        runs += found
+        taken = sum(len(run.data) for run in found)
+        at += taken
+        room -= taken
+    if runs and not (finished and at >= size):
+        kept = _whole_characters(runs[-1].data)
+        if kept or len(runs) > 1:
+            at -= len(runs[-1].data) - kept
+            runs[-1] = runs[-1]._replace(data=runs[-1].data[:kept])
+    entries = tuple(LogEntry(STREAMS[run.stream], run.offset, run.time_ms, run.data)
+                    for run in runs if run.data)
+    return LogPage(entries, at, size, left_out, finished and at >= size)
+
+
+def _whole_characters(data: bytes) -> int:
+    """How many of these bytes end before a UTF-8 character that is not all there."""
+    for back in range(1, min(3, len(data)) + 1):
+        byte = data[-back]
+        if byte & 0xc0 == 0x80:
+            continue
+        need = 4 if byte >= 0xf0 else 3 if byte >= 0xe0 else 2 if byte >= 0xc0 else 1
+        return len(data) - back if need > back else len(data)
+    return len(data)
+
+
+def _forward(directory: Path) -> Iterator[_Run]:
+    """All runs from the start to the first gap."""
+    at = 0
+    for start, length in _segments(directory):
+        if start != at:
+            return
+        yield from _runs(directory, start, start, length)
+        at = start + length
+
+
+def _backward(directory: Path) -> Iterator[_Run]:
+    """All runs from the end to the last gap."""
+    at = log_size(directory)
+    for start, length in reversed(_segments(directory)):
+        if start + length != at:
+            return
+        yield from reversed(_runs(directory, start, start, length))
+        at = start
+
+
+def _heads(directory: Path, wanted: list[int]) -> tuple[list[bytes], list[int]]:
+    """The first wanted bytes of each stream, and the offsets where these end in the log."""
+    parts: list[list[bytes]] = [[], [], []]
+    left, floors = list(wanted), [0, 0, 0]
+    for run in _forward(directory):
+        if not any(left):
+            break
+        piece = run.data[:left[run.stream]]
+        if piece:
+            parts[run.stream].append(piece)
+            left[run.stream] -= len(piece)
+            floors[run.stream] = run.offset + len(piece)
+    return [b"".join(part) for part in parts], floors
+
+
+def _tails(directory: Path, wanted: list[int], floors: list[int]) -> list[bytes]:
+    """The last wanted bytes of each stream, none from before its floor."""
+    parts: list[list[bytes]] = [[], [], []]
+    left = list(wanted)
+    for run in _backward(directory):
+        if not any(left) or run.offset + len(run.data) <= min(floors[STDOUT:]):
+            break
+        fresh = run.data[max(0, floors[run.stream] - run.offset):]
+        if left[run.stream] and fresh:
+            piece = fresh[-left[run.stream]:]
+            parts[run.stream].append(piece)
+            left[run.stream] -= len(piece)
+    return [b"".join(reversed(part)) for part in parts]
+
+
+def stream_ends(directory: Path, stdout_bytes: int, stderr_bytes: int,
+                keep: int) -> tuple[Ends, Ends]:
+    """Beginning and end of stdout and of stderr, at most keep bytes of each in all.
+
+    stdout_bytes, stderr_bytes: what the process wrote, by its status.
+    """
+    totals = [0, stdout_bytes, stderr_bytes]
+    share = [keep if total <= keep else keep // 2 for total in totals]
+    heads, floors = _heads(directory, [min(pair) for pair in zip(totals, share, strict=True)])
+    rest = [min(total - len(head), part) for total, head, part
+            in zip(totals, heads, share, strict=True)]
+    tails = _tails(directory, rest, floors)
+    ends = [Ends(head, tail, total - len(head) - len(tail)) for total, head, tail
+            in zip(totals, heads, tails, strict=True)]
+    return ends[STDOUT], ends[STDERR]

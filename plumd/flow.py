@@ -1,0 +1,109 @@
+"""Pure: what a run does next. A sequential workflow is a chain: each step waits for the one
+before it to succeed, and the first that does not ends the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from plumd.model import Kind, RunPlan, StepBody, Submit, TaskDefBody, TaskState
+
+TIMEOUT_MS_DEFAULT = 300_000
+
+
+class Move(msgspec.Struct, frozen=True):
+    """What follows: a step to submit, or the state in which the run ends; -1 = neither."""
+
+    step: int = -1
+    end: int = -1
+
+
+def begin(plan: RunPlan) -> Move:
+    """The first move of a run; one without steps has succeeded already."""
+    return Move(step=0) if plan.steps else Move(end=TaskState.SUCCEEDED)
+
+
+def advance(plan: RunPlan, step: int, state: int, canceling: bool) -> Move:
+    """The move after a step's task has ended in a terminal state."""
+    if canceling:
+        return Move(end=TaskState.CANCELED)
+    if state != TaskState.SUCCEEDED:
+        return Move(end=state)
+    if step + 1 < len(plan.steps):
+        return Move(step=step + 1)
+    return Move(end=TaskState.SUCCEEDED)
+
+
+def ordered(steps: tuple[StepBody, ...]) -> tuple[StepBody, ...]:
+    """The steps by `ord` where given, else in the order in which they stand."""
+    keyed = [(index if step.ord is None else step.ord, index, step)
+             for index, step in enumerate(steps)]
+    return tuple(step for _, _, step in sorted(keyed, key=lambda item: item[:2]))
+
+
+def to_ms(seconds: float | None, default_ms: int) -> int:
+    """Whole milliseconds of a `...Sec` number, rounded up; None gives the default."""
+    if seconds is None:
+        return default_ms
+    return -int(-seconds * 1000 // 1)
+
+
+def default_timeout_ms(kind: int, name: str, target_kind: str, target_ref: str) -> int:
+    """300 s, but none for the builtin delays."""
+    builtin = target_ref if target_kind == "builtin" else name
+    if kind == Kind.EMBEDDED and builtin in ("builtin.delay", "builtin.sleep"):
+        return 0
+    return TIMEOUT_MS_DEFAULT
+
+
+def is_object(value: bytes) -> bool:
+    """Whether JSON bytes are an object."""
+    return value.lstrip()[:1] == b"{"
+
+
+Fields = dict[str, msgspec.Raw]
+DECODE_FIELDS: Callable[[bytes], Fields] = msgspec.json.Decoder(Fields).decode
+ENCODE: Callable[[Fields], bytes] = msgspec.json.Encoder().encode
+
+
+def merge(*layers: bytes | None) -> bytes | None:
+    """Lay payloads over each other, the first lowest: objects key by key at the top level,
+    anything else replaces. A JSON null leaves what is below."""
+    result: bytes | None = None
+    for layer in layers:
+        if layer is None or layer.strip() == b"null":
+            continue
+        if result is not None and is_object(result) and is_object(layer):
+            result = ENCODE(DECODE_FIELDS(result) | DECODE_FIELDS(layer))
+        else:
+            result = layer
+    return result
+
+
+def raw(value: msgspec.Raw | msgspec.UnsetType) -> bytes | None:
+    """The bytes of a kept JSON value."""
+    return None if value is msgspec.UNSET else bytes(value)
+
+
+def task_of(def_id: int, version: int, body: TaskDefBody) -> Submit:
+    """The task that a definition asks for, without its id."""
+    kind = Kind[body.executor.upper()]
+    return Submit(
+        task_id=0, name=body.name, kind=kind, target_kind=body.target_kind,
+        target_ref=body.target_ref, def_id=def_id, def_version=version, priority=body.priority,
+        timeout_ms=to_ms(body.timeout_sec, default_timeout_ms(
+            kind, body.name, body.target_kind, body.target_ref)),
+        queue_timeout_ms=to_ms(body.queue_timeout_sec, 0), max_retries=body.max_retries,
+        on_lost=1 if body.on_lost == "fail" else 0, payload=raw(body.default_payload),
+        labels=tuple(sorted(body.labels.items())))
+
+
+def step_of(index: int, step: StepBody, task: Submit, payload: bytes | None) -> Submit:
+    """A step's task: the run's payload over the step's over the definition's."""
+    given = None if task.kind == Kind.OS_PROCESS else payload
+    return msgspec.structs.replace(
+        task, step=index, payload=merge(task.payload, raw(step.payload), given),
+        timeout_ms=to_ms(step.timeout_sec, task.timeout_ms),
+        max_retries=task.max_retries if step.max_retries is None else step.max_retries)

@@ -1,0 +1,49 @@
+"""How the daemon's log lines look: text for people, JSON for machines, facts as fields."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Final
+
+import msgspec
+
+OWN: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+def facts_of(record: logging.LogRecord) -> dict[str, object]:
+    """What was given as `extra`."""
+    return {name: value for name, value in record.__dict__.items() if name not in OWN}
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-01-31 12:00:00,123 info plumd.engine: a commit failed reason=...`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = "".join(f" {name}={value}" for name, value in facts_of(record).items())
+        text = (f"{self.formatTime(record)} {record.levelname.lower()} {record.name}: "
+                f"{record.getMessage()}{facts}")
+        return text + "\n" + self.formatException(record.exc_info) if record.exc_info else text
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "at": round(record.created * 1000), "level": record.levelname.lower(),
+            "logger": record.name, "message": record.getMessage()}
+        line |= {name: str(value) for name, value in facts_of(record).items()}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line).decode()
+
+
+def set_up(level: str, form: str) -> None:
+    """Log to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("plumd").setLevel(level.upper())

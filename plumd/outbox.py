@@ -1,0 +1,153 @@
+"""Effects: what must happen outside once a commit is durable, and who carries it out.
+
+Carriers register here; the outbox knows no door. A carrier never blocks: it takes what it is
+given into a mailbox of its own and returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from plumd.model import Created, StartEffect, StopEffect, WorkerKind
+from plumd.store import tasks
+from plumd.store.store import Store
+
+INPUT_BYTES_MAX: Final = 32 << 20
+
+
+class Given(msgspec.Struct, frozen=True, gc=False):
+    """An attempt on its way to whoever carries it out; blob: the file that holds the payload."""
+
+    worker_id: str
+    task_id: int
+    attempt: int
+    name: str
+    timeout_ms: int
+    started_ms: int
+    payload: bytes | None
+    blob: str
+    resumed: bool
+
+
+class Carrier(Protocol):
+    """Takes attempts to a worker or an executor."""
+
+    def give(self, attempts: Sequence[Given]) -> None:
+        """These attempts are claimed for it, durably."""
+
+    def stop(self, worker_id: str, task_id: int, attempt: int, reason: str) -> None:
+        """This attempt shall end: "canceled", "timeout", or "stale" (it is not current)."""
+
+    def kick(self, worker_id: str, session: str) -> None:
+        """That session is over, "" = whichever there is: close its line."""
+
+
+class Inputs:
+    """Payloads of tasks that were submitted a short while ago, bounded in bytes."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[bytes | None, str]] = {}
+        self._size = 0
+
+    def keep(self, created: Iterable[Created]) -> None:
+        """Remember the payloads of new tasks; past the bound the oldest go."""
+        for row in created:
+            command = row[0]
+            if command.payload is not None or command.blob:
+                self._kept[command.task_id] = (command.payload, command.blob)
+                self._size += len(command.payload or b"") + 200
+        while self._size > INPUT_BYTES_MAX:
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, task_id: int) -> tuple[bytes | None, str] | None:
+        found = self._kept.pop(task_id, None)
+        if found is not None:
+            self._size -= len(found[0] or b"") + 200
+        return found
+
+    def take(self, store: Store, task_ids: Sequence[int]) -> dict[int, tuple[bytes | None, str]]:
+        """The payloads of these tasks, from memory or from the store."""
+        found, missing = {}, []
+        for task_id in task_ids:
+            kept = self._forget(task_id)
+            if kept is None:
+                missing.append(task_id)
+            else:
+                found[task_id] = kept
+        if missing:
+            found.update(store.peek(tasks.inputs, missing))
+        return found
+
+
+class Outbox:
+    """worker id -> carrier; sessions come and go, the daemon's own executors stay."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._inputs = Inputs()
+        self._carriers: dict[str, Carrier] = {}
+        self._caller: Carrier | None = None
+
+    def register(self, worker_id: str, carrier: Carrier) -> None:
+        """From now on this carrier serves the worker; one that served it before is kicked."""
+        old = self._carriers.get(worker_id)
+        self._carriers[worker_id] = carrier
+        if old is not None and old is not carrier:
+            old.kick(worker_id, "")
+
+    def register_caller(self, carrier: Carrier) -> None:
+        """Serves every worker that has no carrier of its own because it is called back."""
+        self._caller = carrier
+
+    def serves(self, worker_id: str, carrier: Carrier) -> bool:
+        """Whether this carrier is the one that serves the worker."""
+        return self._carriers.get(worker_id) is carrier
+
+    def unregister(self, worker_id: str, carrier: Carrier) -> None:
+        """Forget a carrier, unless another has taken its place."""
+        if self._carriers.get(worker_id) is carrier:
+            del self._carriers[worker_id]
+
+    def sessions(self) -> list[str]:
+        """The workers that have a carrier of their own."""
+        return list(self._carriers)
+
+    def release(self, created: Sequence[Created], starts: Sequence[StartEffect],
+                stops: Sequence[StopEffect], kicks: Sequence[tuple[str, str]]) -> None:
+        """Let one step's effects out, in this order: kicks, stops, starts."""
+        if created:
+            self._inputs.keep(created)
+        for worker_id, session in kicks:
+            carrier = self._carriers.get(worker_id)
+            if carrier is not None:
+                carrier.kick(worker_id, session)
+        for worker_id, task_id, attempt, reason in stops:
+            carrier = self._carriers.get(worker_id, self._caller)
+            if carrier is not None:
+                carrier.stop(worker_id, task_id, attempt, reason)
+        if starts:
+            self._give(starts)
+
+    def _give(self, starts: Sequence[StartEffect]) -> None:
+        wanted = [start[2] for start in starts if start[6]]
+        found = self._inputs.take(self._store, wanted) if wanted else {}
+        by_worker: dict[str, list[Given]] = {}
+        callbacks: list[Given] = []
+        for worker_id, kind, task_id, attempt, name, timeout, _, started, resumed in starts:
+            payload, blob = found.get(task_id, (None, ""))
+            if kind == WorkerKind.CALLBACK:
+                callbacks.append(Given(worker_id, task_id, attempt, name, timeout, started,
+                                       payload, blob, resumed))
+                continue
+            by_worker.setdefault(worker_id, []).append(Given(
+                worker_id, task_id, attempt, name, timeout, started, payload, blob, resumed))
+        for worker_id, given in by_worker.items():
+            carrier = self._carriers.get(worker_id)
+            if carrier is not None:
+                carrier.give(given)
+            # else: the session dropped its line; it is given again when it is back
+        if callbacks and self._caller is not None:
+            self._caller.give(callbacks)

@@ -1,0 +1,205 @@
+"""The desk: the attempts that a worker has in hand, from the message that gave them to the result.
+
+It knows nothing of lines: a lost line changes nothing on the desk. All of it runs in the worker's
+Trio thread; only `Context` is touched by the threads of handlers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from time import perf_counter
+from typing import Final, final
+
+import trio
+
+from plumd.sdk.handlers import Context, Mode, Task, failed
+from plumd.sdk.outbox import Outbox
+from plumd.sdk.protocol import LOST, Attempt, Down, Failure, Progress, Result
+
+SLICE_S: Final = 0.001
+"""How long inline handlers run before the sender gets a turn with what is ready by then."""
+
+
+@final
+class Desk:
+    """Starts what comes, stops what shall end, and gathers what is to be said about it.
+
+    changed: unparked whenever there may be something new to say, or something ended.
+    draining: no more attempts are wanted.  leaving: none is even started any more.
+    """
+
+    def __init__(self, tasks: Mapping[str, Task], capacity: int) -> None:
+        self.outbox = Outbox()
+        self.running: dict[str, Context] = {}
+        self.changed = trio.lowlevel.ParkingLot()
+        self.draining = False
+        self.leaving = False
+        self.given_up = 0               # attempts that this worker let go, in its whole life
+        self._tasks = tasks
+        self._progress: dict[str, Progress] = {}
+        self._threads = trio.CapacityLimiter(capacity)
+        self._nursery: trio.Nursery | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._thread_id = 0
+
+    def open(self, nursery: trio.Nursery) -> None:
+        """Handlers that need a task or a thread run in this nursery."""
+        self._nursery = nursery
+        self._token = trio.lowlevel.current_trio_token()
+        self._thread_id = threading.get_ident()
+
+    def wake(self) -> None:
+        """Let those who wait for a change look again."""
+        if self.changed:
+            self.changed.unpark_all()
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition on what is in hand. Cancel: nothing has changed."""
+        while not condition():
+            await self.changed.park()
+
+    def holding(self) -> list[str]:
+        """Attempts that run, or whose result is not acknowledged."""
+        return [*self.running, *self.outbox.owed]
+
+    async def take(self, down: Down) -> None:
+        """Do what a message asks: forget, start, stop.
+
+        Attempts that are in hand already are dropped: the daemon sends again what it is unsure of.
+        Cancel: the rest of the message's attempts was neither started nor is it held.
+        """
+        if down.ack:
+            self.outbox.acknowledged(down.ack)
+        if down.refused:
+            self._refused({refused.id for refused in down.refused})
+        if down.attempts:
+            await self._start_all(down.attempts, {notice.id for notice in down.cancel})
+        for notice in down.cancel:
+            self._cancel(notice.id, notice.reason)
+        self.wake()
+
+    async def _start_all(self, attempts: Iterable[Attempt], unwanted: set[str]) -> None:
+        """Start them in order; inline handlers are called here and now."""
+        pause_at = perf_counter() + SLICE_S
+        outbox, running = self.outbox, self.running
+        for attempt in attempts:
+            if attempt.id in running or outbox.knows(attempt.id):
+                continue
+            task = self._tasks.get(attempt.name)
+            if attempt.id in unwanted:
+                outbox.add(Result(attempt.id, stopped=True))
+            elif self.leaving:
+                outbox.add(Result(attempt.id, error=Failure(LOST, "the worker is leaving")))
+            elif task is None:
+                failure = Failure("unknown_task", f"this worker has no task {attempt.name!r}")
+                outbox.add(Result(attempt.id, error=failure))
+            elif task.mode is not Mode.INLINE:
+                self._start(task, attempt)
+            else:
+                context = Context(attempt, self._tell) if task.wants_context else None
+                result = task.answer(attempt, context)
+                assert result is not None, "nobody can stop an inline handler"
+                outbox.add(result)
+                if perf_counter() >= pause_at:
+                    self.wake()
+                    await trio.lowlevel.checkpoint()
+                    pause_at = perf_counter() + SLICE_S
+
+    def _start(self, task: Task, attempt: Attempt) -> None:
+        assert self._nursery is not None, "the desk is not open"
+        if task.mode is Mode.ASYNC:
+            context = Context(attempt, self._tell, trio.CancelScope())
+            self._nursery.start_soon(self._run_async, task, attempt, context)
+        else:
+            context = Context(attempt, self._tell)
+            self._nursery.start_soon(self._run_thread, task, attempt, context)
+        self.running[attempt.id] = context
+
+    async def _run_async(self, task: Task, attempt: Attempt, context: Context) -> None:
+        """One async handler. Cancel: the worker stops; the daemon hears of it from others."""
+        assert context.scope is not None, "an async handler has a scope"
+        result: Result | None = None
+        try:
+            with context.scope:
+                result = await task.answer_async(attempt, context)
+        except Exception as error:  # the wall around the user's code
+            result = failed(attempt, error, context)
+        self._ended(context, result)
+
+    async def _run_thread(self, task: Task, attempt: Attempt, context: Context) -> None:
+        """One plain handler in a thread. Cancel: the thread is left to itself."""
+        result = await trio.to_thread.run_sync(
+            task.answer, attempt, context, abandon_on_cancel=True, limiter=self._threads)
+        self._ended(context, result)
+
+    def _ended(self, context: Context, result: Result | None) -> None:
+        if self.running.get(context.id) is not context:
+            return  # refused or given up meanwhile: nobody waits for it
+        del self.running[context.id]
+        self._progress.pop(context.id, None)
+        if context.canceled or result is None:
+            result = context.ending(result)
+        self.outbox.add(result)
+        self.wake()
+
+    def _refused(self, attempt_ids: set[str]) -> None:
+        """These are not ours any more: end the work, say nothing about it."""
+        for attempt_id in attempt_ids:
+            context = self.running.pop(attempt_id, None)
+            if context is not None:
+                context.stop("stale")
+            self._progress.pop(attempt_id, None)
+        self.outbox.forget(attempt_ids)
+
+    def _cancel(self, attempt_id: str, reason: str) -> None:
+        context = self.running.get(attempt_id)
+        if context is not None:
+            context.stop(reason)
+        elif attempt_id not in self.outbox.owed:
+            # Not here, so it does not run here: that is what the daemon waits to hear.
+            self.outbox.add(Result(attempt_id, stopped=True))
+
+    def give_up(self, why: str) -> None:
+        """Tell all handlers to end, because this worker cannot vouch for them any more."""
+        for context in self.running.values():
+            self.given_up += not context.canceled
+            context.stop(LOST, why)
+
+    def abandon(self, why: str) -> None:
+        """Report as lost what still runs, without waiting for it."""
+        self.give_up(why)
+        for context in self.running.values():
+            self.outbox.add(context.lost() if context.reason == LOST else context.ending(None))
+        self.running.clear()
+        self._progress.clear()
+        self.wake()
+
+    def take_progress(self, items_max: int) -> list[Progress]:
+        """The latest word of each attempt that said something since."""
+        if not self._progress:
+            return []
+        latest = list(self._progress.values())[:items_max]
+        for progress in latest:
+            del self._progress[progress.id]
+        return latest
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether some attempt said how far it is."""
+        return bool(self._progress)
+
+    def _tell(self, progress: Progress) -> None:
+        """Note how far an attempt is; called by handlers, so maybe in a thread."""
+        if threading.get_ident() == self._thread_id:
+            self._note(progress)
+            return
+        assert self._token is not None, "the desk is not open"
+        with contextlib.suppress(trio.RunFinishedError):  # a thread left behind by a gone worker
+            self._token.run_sync_soon(self._note, progress)
+
+    def _note(self, progress: Progress) -> None:
+        if progress.id in self.running:
+            self._progress[progress.id] = progress
+            self.wake()

@@ -1,0 +1,174 @@
+"""Lines: how a worker reaches the daemon, as a WebSocket by trio-websocket."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol, final
+from urllib.parse import quote, urlsplit
+
+import trio
+import trio_websocket
+
+from plumd.sdk.protocol import MESSAGE_BYTES_MAX
+
+DIAL_S: Final = 1.5
+"""A TCP connection is there by then, or is tried again: a fresh try gets through a network that
+has just come back, while the kernel would still wait for its next retransmission."""
+HANDSHAKE_S: Final = 10.0
+CLOSE_S: Final = 1.0
+
+
+class LineClosed(Exception):  # noqa: N818 - what happened to the line, often no error at all
+    """The line is gone, or never came to be."""
+
+
+@final
+class Unreachable(LineClosed):
+    """Nobody answered at the address: the daemon or the network is down."""
+
+
+class Line(Protocol):
+    """An open line. Every method but close raises LineClosed once the line is gone."""
+
+    async def send(self, message: bytes) -> None:
+        """Send one message. Cancel: the line may be broken, close it."""
+
+    async def receive(self) -> str | bytes:
+        """The next message."""
+
+    async def ping(self) -> None:
+        """Return when the daemon has answered."""
+
+    async def close(self, code: int | None = None) -> None:
+        """Close with this WebSocket code, or without a word; takes CLOSE_S at most, never fails."""
+
+
+Dial = Callable[[trio.Nursery], Awaitable[Line]]
+"""Opens a line; its reader runs in the given nursery. Raises LineClosed, there or here."""
+
+
+def websocket_dial(url: str, worker_id: str, *, token: str | None = None,
+                   ssl_context: ssl.SSLContext | None = None) -> Dial:
+    """A Dial to the daemon whose API is at url (http or https). Raises ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is not an http or https URL")
+    host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    path = f"{parts.path.rstrip('/')}/v1/embedded-workers/{quote(worker_id, safe='')}/stream"
+    secure = parts.scheme == "https"
+    headers = [(b"authorization", f"Bearer {token}".encode())] if token else []
+
+    async def dial(nursery: trio.Nursery) -> Line:
+        tap = _Tap(await _connect(host, port, secure, ssl_context))
+        try:
+            with trio.fail_after(HANDSHAKE_S):
+                connection = await trio_websocket.wrap_client_stream(
+                    nursery, tap,  # type: ignore[arg-type]  # any trio Stream will do
+                    parts.netloc.rpartition("@")[2], path, extra_headers=headers,
+                    message_queue_size=4, max_message_size=MESSAGE_BYTES_MAX,
+                    receive_buffer_size=None)
+            tap.handshake = False
+        except trio.TooSlowError:
+            raise LineClosed("the WebSocket handshake took too long") from None
+        finally:
+            if tap.handshake:
+                await trio.aclose_forcefully(tap)
+        return WebSocketLine(connection, tap)
+
+    return dial
+
+
+async def _connect(host: str, port: int, secure: bool,
+                   ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
+    """The byte stream. Raises Unreachable."""
+    try:
+        with trio.fail_after(DIAL_S):
+            stream = await trio.open_tcp_stream(host, port)
+    except trio.TooSlowError:
+        raise Unreachable(f"no answer from {host}:{port}") from None
+    except OSError as error:
+        raise Unreachable(str(error)) from error
+    if not secure:
+        return stream
+    tls = trio.SSLStream(stream, ssl_context or ssl.create_default_context(),
+                         server_hostname=host, https_compatible=True)
+    try:
+        with trio.fail_after(HANDSHAKE_S):
+            await tls.do_handshake()
+    except (trio.BrokenResourceError, trio.TooSlowError) as error:
+        await trio.aclose_forcefully(tls)
+        raise LineClosed(f"no TLS with {host}:{port}: {error.__cause__ or error!r}") from error
+    return tls
+
+
+@final
+class _Tap(trio.abc.Stream):
+    """A stream that says so when the peer hangs up during the handshake.
+
+    trio-websocket would wait for ever for the handshake of a stream that has ended; what its
+    reader raises instead ends the nursery that it runs in.
+    """
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.handshake = True
+        self._stream = stream
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        if not self.handshake:
+            return await self._stream.receive_some(max_bytes)
+        try:
+            data = await self._stream.receive_some(max_bytes)
+        except trio.BrokenResourceError as error:
+            raise LineClosed(f"broken during the handshake: {error.__cause__}") from error
+        if not data and self.handshake:
+            raise LineClosed("hung up during the handshake")
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            await self._stream.send_all(data)
+        except trio.BrokenResourceError as error:
+            if self.handshake:
+                raise LineClosed(f"broken during the handshake: {error.__cause__}") from error
+            raise
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+@final
+class WebSocketLine:
+    """A Line on an open WebSocket."""
+
+    def __init__(self, connection: trio_websocket.WebSocketConnection,
+                 stream: trio.abc.Stream) -> None:
+        self._connection = connection
+        self._stream = stream
+
+    async def send(self, message: bytes) -> None:
+        try:
+            await self._connection.send_message(message.decode())
+        except trio_websocket.ConnectionClosed as error:
+            raise LineClosed(str(error.reason)) from None
+
+    async def receive(self) -> str | bytes:
+        try:
+            return await self._connection.get_message()
+        except trio_websocket.ConnectionClosed as error:
+            raise LineClosed(str(error.reason)) from None
+
+    async def ping(self) -> None:
+        try:
+            await self._connection.ping()
+        except trio_websocket.ConnectionClosed as error:
+            raise LineClosed(str(error.reason)) from None
+
+    async def close(self, code: int | None = None) -> None:
+        if code is not None:
+            with trio.move_on_after(CLOSE_S):
+                await self._connection.aclose(code)
+        await trio.aclose_forcefully(self._stream)

@@ -1,0 +1,432 @@
+"""The worker protocol, both ends, without I/O and without a clock.
+
+A worker sends `Up` messages and gets `Down` messages, each one JSON object: as the text messages
+of a WebSocket (stream), or as body and answer of one POST (exchange). An end is fed what came in
+and says what it means, and turns what shall go out into bytes; between the two it keeps the order
+of the talk. What `receive` gives has been checked, so nobody behind it checks again; what the
+peer got wrong is a RemoteProtocolError, what we got wrong a LocalProtocolError.
+
+    worker                                   daemon
+    Up(register, holding, results?)    ->
+                                       <-    Down(registered, attempts?, cancel?)
+    Up(seq=1, results, progress)       ->
+                                       <-    Down(ack=1, refused?, attempts)
+    Up(beat)                           ->
+    Up(drain)                          ->
+                                       <-    Down(cancel)
+    Up(seq=2, results), ... Up(bye)    ->    (the daemon closes the line)
+
+Kinds that are ready at the same moment share one message. Unknown keys are ignored and defaults
+are left out. Payloads and results stay JSON text: the daemon never parses them. An attempt's id is
+`<taskId>` for a task's first attempt and `<taskId>.<n>` for later ones; to a worker it is opaque.
+Results stay the worker's until an `ack` covers the batch that they came in; after a lost line it
+sends them again, and the daemon tells the doubled ones by their ids.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Final, TypeVar, final
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+VERSION: Final = 1
+ITEMS_MAX: Final = 10_000
+MESSAGE_BYTES_MAX: Final = 32 * 1024 * 1024
+VALUE_BYTES_MAX: Final = 16 * 1024 * 1024
+CAPACITY_MAX: Final = 100_000
+HOLDING_MAX: Final = 2 * CAPACITY_MAX   # as many run as wait for their acknowledgement
+ERROR_CHARS_MAX: Final = 65_536
+PROGRESS_CHARS_MAX: Final = 4_096
+DEPTH_MAX: Final = 200
+LOST: Final = "lost"
+"""The error code of an attempt that its worker gave up: contact lost, or stopped in the middle."""
+
+EMPTY: Final = Raw()
+"""No value. It is left out of messages, because it is this very object."""
+
+Id = Annotated[str, Meta(min_length=1, max_length=32)]
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Word = Annotated[str, Meta(max_length=200)]
+Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
+Beat = Annotated[float, Meta(ge=0.05, le=3_600)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Labels = Annotated[dict[Name, Word], Meta(max_length=100)]
+
+
+class ProtocolError(Exception):
+    """The talk between worker and daemon cannot go on. code: for the peer, in `Down.error`."""
+
+    def __init__(self, message: str, code: str = "protocol_error") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@final
+class RemoteProtocolError(ProtocolError):
+    """The peer broke the protocol: close the line (WebSocket 1002, HTTP 400)."""
+
+
+@final
+class LocalProtocolError(ProtocolError):
+    """We were about to break the protocol: a defect on this side."""
+
+
+class Failure(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
+    """Why an attempt did not succeed. detail: more facts, any JSON."""
+
+    code: Word = ""
+    message: Annotated[str, Meta(max_length=ERROR_CHARS_MAX)] = ""
+    detail: Raw = EMPTY
+
+
+class Result(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
+    """How an attempt ended. Without result and error it succeeded with null.
+
+    stopped: it ended because of a cancel notice.  retry=False: another try would end the same
+    way.  retry_after_sec: wait at least so long before the next try.
+    """
+
+    id: Id
+    result: Raw = EMPTY
+    error: Failure | None = None
+    stopped: bool = False
+    retry: bool = True
+    retry_after_sec: Seconds | None = None
+
+    def room(self) -> int:
+        """How many bytes of a message it takes at most."""
+        error = self.error
+        if error is None:
+            return 256 + len(self.result)
+        text_chars = len(error.code) + len(error.message)
+        return 256 + len(self.result) + 6 * text_chars + len(error.detail)
+
+
+class Progress(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
+    """How far an attempt is. ratio: 0 .. 1."""
+
+    id: Id
+    ratio: Annotated[float, Meta(ge=0, le=1)] | None = None
+    text: Annotated[str, Meta(max_length=PROGRESS_CHARS_MAX)] = ""
+
+
+class Register(Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """Who the worker is. session: random, drawn once per process start.
+
+    capacity: how many attempts it takes at once.  beat_sec: it is heard at least so often.
+    """
+
+    session: Name
+    tasks: Annotated[list[Name], Meta(max_length=ITEMS_MAX)]
+    node_id: Word = ""
+    instance_id: Word = ""
+    app_name: Word = ""
+    app_version: Word = ""
+    labels: Labels = {}
+    capacity: Annotated[int, Meta(ge=1, le=CAPACITY_MAX)] = 4
+    beat_sec: Beat = 10.0
+    version: Annotated[int, Meta(ge=1)] = VERSION
+
+
+class Up(Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """What a worker says in one message; absent = nothing of that kind.
+
+    holding: ids of the attempts that run or are not yet acknowledged; None = not told.
+    seq: number of this batch of results, counted by the worker from 1, never reused on a line.
+    drain: it wants no more attempts.  bye: it leaves for good and holds nothing any more.
+    wait_sec, max: exchange only: how long the answer may wait for attempts, and how many it takes.
+    """
+
+    register: Register | None = None
+    session: Word = ""
+    holding: Annotated[list[Id], Meta(max_length=HOLDING_MAX)] | None = None
+    seq: Count = 0
+    results: Annotated[list[Result], Meta(max_length=ITEMS_MAX)] = []
+    progress: Annotated[list[Progress], Meta(max_length=ITEMS_MAX)] = []
+    beat: bool = False
+    drain: bool = False
+    bye: bool = False
+    wait_sec: Annotated[float, Meta(ge=0, le=3_600)] | None = None
+    max: Annotated[int, Meta(ge=0, le=CAPACITY_MAX)] | None = None
+
+
+class Registered(Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """The daemon's side of the bargain.
+
+    lease_sec: not heard for so long, the worker's attempts are lost.  beat_sec: be heard so often.
+    items_max, bytes_max: bounds of one message from the worker.
+    """
+
+    lease_sec: Seconds
+    beat_sec: Beat
+    items_max: Annotated[int, Meta(ge=1)] = ITEMS_MAX
+    bytes_max: Annotated[int, Meta(ge=65_536)] = MESSAGE_BYTES_MAX
+
+
+class Attempt(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
+    """An attempt to carry out. attempt: which try it is, from 1.  timeout_sec: 0 = none."""
+
+    id: Id
+    name: Name
+    payload: Raw = EMPTY
+    timeout_sec: Seconds = 0.0
+    attempt: Count = 1
+
+    def room(self) -> int:
+        """How many bytes of a message it takes at most."""
+        return 1_500 + len(self.payload)
+
+
+class Refused(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
+    """A report that changed nothing. attempt: the number of the current one."""
+
+    id: Id
+    code: Word = "stale_attempt"
+    attempt: Count = 0
+
+
+class CancelNotice(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
+    """The wish that an attempt ends. reason: canceled, timeout or stale."""
+
+    id: Id
+    reason: Word = "canceled"
+
+
+class PeerError(Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """Why the daemon closes the line."""
+
+    code: Word
+    message: Annotated[str, Meta(max_length=ERROR_CHARS_MAX)] = ""
+
+
+class Down(Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """What the daemon says in one message; absent = nothing of that kind.
+
+    ack: all batches of results up to this number are durable.  refused: reports of stale attempts;
+    the worker ends that work and forgets it.  drain: no more attempts will come for now.
+    """
+
+    registered: Registered | None = None
+    ack: Count = 0
+    refused: Annotated[list[Refused], Meta(max_length=HOLDING_MAX)] = []
+    attempts: Annotated[list[Attempt], Meta(max_length=ITEMS_MAX)] = []
+    cancel: Annotated[list[CancelNotice], Meta(max_length=HOLDING_MAX)] = []
+    drain: bool = False
+    error: PeerError | None = None
+
+
+_ENCODER: Final = msgspec.json.Encoder()
+_UP: Final = msgspec.json.Decoder(Up)
+_DOWN: Final = msgspec.json.Decoder(Down)
+_is_id: Final = re.compile(r"[0-9a-f]{1,16}(?:\.[1-9][0-9]{0,8})?").fullmatch
+_Message = TypeVar("_Message", Up, Down)
+
+
+def fitting(items: Sequence[Result | Attempt], bytes_max: int = MESSAGE_BYTES_MAX) -> int:
+    """How many of the first items go into one message, beside a `register` or `registered`.
+
+    At least 1, if there is any: a single value of VALUE_BYTES_MAX always fits.
+    """
+    free = bytes_max - 65_536
+    count = min(len(items), ITEMS_MAX)
+    if sum([item.room() for item in items[:count]]) <= free:
+        return count
+    for index in range(count):
+        free -= items[index].room()
+        if free < 0:
+            return max(index, 1)
+    return count
+
+
+def too_deep(value: bytes) -> bool:
+    """Whether a JSON text nests deeper than DEPTH_MAX, which the daemon does not take."""
+    if value.count(b"[") + value.count(b"{") <= DEPTH_MAX:
+        return False
+    depth = 0
+    for match in re.finditer(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', value):
+        first = match[0][:1]
+        if first in b"[{":
+            depth += 1
+            if depth > DEPTH_MAX:
+                return True
+        elif first in b"]}":
+            depth -= 1
+    return False
+
+
+def _decode(decoder: msgspec.json.Decoder[_Message], data: str | bytes) -> _Message:
+    """The message behind the data. Raises RemoteProtocolError, and nothing else."""
+    if len(data) > MESSAGE_BYTES_MAX:
+        raise RemoteProtocolError(f"message over {MESSAGE_BYTES_MAX} bytes", "too_large")
+    try:
+        # Bytes are made text first: raw values are skipped, so their UTF-8 is checked nowhere else.
+        return decoder.decode(data if isinstance(data, str) else str(data, "utf-8"))
+    except RecursionError:
+        raise RemoteProtocolError("message is nested too deeply") from None
+    except ValueError as error:  # msgspec's own errors and UnicodeError
+        raise RemoteProtocolError(str(error)[:500]) from None
+
+
+def _encode(message: Up | Down, bytes_max: int) -> bytes:
+    """The message's bytes. Raises LocalProtocolError when it cannot be sent."""
+    try:
+        data = _ENCODER.encode(message)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise LocalProtocolError(f"message cannot be encoded: {error}") from error
+    if len(data) > bytes_max:
+        raise LocalProtocolError(f"message over {bytes_max} bytes", "too_large")
+    return data
+
+
+def _check_ids(up: Up) -> None:
+    """Raises RemoteProtocolError when an id that the worker names cannot be one."""
+    named = [result.id for result in up.results]
+    if up.progress:
+        named += [progress.id for progress in up.progress]
+    if up.holding:
+        named += up.holding
+    if not all(map(_is_id, named)):
+        wrong = next(text for text in named if not _is_id(text))
+        raise RemoteProtocolError(f"{wrong!r} is no attempt id")
+
+
+@final
+class DaemonEnd:
+    """The daemon's end of one line, or with exchange=True of one request and its answer."""
+
+    def __init__(self, *, exchange: bool = False) -> None:
+        self._exchange = exchange
+        self._came = False              # a first message came
+        self._register_open = False     # a register waits for its answer
+        self._known = exchange          # an exchange may belong to a session of earlier
+        self._bye = False               # the worker said its last
+        self._closed = False            # we said our last
+        self._seq = 0
+        self._acked = 0
+
+    def receive(self, data: str | bytes) -> Up:
+        """What the worker says, checked. Raises RemoteProtocolError."""
+        up = _decode(_UP, data)
+        if self._bye or self._closed:
+            raise RemoteProtocolError("message after the end")
+        if self._exchange:
+            self._check_exchange(up)
+        elif up.register is None and not self._came:
+            raise RemoteProtocolError("the first message must register")
+        if up.register is not None:
+            self._check_register(up, up.register)
+        if up.results:
+            if up.seq <= self._seq:
+                raise RemoteProtocolError(f"results numbered {up.seq} after {self._seq}")
+            self._seq = up.seq
+            for result in up.results:
+                if result.error is not None and len(result.result):
+                    raise RemoteProtocolError(f"{result.id!r} has both a result and an error")
+        elif up.seq:
+            raise RemoteProtocolError("a batch number without results")
+        _check_ids(up)
+        self._came = True
+        self._bye = up.bye
+        return up
+
+    def _check_exchange(self, up: Up) -> None:
+        if self._came:
+            raise RemoteProtocolError("an exchange is one message")
+        if not up.session or up.holding is None:
+            raise RemoteProtocolError("an exchange names its session and what it holds")
+
+    def _check_register(self, up: Up, register: Register) -> None:
+        if self._came:
+            raise RemoteProtocolError("registered twice")
+        if register.version != VERSION:
+            raise RemoteProtocolError(f"protocol version {register.version} is not {VERSION}",
+                                      "unsupported_version")
+        if up.session not in ("", register.session):
+            raise RemoteProtocolError("two different sessions in one message")
+        if up.holding is None:
+            raise RemoteProtocolError("a register says what the worker holds")
+        self._register_open = True
+
+    def send(self, down: Down) -> bytes:
+        """The bytes that say this to the worker. Raises LocalProtocolError.
+
+        After a bye the last acknowledgement may still go out.
+        """
+        if self._closed or not self._came:
+            raise LocalProtocolError("nobody listens")
+        if down.registered is not None:
+            if not self._register_open:
+                raise LocalProtocolError("registered without being asked")
+            if down.registered.lease_sec < down.registered.beat_sec:
+                raise LocalProtocolError("a lease shorter than a beat")
+        elif down.error is None and (self._register_open or not self._known):
+            raise LocalProtocolError("the register is not answered")
+        if not self._acked <= down.ack <= self._seq and down.ack:
+            raise LocalProtocolError(f"ack {down.ack} is not in {self._acked}..{self._seq}")
+        if len(down.attempts) > ITEMS_MAX:
+            raise LocalProtocolError(f"over {ITEMS_MAX} attempts in one message")
+        data = _encode(down, MESSAGE_BYTES_MAX)
+        if down.registered is not None:
+            self._register_open, self._known = False, True
+        self._acked = down.ack or self._acked
+        self._closed = self._exchange or down.error is not None
+        return data
+
+
+@final
+class WorkerEnd:
+    """The worker's end of one line, or with exchange=True of one request and its answer."""
+
+    def __init__(self, *, exchange: bool = False) -> None:
+        self.items_max = ITEMS_MAX
+        self.bytes_max = MESSAGE_BYTES_MAX
+        self._exchange = exchange
+        self._asked = False             # a first message was sent
+        self._register_open = False     # our register waits for its answer
+        self._over = False
+        self._seq = 0
+
+    def send(self, up: Up) -> bytes:
+        """The bytes that say this to the daemon. Raises LocalProtocolError."""
+        if self._over:
+            raise LocalProtocolError("message after the end")
+        if self._exchange and (self._asked or not up.session or up.holding is None):
+            raise LocalProtocolError("an exchange is one message with session and holding")
+        if up.register is not None:
+            if self._asked:
+                raise LocalProtocolError("registered twice")
+            if up.holding is None:
+                raise LocalProtocolError("a register says what the worker holds")
+        elif not self._asked and not self._exchange:
+            raise LocalProtocolError("the first message must register")
+        if up.seq <= self._seq if up.results else up.seq:
+            raise LocalProtocolError(f"batch number {up.seq} after {self._seq}")
+        if len(up.results) > self.items_max or len(up.progress) > self.items_max:
+            raise LocalProtocolError(f"over {self.items_max} items in one message")
+        data = _encode(up, self.bytes_max)
+        self._register_open = self._register_open or up.register is not None
+        self._asked = True
+        self._over = up.bye
+        self._seq = up.seq or self._seq
+        return data
+
+    def receive(self, data: str | bytes) -> Down:
+        """What the daemon says, checked. Raises RemoteProtocolError."""
+        down = _decode(_DOWN, data)
+        if not self._asked:
+            raise RemoteProtocolError("the daemon speaks first")
+        if down.registered is not None:
+            if not self._register_open:
+                raise RemoteProtocolError("registered without being asked")
+            self._register_open = False
+            self.items_max = min(down.registered.items_max, ITEMS_MAX)
+            self.bytes_max = min(down.registered.bytes_max, MESSAGE_BYTES_MAX)
+        elif self._register_open and down.error is None:
+            raise RemoteProtocolError("the register is not answered")
+        if down.ack > self._seq:
+            raise RemoteProtocolError(f"ack {down.ack} of a batch that was never sent")
+        self._over = self._over or down.error is not None
+        return down

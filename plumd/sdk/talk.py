@@ -1,0 +1,187 @@
+"""One line's talk: says what the desk has to say, and hands the desk what the daemon says."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+import trio
+
+from plumd.sdk.desk import Desk
+from plumd.sdk.line import Line, LineClosed
+from plumd.sdk.protocol import Down, Register, Registered, RemoteProtocolError, Up, WorkerEnd
+
+SEND_S: Final = 30.0
+"""A message that cannot be sent for so long means that the line is dead."""
+REGISTER_S: Final = 10.0
+PING_S_MIN: Final = 0.5
+PROGRESS_S: Final = 0.2
+"""Progress alone is worth a message so often; it rides along with anything else at once."""
+WS_PROTOCOL_ERROR: Final = 1002
+FATAL: Final = frozenset({"session_replaced", "unsupported_version"})
+
+
+class TurnedAway(Exception):  # noqa: N818 - the daemon's decision, not a fault of the line
+    """The daemon does not want this worker, and asking again would not change that."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+@final
+class Lease:
+    """How long the daemon's word that our attempts are ours is good for. Times are trio's."""
+
+    def __init__(self, beat_s: float) -> None:
+        self.beat_s = beat_s
+        self.lease_s = 3 * beat_s
+        self.heard_s = 0.0
+        self.registered = trio.Event()
+
+    def granted(self, terms: Registered) -> None:
+        """The daemon took us on these terms."""
+        self.beat_s, self.lease_s = terms.beat_sec, terms.lease_sec
+        self.registered.set()
+
+    def ends_s(self) -> float:
+        """From when on the attempts in hand must be taken for lost."""
+        return self.heard_s + self.lease_s
+
+
+@final
+class Talk:
+    """The talk on one line: three tasks speak, listen and watch; they end when the line does.
+
+    registered: the daemon took us on this line.  bye_said: it knows that we leave.
+    """
+
+    def __init__(self, desk: Desk, lease: Lease, line: Line) -> None:
+        self.registered = False
+        self.bye_said = False
+        self._desk = desk
+        self._lease = lease
+        self._line = line
+        self._end = WorkerEnd()
+        self._over = False      # the daemon said its last, or what nobody understands
+        self._drain_said = False
+        self._sent_s = 0.0
+        self._progress_s = -PROGRESS_S
+
+    async def speak(self, register: Register) -> None:
+        """Register, then say what there is to say whenever the line is free for it."""
+        desk = self._desk
+        holding = desk.holding()
+        room = self._end.bytes_max - 32 * len(holding)
+        seq, results = desk.outbox.take(self._end.items_max, room)
+        self._drain_said = desk.draining
+        up = Up(register=register, holding=holding, seq=seq, results=results,
+                drain=desk.draining)
+        while await self._say(up):
+            while (message := self._collect()) is None:
+                with trio.move_on_at(self._due_s()):
+                    await desk.changed.park()
+            up = message
+
+    async def _say(self, up: Up) -> bool:
+        """Send one message; False when it was the last that can be sent."""
+        if self._over:
+            return False
+        self._sent_s = trio.current_time()
+        self.bye_said = self.bye_said or up.bye
+        data = self._end.send(up)
+        try:
+            with trio.fail_after(SEND_S):
+                await self._line.send(data)
+        except (LineClosed, trio.TooSlowError):
+            await self._line.close()  # the listener finds out by this
+            return False
+        return not up.bye
+
+    def _due_s(self) -> float:
+        """When there is something to say even if nothing happens: a beat, or held-back progress."""
+        beat_s = self._sent_s + self._lease.beat_s
+        return min(beat_s, self._progress_s + PROGRESS_S) if self._desk.has_progress else beat_s
+
+    def _collect(self, *, bye: bool = False) -> Up | None:
+        """All that is to be said now, in one message; None when there is nothing."""
+        desk, now = self._desk, trio.current_time()
+        seq, results = desk.outbox.take(self._end.items_max, self._end.bytes_max // 2)
+        drain = desk.draining and not self._drain_said
+        bye = bye or (desk.leaving and not desk.running and not desk.outbox)
+        beat = now >= self._sent_s + self._lease.beat_s
+        said = bool(seq) or drain or bye or beat
+        progress = []
+        if desk.has_progress and (said or now >= self._progress_s + PROGRESS_S):
+            # Half of the message's bytes are left to it, and its texts are short.
+            progress = desk.take_progress(min(self._end.items_max, 500))
+            self._progress_s = now
+        if not (said or progress):
+            return None
+        self._drain_said = desk.draining
+        return Up(seq=seq, results=results, progress=progress, beat=beat and not seq,
+                  drain=drain, bye=bye)
+
+    async def listen(self) -> None:
+        """Hand on what the daemon says.
+
+        Raises LineClosed when the line ends, RemoteProtocolError, TurnedAway.
+        Cancel: as `Desk.take`.
+        """
+        while True:
+            data = await self._line.receive()
+            try:
+                down = self._end.receive(data)
+            except RemoteProtocolError:
+                self._over = True
+                await self._line.close(WS_PROTOCOL_ERROR)
+                raise
+            if down.error is not None:
+                self._over = True
+                await self._line.close(1000)
+                self._turned_away(down)
+            self._heard()
+            if down.registered is not None:
+                self.registered = True
+                self._lease.granted(down.registered)
+                self._desk.wake()  # the beat may have become shorter
+            await self._desk.take(down)
+
+    def _turned_away(self, down: Down) -> None:
+        assert down.error is not None
+        if down.error.code in FATAL:
+            raise TurnedAway(down.error.code, down.error.message)
+        raise LineClosed(f"{down.error.code}: {down.error.message}")
+
+    def _heard(self) -> None:
+        """The daemon lives. What it says after a lease without a word may be older than that."""
+        if trio.current_time() >= self._lease.ends_s():
+            self._desk.give_up("the lease ended without a word from the daemon")
+        self._lease.heard_s = trio.current_time()
+
+    async def watch(self) -> None:
+        """Notice a line that is open but dead: a beat without a word is followed by a ping."""
+        lease = self._lease
+        with trio.move_on_after(REGISTER_S):
+            while not self.registered:
+                await self._desk.changed.park()
+        if not self.registered:
+            await self._line.close()
+            return
+        while True:
+            await trio.sleep_until(lease.heard_s + lease.beat_s)
+            if trio.current_time() < lease.heard_s + lease.beat_s:
+                continue
+            try:
+                with trio.fail_after(max(PING_S_MIN, lease.beat_s / 2)):
+                    await self._line.ping()
+            except (LineClosed, trio.TooSlowError):
+                await self._line.close()
+                return
+            self._heard()
+
+    async def last_words(self) -> None:
+        """Say everything that is left and goodbye, in one message, when there is no time."""
+        if self.registered and not self.bye_said:
+            up = self._collect(bye=True)
+            assert up is not None, "a bye is something to say"
+            await self._say(up)

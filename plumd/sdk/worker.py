@@ -1,0 +1,270 @@
+"""A worker: takes attempts from the daemon, calls handlers, and brings the results home.
+
+    worker = Worker("http://127.0.0.1:8080", capacity=16)
+
+    @worker.task("resize")
+    def resize(payload, context): ...
+
+    worker.run()
+
+The worker keeps one line to the daemon and dials again when it is lost. What is in hand does not
+depend on the line: handlers run on, results wait for it, and no attempt is started twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import secrets
+import signal
+import socket
+import ssl
+from collections.abc import AsyncIterable, Callable, Mapping
+from typing import Final, TypeVar, final
+
+import msgspec
+import trio
+import trio_websocket
+
+from plumd.sdk.desk import Desk
+from plumd.sdk.handlers import Handler, Task
+from plumd.sdk.line import Dial, Line, LineClosed, Unreachable, websocket_dial
+from plumd.sdk.protocol import Register, RemoteProtocolError
+from plumd.sdk.talk import Lease, Talk, TurnedAway
+
+log = logging.getLogger("plumd.sdk")
+
+RETRY_S_FIRST: Final = 0.25
+RETRY_S_MAX: Final = 15.0
+REDIAL_S_MAX: Final = 1.5
+"""Where nobody answers, a try costs the daemon nothing; so the line is back soon after it is."""
+SETTLED_S: Final = 5.0
+"""A line that held so long is one that works: the next pauses start small again."""
+STOP_GRACE_S: Final = 2.0
+FLUSH_S: Final = 5.0
+GOODBYE_S: Final = 1.0
+
+_Handler = TypeVar("_Handler", bound=Handler)
+
+
+@final
+class Worker:
+    """A worker process, or a part of one. Each object serves once.
+
+    url: where the daemon's API is.  capacity: how many attempts at once.  worker_id: stays the
+    same over restarts if given; else drawn from host, process and chance.  beat_s: how often the
+    daemon hears of it at least; three beats without a word and its attempts are lost.
+    drain_timeout_s: how long attempts in hand may still run once it shall stop.
+    token: for a daemon that asks for one.  dial: another way of opening lines, for tests.
+    What an agent puts into the environment of its processes is the default for url and names.
+    """
+
+    def __init__(self, url: str | None = None, *, capacity: int = 4,
+                 labels: Mapping[str, str] | None = None, node_id: str | None = None,
+                 worker_id: str | None = None, instance_id: str | None = None,
+                 app_name: str | None = None, app_version: str | None = None,
+                 beat_s: float = 10.0, drain_timeout_s: float = 30.0, token: str | None = None,
+                 ssl_context: ssl.SSLContext | None = None, dial: Dial | None = None) -> None:
+        environ = os.environ
+        chance = secrets.token_hex(3)
+        self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}-{chance}"
+        url = url or environ.get("CONTROLLER_BASE") or "http://127.0.0.1:8080"
+        self._dial = dial or websocket_dial(url, self.worker_id, token=token,
+                                            ssl_context=ssl_context)
+        self._where = url
+        self._tasks: dict[str, Task] = {}
+        self._register = Register(
+            session=secrets.token_hex(8), tasks=[], capacity=capacity, beat_sec=beat_s,
+            labels=dict(labels or {}),
+            node_id=_pick(node_id, "WORKER_NODE_ID"),
+            instance_id=_pick(instance_id, "PLUM_INSTANCE_ID"),
+            app_name=_pick(app_name, "PLUM_APP_NAME"),
+            app_version=_pick(app_version, "PLUM_APP_VERSION"))
+        # The daemon would refuse what is out of range, again and again: better to fail here.
+        msgspec.convert(msgspec.to_builtins(self._register), Register)
+        self._drain_timeout_s = drain_timeout_s
+        self._desk = Desk(self._tasks, capacity)
+        self._lease = Lease(beat_s)
+        self._drain_asked = trio.Event()
+        self._scope = trio.CancelScope()
+        self._served = False
+
+    @property
+    def given_up(self) -> int:
+        """How many attempts were cut short by a lost lease or a stop that could not wait."""
+        return self._desk.given_up
+
+    def task(self, name: str, *, inline: bool = False,
+             type: object = None) -> Callable[[_Handler], _Handler]:  # noqa: A002 - reads best
+        """Decorator: this function carries out the tasks of that name.
+
+        It takes the payload, or payload and context. An async function runs as a Trio task, a
+        plain one in a thread, and with inline=True in the event loop itself: only for what takes
+        microseconds and never waits. type: what the payload is decoded to, e.g. a msgspec Struct
+        or a dataclass; one that does not fit fails with `invalid_payload`.
+
+        What it returns is the result (anything JSON can say). What it raises is the failure:
+        TaskFailed with advice, anything else as `handler_error`. Raises ValueError.
+        """
+        def register(handler: _Handler) -> _Handler:
+            if name in self._tasks:
+                raise ValueError(f"task {name!r} has a handler already")
+            self._tasks[name] = Task(name, handler, inline=inline, type=type)
+            return handler
+        return register
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT: then finish what runs, hand in the results, and return.
+
+        A second signal stops at once. Raises SystemExit(1) when attempts were cut short, TurnedAway
+        when the daemon does not want this worker.
+        """
+        trio.run(self._run)
+        if self._desk.given_up:
+            raise SystemExit(1)
+
+    async def _run(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._obey, signals, nursery.cancel_scope)
+                await self.serve()
+                nursery.cancel_scope.cancel()
+
+    async def _obey(self, signals: AsyncIterable[int], scope: trio.CancelScope) -> None:
+        async for _ in signals:
+            if self._drain_asked.is_set():
+                scope.cancel()
+            self.drain()
+
+    def drain(self) -> None:
+        """Ask for a graceful end: `serve` returns when all is handed in. Returns at once."""
+        self._drain_asked.set()
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve inside a Trio program, until `drain` was asked for and is done.
+
+        It has started when the daemon has taken the worker. Raises TurnedAway.
+        Cancel: stops at once; what runs is reported as lost if the line still carries that.
+        """
+        if self._served:
+            raise RuntimeError("a Worker serves once")
+        self._served = True
+        self._register.tasks.extend(self._tasks)
+        turned_away: Exception | None = None
+        try:
+            async with trio.open_nursery() as work:
+                self._desk.open(work)
+                work.start_soon(self._announce, task_status)
+                work.start_soon(self._watch_lease)
+                work.start_soon(self._wind_down)
+                with self._scope:
+                    await self._keep_line()
+                work.cancel_scope.cancel()
+        except* TurnedAway as group:
+            turned_away = _first(group)
+        if turned_away is not None:
+            raise turned_away
+
+    async def _announce(self, task_status: trio.TaskStatus[None]) -> None:
+        await self._lease.registered.wait()
+        task_status.started()
+
+    async def _watch_lease(self) -> None:
+        """Work whose lease has run out may be done again elsewhere: end it."""
+        lease = self._lease
+        await lease.registered.wait()
+        while True:
+            if trio.current_time() < lease.ends_s():
+                await trio.sleep_until(lease.ends_s())
+                continue
+            if self._desk.running:
+                log.warning("no word from %s for %.1f s: ending %d attempts", self._where,
+                            trio.current_time() - lease.heard_s, len(self._desk.running))
+                self._desk.give_up("the lease ended without a word from the daemon")
+            await trio.sleep(lease.lease_s / 4)
+
+    async def _wind_down(self) -> None:
+        """The graceful end, from `drain` to the last acknowledgement."""
+        await self._drain_asked.wait()
+        desk, deadline_s = self._desk, trio.current_time() + self._drain_timeout_s
+        log.info("draining: %d attempts in hand", len(desk.running))
+        desk.draining = True
+        desk.wake()
+        with trio.move_on_at(deadline_s):
+            await desk.wait_until(lambda: not desk.running)
+        desk.leaving = True
+        if desk.running:
+            desk.give_up("the worker stopped")
+            with trio.move_on_after(STOP_GRACE_S):
+                await desk.wait_until(lambda: not desk.running)
+            desk.abandon("the worker stopped")
+        with trio.move_on_at(max(deadline_s, trio.current_time() + FLUSH_S)):
+            await desk.wait_until(lambda: not desk.outbox)
+        desk.wake()
+        await trio.sleep(GOODBYE_S)  # the daemon closes the line before that
+        self._scope.cancel()
+
+    async def _keep_line(self) -> None:
+        """Keep a line open; dial again, with growing pauses, whenever it is lost."""
+        tries = 0
+        while True:
+            base_s = trio.current_time()
+            talk, reason = await self._one_line()
+            if talk is not None and talk.bye_said:
+                return
+            now_s = trio.current_time()
+            if talk is not None and talk.registered:
+                tries, base_s = 0 if now_s - base_s > SETTLED_S else tries, now_s
+            if tries < 2:
+                log.warning("no line to %s: %s", self._where, reason)
+            limit_s = REDIAL_S_MAX if isinstance(reason, Unreachable) else RETRY_S_MAX
+            # Full jitter, so that a fleet does not come back in step.
+            pause_s = random.uniform(0, min(limit_s, RETRY_S_FIRST * 2 ** min(tries, 10)))
+            await trio.sleep_until(base_s + pause_s)
+            tries += 1
+
+    async def _one_line(self) -> tuple[Talk | None, Exception]:
+        """Dial and talk until the line ends: (the talk, if it came to one; why it ended).
+
+        Cancel: takes leave if the line still carries that.
+        """
+        line: Line | None = None
+        talk: Talk | None = None
+        reason: Exception = LineClosed("the line ended")
+        leaving = True
+        try:
+            try:
+                async with trio.open_nursery() as nursery:
+                    line = await self._dial(nursery)
+                    talk = Talk(self._desk, self._lease, line)
+                    nursery.start_soon(talk.speak, self._register)
+                    nursery.start_soon(talk.watch)
+                    await talk.listen()
+            except* (LineClosed, RemoteProtocolError, trio_websocket.HandshakeError) as group:
+                reason = _first(group)
+            leaving = False
+        finally:
+            # Inside the nursery nobody could tell the end of the worker from that of a line.
+            with trio.move_on_after(GOODBYE_S, shield=True):
+                if leaving and talk is not None:
+                    self._desk.abandon("the worker stopped")
+                    await talk.last_words()
+                if line is not None:
+                    await line.close()
+        self._desk.outbox.rewind()
+        return talk, reason
+
+
+def _pick(given: str | None, variable: str) -> str:
+    """What was given, else what the environment says."""
+    return given if given is not None else os.environ.get(variable, "")
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> Exception:
+    """The first plain error in a group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, Exception)
+    return error

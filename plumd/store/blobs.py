@@ -1,0 +1,89 @@
+"""Large values live in files named by their content, never in a row.
+
+A file is durable before the row that names it; a file that no row names any more is swept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import apsw
+import trio
+
+from plumd.model import INLINE_BYTES_MAX
+from plumd.store import sql
+from plumd.store.migrate import sync_directory
+
+SQL: Final = sql.load("blobs")
+
+
+class Blobs:
+    """The files under one directory: `ab/abcdef...`, by sha256."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def path(self, digest: str) -> Path:
+        """Where a value's file is."""
+        return self.root / digest[:2] / digest
+
+    async def keep(self, value: bytes | None) -> tuple[bytes | None, str]:
+        """(value, "") when it is small enough for a row, else (None, its file's name).
+
+        Cancel: nothing is lost but a file that nobody names yet.
+        """
+        if value is None or len(value) <= INLINE_BYTES_MAX:
+            return value, ""
+        return None, await trio.to_thread.run_sync(self.put, value)
+
+    def put(self, value: bytes) -> str:
+        """Write a value durably and answer its name; what is there already is not written."""
+        digest = hashlib.sha256(value).hexdigest()
+        path = self.path(digest)
+        if path.exists():
+            os.utime(path)          # young again, so that the sweep leaves it alone
+            return digest
+        if not path.parent.exists():
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            sync_directory(self.root)
+        draft = path.with_name(f".{digest}.{os.getpid()}")
+        with draft.open("wb") as file:
+            file.write(value)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(path)
+        sync_directory(path.parent)
+        return digest
+
+    def get(self, digest: str) -> bytes:
+        """A value. Raises: FileNotFoundError."""
+        return self.path(digest).read_bytes()
+
+    async def load(self, digest: str) -> bytes:
+        """The same, in a thread."""
+        return await trio.to_thread.run_sync(self.get, digest)
+
+    def files(self) -> Iterator[os.DirEntry[str]]:
+        """All files, drafts too."""
+        for folder in os.scandir(self.root):
+            if folder.is_dir(follow_symlinks=False):
+                yield from os.scandir(folder.path)
+
+    def sweep(self, db: apsw.Connection, before_s: float) -> int:
+        """Remove files that no row names and that were last touched before a Unix time."""
+        gone = 0
+        for entry in self.files():
+            if entry.stat().st_mtime < before_s and not named(db, entry.name):
+                Path(entry.path).unlink(missing_ok=True)
+                gone += 1
+        return gone
+
+
+def named(db: apsw.Connection, digest: str) -> bool:
+    """Whether a task's payload or result is in this file."""
+    return bool(db.execute(SQL["named"], (digest, digest)).fetchall())

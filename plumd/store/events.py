@@ -1,0 +1,64 @@
+"""The event log: one record a commit, found by its first sequence number alone.
+
+An event is a short tuple whose first item is its topic; the rest is what plumd._sched and the
+store commands put there. Every commit takes at least one number, so that a commit whose outcome
+is unknown can be looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+import apsw
+import msgspec
+
+from plumd.store import sql
+
+SQL: Final = sql.load("events")
+ENCODE: Final = msgspec.msgpack.Encoder().encode
+
+Event: TypeAlias = tuple[int | str, ...]
+DECODE: Final = msgspec.msgpack.Decoder(list[Event]).decode
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """The events of one commit; event i has the number first_seq + i."""
+
+    first_seq: int
+    count: int
+    items: Sequence[Event]
+
+
+def insert(db: apsw.Connection, first_seq: int, at_ms: int, items: Sequence[Event]) -> Record:
+    """Write one commit's events; an empty commit takes a number too."""
+    count = len(items) or 1
+    db.execute(SQL["insert"], (first_seq, count, at_ms, ENCODE(items)))
+    return Record(first_seq, count, items)
+
+
+def next_seq(db: apsw.Connection) -> int:
+    """The number that the next event gets."""
+    return sql.number(db, SQL["next_seq"])
+
+
+def oldest_seq(db: apsw.Connection) -> int:
+    """The oldest number that is still kept."""
+    return sql.number(db, SQL["oldest_seq"])
+
+
+def has(db: apsw.Connection, first_seq: int) -> bool:
+    """Whether the commit with this first number happened."""
+    return bool(db.execute(SQL["has"], (first_seq,)).fetchall())
+
+
+def since(db: apsw.Connection, seq: int, limit: int) -> list[Record]:
+    """Up to limit records, beginning with the one that holds seq."""
+    rows = db.execute(SQL["since"], (seq, limit))
+    return [Record(row[0], row[1], DECODE(row[2])) for row in rows]
+
+
+def prune(db: apsw.Connection, before_ms: int, before_seq: int, count: int) -> int:
+    """Forget up to count records older than a time or a number; answers how many went."""
+    db.execute(SQL["prune"], (before_ms, before_seq, count))
+    return db.changes()

@@ -1,0 +1,26 @@
+-- name: insert
+INSERT INTO quarantine (subject, row_id, reason, at_ms) VALUES (?,?,?,?);
+
+-- name: all
+SELECT subject, row_id, reason, at_ms FROM quarantine ORDER BY id DESC LIMIT ?;
+
+-- name: live_task_ids
+SELECT id FROM tasks WHERE state < 4;
+
+-- name: live_task
+SELECT id, state, name, kind, target_kind, target_ref, priority, timeout_ms, queue_timeout_ms,
+    max_retries, on_lost, created_ms, due_ms, started_ms, cancel_ms, attempt, failures, lost,
+    worker_id, run_id, step, has_input
+FROM tasks WHERE id = ?;
+
+-- name: end_task
+UPDATE tasks SET state = 5, finished_ms = ? WHERE id = ?;
+
+-- name: end_run
+UPDATE workflow_runs SET state = 5, finished_ms = ? WHERE id = ?;
+
+-- name: offline_worker
+UPDATE workers SET offline_ms = ? WHERE id = ?;
+
+-- name: worker_rows
+SELECT id, body FROM workers WHERE offline_ms = 0 ORDER BY id;

@@ -1,0 +1,184 @@
+"""The database behind two doors: `commit` on the one writing connection, `read` on the others.
+
+A transaction never spans an await: it runs whole, inline on the loop when it is small and the
+disk has been quick, else in a thread while the next group gathers. See docs/internals.md for
+the measurements behind the bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Concatenate, Final, ParamSpec, TypeVar
+
+import apsw
+import msgspec
+import trio
+
+from plumd.clock import Clock, SystemClock
+from plumd.errors import PlumError
+from plumd.model import Changed, Created, Ended, Join, RunPlan
+from plumd.store import events, flows, migrate, tasks, workers
+from plumd.store.events import Event, Record
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+INLINE_ROWS_MAX: Final = 64
+INLINE_COMMIT_MAX_NS: Final = 1_000_000
+READERS: Final = 4
+
+
+class Tx:
+    """What a store command works with: the open transaction, and the events that it adds."""
+
+    def __init__(self, db: apsw.Connection, now_ms: int, emitted: list[Event]) -> None:
+        self.db = db
+        self.now_ms = now_ms
+        self._emitted = emitted
+
+    def emit(self, topic: str, *facts: int | str) -> None:
+        """Add an event to this commit's record."""
+        self._emitted.append((topic, *facts))
+
+
+Call = Callable[[Tx], object]
+
+
+class Change(msgspec.Struct):
+    """All that one commit writes: the core's step and the store commands, in this order."""
+
+    now_ms: int
+    created: Sequence[Created] = ()
+    changed: Sequence[Changed] = ()
+    ended: Sequence[Ended] = ()
+    joined: Sequence[Join] = ()
+    gone: Sequence[tuple[str, str]] = ()
+    runs_begun: Sequence[tuple[RunPlan, int]] = ()
+    runs_canceled: Sequence[tuple[int, int]] = ()
+    runs_ended: Sequence[flows.RunEnd] = ()
+    events: list[Event] = []
+    calls: Sequence[Call] = ()
+
+    @property
+    def weight(self) -> int:
+        """About how many rows it writes."""
+        return (len(self.created) + len(self.changed) + len(self.ended) + len(self.joined)
+                + len(self.runs_begun) + len(self.runs_ended) + 8 * len(self.calls))
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to make durable."""
+        return not (self.created or self.changed or self.joined or self.gone or self.events
+                    or self.calls or self.ended or self.runs_begun or self.runs_canceled)
+
+
+class Done(msgspec.Struct):
+    """What a commit came to: the event record, and each call's value or its refusal."""
+
+    record: Record
+    values: list[object]
+
+
+class Store:
+    """One database file. Ended by `close`."""
+
+    def __init__(self, path: Path, vfs: str | None = None, clock: Clock | None = None) -> None:
+        self.path = path
+        self.clock = clock or SystemClock()
+        self.vfs = vfs
+        self.db = migrate.open_writer(path, vfs)
+        self.point = migrate.open_reader(path, vfs)
+        self._readers = [migrate.open_reader(path, vfs) for _ in range(READERS)]
+        self._reading = trio.CapacityLimiter(READERS)
+        self._writing = trio.CapacityLimiter(1)
+        self.next_seq = events.next_seq(self.db)
+        self.commit_ns = 0
+        """A moving average of how long commits take, syncs included."""
+        self.commits = 0
+        self.threads = vfs is None
+        """False keeps everything on the loop: in simulation there are no threads."""
+
+    async def commit(self, change: Change) -> Done:
+        """Make one change durable, or raise apsw.Error: then its outcome is not known.
+
+        Cancel: never called with one pending; the engine shields it.
+        """
+        small = change.weight <= INLINE_ROWS_MAX and self.commit_ns < INLINE_COMMIT_MAX_NS
+        if small or not self.threads:
+            return self.commit_now(change)
+        return await trio.to_thread.run_sync(self.commit_now, change, limiter=self._writing)
+
+    def commit_now(self, change: Change) -> Done:
+        """The same, at once."""
+        begun_ns = self.clock.now().mono_ns
+        db = self.db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            values = [self._run(call, change) for call in change.calls]
+            tasks.write(db, change.created, change.changed, change.ended)
+            if change.runs_begun or change.runs_canceled or change.runs_ended:
+                flows.write(db, change.runs_begun, change.runs_canceled, change.runs_ended)
+            if change.joined or change.gone:
+                workers.write(db, change.joined, change.gone, change.now_ms)
+            record = events.insert(db, self.next_seq, change.now_ms, change.events)
+            db.execute("COMMIT")
+        except Exception:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        self.next_seq += record.count
+        self.commits += 1
+        took_ns = self.clock.now().mono_ns - begun_ns
+        self.commit_ns += (took_ns - self.commit_ns) // 8
+        return Done(record, values)
+
+    def _run(self, call: Call, change: Change) -> object:
+        """One store command: what it raises as PlumError undoes it alone and is its answer."""
+        told = len(change.events)
+        answer: object
+        try:
+            with self.db:
+                answer = call(Tx(self.db, change.now_ms, change.events))
+        except PlumError as refusal:
+            del change.events[told:]
+            answer = refusal
+        return answer
+
+    def peek(self, fn: Callable[Concatenate[apsw.Connection, P], T], *args: P.args,
+             **kwargs: P.kwargs) -> T:
+        """A point read of committed rows, at once, on the loop."""
+        return fn(self.point, *args, **kwargs)
+
+    async def read(self, fn: Callable[Concatenate[apsw.Connection, P], T], *args: P.args,
+                   **kwargs: P.kwargs) -> T:
+        """A longer read of committed rows, in a thread with a connection of its own."""
+        if not self.threads:
+            return fn(self.point, *args, **kwargs)
+
+        def run() -> T:
+            with self._reader() as db:
+                return fn(db, *args, **kwargs)
+
+        return await trio.to_thread.run_sync(run, limiter=self._reading)
+
+    @contextmanager
+    def _reader(self) -> Iterator[apsw.Connection]:
+        db = self._readers.pop()
+        try:
+            yield db
+        finally:
+            self._readers.append(db)
+
+    def reopen(self) -> None:
+        """A fresh writing connection after an error, so that only what the disk has is seen."""
+        self.db.close(True)
+        self.db = migrate.open_writer(self.path, self.vfs)
+        self.next_seq = events.next_seq(self.db)
+        self.commit_ns = 0
+
+    def close(self) -> None:
+        """Close all connections; the last one checkpoints the log."""
+        for db in (*self._readers, self.point, self.db):
+            db.close(True)

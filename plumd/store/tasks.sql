@@ -1,0 +1,84 @@
+-- name: insert
+INSERT INTO tasks (id, name, kind, target_kind, target_ref, def_id, def_version, priority,
+    timeout_ms, queue_timeout_ms, max_retries, on_lost, run_id, step, origin_id, scheduled_ms,
+    has_input, created_ms, state, attempt, failures, lost, worker_id, due_ms, started_ms,
+    finished_ms, cancel_ms)
+VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,0,?,?,?,?,?);
+
+-- One statement for every transition: SQLite writes the whole row anyway.
+-- name: move
+UPDATE tasks SET state=?, attempt=?, failures=?, lost=?, worker_id=?, due_ms=?, started_ms=?,
+    finished_ms=?, cancel_ms=? WHERE id=?;
+
+-- name: insert_input
+INSERT INTO task_inputs (id, payload, blob, labels) VALUES (?,?,?,?);
+
+-- name: insert_label
+INSERT OR IGNORE INTO task_labels (key, value, task_id) VALUES (?,?,?);
+
+-- name: insert_result
+INSERT OR REPLACE INTO task_results (id, result, blob, error) VALUES (?,?,?,?);
+
+-- name: insert_attempt
+INSERT OR REPLACE INTO attempts (task_id, attempt, ending, worker_id, node_id, started_ms,
+    finished_ms, error) VALUES (?,?,?,?,?,?,?,?);
+
+-- The core's whole state, oldest first, as Scheduler.load wants it.
+-- name: live
+SELECT id, state, name, kind, target_kind, target_ref, priority, timeout_ms, queue_timeout_ms,
+    max_retries, on_lost, created_ms, due_ms, started_ms, cancel_ms, attempt, failures, lost,
+    worker_id, run_id, step, has_input
+FROM tasks WHERE state < 4;
+
+-- name: newest_id
+SELECT max(coalesce((SELECT max(id) FROM tasks), 0), coalesce((SELECT max(id) FROM task_defs), 0),
+    coalesce((SELECT max(id) FROM workflows), 0), coalesce((SELECT max(id) FROM workflow_runs), 0));
+
+-- name: get
+SELECT t.id, t.name, t.kind, t.target_kind, t.target_ref, t.def_id, t.def_version, t.priority,
+    t.timeout_ms, t.queue_timeout_ms, t.max_retries, t.on_lost, t.run_id, t.step, t.origin_id,
+    t.scheduled_ms, t.created_ms, t.state, t.attempt, t.worker_id, t.due_ms, t.started_ms,
+    t.finished_ms, t.cancel_ms, i.payload, i.blob, i.labels, r.result, r.blob, r.error
+FROM tasks t LEFT JOIN task_inputs i ON i.id = t.id LEFT JOIN task_results r ON r.id = t.id
+WHERE t.id = ?;
+
+-- The {where} and the limit are put together by tasks.py from fixed pieces; values are bound.
+-- name: page
+SELECT t.id, t.name, t.kind, t.target_kind, t.target_ref, t.def_id, t.def_version, t.priority,
+    t.timeout_ms, t.queue_timeout_ms, t.max_retries, t.on_lost, t.run_id, t.step, t.origin_id,
+    t.scheduled_ms, t.created_ms, t.state, t.attempt, t.worker_id, t.due_ms, t.started_ms,
+    t.finished_ms, t.cancel_ms, i.payload, i.blob, i.labels, r.result, r.blob, r.error
+FROM {source} LEFT JOIN task_inputs i ON i.id = t.id LEFT JOIN task_results r ON r.id = t.id
+WHERE {where} ORDER BY t.id DESC LIMIT ?;
+
+-- name: input
+SELECT payload, blob FROM task_inputs WHERE id = ?;
+
+-- name: inputs
+SELECT id, payload, blob FROM task_inputs WHERE id IN (SELECT value FROM json_each(?));
+
+-- name: attempts
+SELECT attempt, ending, worker_id, node_id, started_ms, finished_ms, error
+FROM attempts WHERE task_id = ? ORDER BY attempt;
+
+-- name: of_run
+SELECT id, state, step, attempt, started_ms, finished_ms FROM tasks WHERE run_id = ? ORDER BY id;
+
+-- name: delete
+DELETE FROM tasks WHERE id = ? AND state >= 4;
+
+-- name: delete_input
+DELETE FROM task_inputs WHERE id = ?;
+
+-- name: delete_result
+DELETE FROM task_results WHERE id = ?;
+
+-- name: delete_attempts
+DELETE FROM attempts WHERE task_id = ?;
+
+-- name: delete_labels
+DELETE FROM task_labels WHERE task_id = ?;
+
+-- Ids are time-ordered, so old rows are one range of the key.
+-- name: prunable
+SELECT id FROM tasks WHERE id < ? AND state >= 4 AND run_id = 0 ORDER BY id LIMIT ?;

@@ -1,0 +1,90 @@
+"""The same session by long poll, for workers that cannot hold a stream open.
+
+One request at a time: what a request does not name in `holding` is taken as not received.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+import trio
+
+from plumd.api.routes import Request, Response
+from plumd.engine import Engine
+from plumd.errors import Invalid, Malformed, Overloaded, SessionReplaced
+from plumd.model import CoreCommand, Drain, Join, Leave
+from plumd.sdk.protocol import ITEMS_MAX, DaemonEnd, Down, RemoteProtocolError, Up, fitting
+from plumd.store.blobs import Blobs
+from plumd.stream.session import Session, join_of, pairs, registered_of
+
+WAIT_S_MAX: Final = 60.0
+
+
+class Exchanges:
+    """Sessions that live from one request to the next."""
+
+    def __init__(self, engine: Engine, blobs: Blobs) -> None:
+        self.engine = engine
+        self.blobs = blobs
+        self._sessions: dict[str, Session] = {}
+
+    async def exchange(self, request: Request) -> Response:
+        """Results and news in, attempts and notices out."""
+        worker_id = request.params["id"]
+        end = DaemonEnd(exchange=True)
+        try:
+            up = end.receive(request.body)
+        except RemoteProtocolError as error:
+            if error.code == "protocol_error" and b"{" not in request.body[:64]:
+                raise Malformed(str(error)) from None
+            raise Invalid(str(error)) from None
+        session, join = self._session(worker_id, up)
+        session.forget_given()
+        commands: list[CoreCommand] = [join]
+        if up.drain:
+            commands.append(Drain(worker_id))
+        ask = await session.take_in(up, commands)
+        if ask.replies[0].code:
+            raise Overloaded(ask.replies[0].detail)
+        if up.bye:
+            self._sessions.pop(worker_id, None)
+            self.engine.outbox.unregister(worker_id, session)
+            await self.engine.call_all([Leave(worker_id)], urgent=True)
+            return Response(200, end.send(Down(ack=session.ack)))
+        beat_sec = 10.0 if up.register is None else up.register.beat_sec
+        registered = None if up.register is None else registered_of(join, beat_sec)
+        if registered is None:
+            await self._wait(session, join, up)
+        room = ITEMS_MAX if up.max is None else min(up.max, ITEMS_MAX)
+        down = await session.compose(registered, room)
+        fit = session.put_back(down.attempts, fitting(down.attempts))
+        return Response(200, end.send(Down(registered, down.ack, down.refused, fit, down.cancel,
+                                           down.drain)))
+
+    def _session(self, worker_id: str, up: Up) -> tuple[Session, Join]:
+        """The session that a request belongs to, and the Join that it amounts to.
+
+        Raises: SessionReplaced when it must register first.
+        """
+        known = self._sessions.get(worker_id)
+        if up.register is not None:
+            join = join_of(worker_id, up.register, up.holding or ())
+            session = Session(self.engine, self.blobs, join)
+            self._sessions[worker_id] = session
+            self.engine.outbox.register(worker_id, session)
+            return session, join
+        if known is None or known.kicked or known.join.session != up.session:
+            raise SessionReplaced("this session is not known here: register", field="session")
+        if not self.engine.beat(worker_id, up.session):
+            self._sessions.pop(worker_id, None)
+            self.engine.outbox.unregister(worker_id, known)
+            raise SessionReplaced("the lease ran out: register again", field="session")
+        return known, msgspec.structs.replace(known.join, holding=pairs(up.holding or ()))
+
+    async def _wait(self, session: Session, join: Join, up: Up) -> None:
+        """Until there is something to tell, or the worker's patience or half its lease is over."""
+        if up.wait_sec and not up.results:
+            with trio.move_on_after(min(up.wait_sec, WAIT_S_MAX, join.lease_ms / 2000)):
+                await session.wait_news()
+            self.engine.beat(join.worker_id, join.session)

@@ -1,0 +1,193 @@
+"""A worker session: its mailbox, and what its messages mean to the engine.
+
+Stream and long poll issue the same commands through this; neither has rules of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+import trio
+
+from plumd.engine import Ask, Engine
+from plumd.errors import PlumError
+from plumd.model import (
+    CoreCommand, Ending, Finish, Join, Reply, TaskError, WorkerKind, attempt_text, parse_attempt,
+)
+from plumd.outbox import Given
+from plumd.sdk.protocol import (
+    EMPTY, LOST, Attempt, CancelNotice, Down, Refused, Register, Registered, Result, Up,
+)
+from plumd.store.blobs import Blobs
+
+LEASE_BEATS = 3
+LEASE_S_MIN = 3.0
+
+
+def lease_s(beat_sec: float) -> float:
+    """How long a worker that beats so often is believed without a word."""
+    return max(LEASE_S_MIN, LEASE_BEATS * beat_sec)
+
+
+def pairs(ids: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """(task id, attempt) of attempts' ids; the protocol has checked their form."""
+    found = (parse_attempt(text) for text in ids)
+    return tuple(pair for pair in found if pair is not None)
+
+
+def join_of(worker_id: str, register: Register, holding: Sequence[str]) -> Join:
+    """The command behind a register."""
+    return Join(
+        worker_id=worker_id, kind=WorkerKind.SESSION, session=register.session,
+        tasks=tuple(sorted(set(register.tasks))), node_id=register.node_id,
+        labels=tuple(sorted(register.labels.items())), capacity=register.capacity,
+        lease_ms=math.ceil(lease_s(register.beat_sec) * 1000), instance_id=register.instance_id,
+        app_name=register.app_name, app_version=register.app_version, holding=pairs(holding))
+
+
+class Session:
+    """What waits to be told to one worker. The engine's outbox fills it, a door empties it."""
+
+    def __init__(self, engine: Engine, blobs: Blobs, join: Join) -> None:
+        self.engine = engine
+        self.blobs = blobs
+        self.join = join
+        self.ack = 0
+        self.refused: list[Refused] = []
+        self.kicked = False
+        self.draining = False
+        self._given: dict[tuple[int, int], Given] = {}
+        self._cancels: dict[tuple[int, int], str] = {}
+        self._news = trio.Event()
+
+    # ------------------------------------------------------------ from the outbox
+
+    def give(self, attempts: Sequence[Given]) -> None:
+        for given in attempts:
+            self._given[given.task_id, given.attempt] = given
+        self._news.set()
+
+    def stop(self, worker_id: str, task_id: int, attempt: int, reason: str) -> None:
+        del worker_id
+        self._cancels[task_id, attempt] = reason
+        self._news.set()
+
+    def kick(self, worker_id: str, session: str) -> None:
+        del worker_id
+        if session in ("", self.join.session):
+            self.kicked = True
+            self._news.set()
+
+    def drain(self) -> None:
+        """Tell the worker that no more attempts will come: the daemon is leaving."""
+        self.draining = True
+        self._news.set()
+
+    # ------------------------------------------------------------ from the worker
+
+    async def take_in(self, up: Up, commands: Sequence[CoreCommand] = ()) -> Ask:
+        """Carry out one message, behind commands that come before its results.
+
+        Raises: PlumError; then nothing of it was done.
+        """
+        finishes = [await self._finish(result) for result in up.results]
+        ask = await self.engine.call_all([*commands, *finishes], urgent=True)
+        if up.results:
+            self.ack = up.seq
+            for finish, reply in zip(finishes, ask.replies[len(commands):], strict=True):
+                if reply.code:
+                    self.refused.append(refusal(finish, reply))
+            self._news.set()
+        for progress in up.progress:
+            pair = parse_attempt(progress.id)
+            if pair is not None:
+                self.engine.note_progress(pair, self.join.worker_id, progress.ratio, progress.text)
+        return ask
+
+    async def _finish(self, result: Result) -> Finish:
+        task_id, attempt = parse_attempt(result.id) or (0, 0)
+        error = None
+        ending = Ending.SUCCEEDED
+        if result.error is not None:
+            ending = Ending.LOST if result.error.code == LOST else Ending.FAILED
+            detail = result.error.detail
+            error = TaskError(code=result.error.code or "failed",
+                              message=result.error.message or "the task failed",
+                              detail=detail if len(detail) else msgspec.UNSET)
+        elif result.stopped:
+            ending = Ending.CANCELED
+        value, blob = await self.blobs.keep(bytes(result.result) or None)
+        return Finish(
+            task_id=task_id, attempt=attempt, worker_id=self.join.worker_id, ending=ending,
+            result=value, error=error, retryable=result.retry, blob=blob,
+            retry_after_ms=math.ceil((result.retry_after_sec or 0) * 1000))
+
+    # ------------------------------------------------------------ to the worker
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to tell."""
+        return not (self._given or self._cancels or self.refused or self.ack or self.kicked
+                    or self.draining)
+
+    async def wait_news(self) -> None:
+        """Return when there may be something to tell."""
+        while self.idle:
+            self._news = trio.Event()
+            await self._news.wait()
+
+    def forget_given(self) -> None:
+        """Drop what was not fetched; the next Join's holding makes the core give it again."""
+        self._given.clear()
+
+    async def compose(self, registered: Registered | None, attempts_max: int) -> Down:
+        """Everything that waits, as one message; attempts over the bound stay."""
+        pairs_out = list(self._given)[:attempts_max]
+        given = [self._given.pop(pair) for pair in pairs_out]
+        cancels = [CancelNotice(attempt_text(*pair), reason)
+                   for pair, reason in self._cancels.items()]
+        refused, self.refused = self.refused, []
+        ack, self.ack = self.ack, 0
+        draining, self.draining = self.draining, False
+        self._cancels.clear()
+        attempts = [attempt_of(one, one.payload) if not one.blob
+                    else attempt_of(one, await self.blobs.load(one.blob)) for one in given]
+        return Down(registered=registered, ack=ack, refused=refused, attempts=attempts,
+                    cancel=cancels, drain=draining)
+
+    def put_back(self, attempts: Sequence[Attempt], room: int) -> list[Attempt]:
+        """Those of the attempts that fit into one message; the others wait for the next."""
+        for attempt in attempts[room:]:
+            pair = parse_attempt(attempt.id)
+            if pair is not None:
+                self._given[pair] = Given(
+                    self.join.worker_id, *pair, attempt.name, int(attempt.timeout_sec * 1000), 0,
+                    bytes(attempt.payload) or None, "", False)
+        if len(attempts) > room:
+            self._news.set()
+        return list(attempts[:room])
+
+
+def attempt_of(given: Given, payload: bytes | None) -> Attempt:
+    """An attempt as it is told to a worker."""
+    return Attempt(
+        id=attempt_text(given.task_id, given.attempt), name=given.name,
+        payload=EMPTY if payload is None else msgspec.Raw(payload),
+        timeout_sec=given.timeout_ms / 1000, attempt=given.attempt)
+
+
+def refusal(finish: Finish, reply: Reply) -> Refused:
+    """How a worker is told that its report changed nothing."""
+    return Refused(attempt_text(finish.task_id, finish.attempt), reply.code, reply.attempt)
+
+
+def registered_of(join: Join, beat_sec: float) -> Registered:
+    """The daemon's side of the bargain with this worker."""
+    return Registered(lease_sec=join.lease_ms / 1000, beat_sec=beat_sec)
+
+
+def problem_code(error: PlumError) -> str:
+    """The code that closes a line."""
+    return error.code

@@ -1,0 +1,165 @@
+"""A worker's stream: one WebSocket, a reader and a writer.
+
+The reader gives each message to the engine and waits for its commit, so a worker that floods is
+slowed by its own line. The writer sends whatever has gathered as one message.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection
+
+from plumd.api.routes import Request
+from plumd.engine import Engine
+from plumd.errors import Overloaded, PlumError
+from plumd.model import Detach, Drain, Leave
+from plumd.sdk.protocol import (
+    ITEMS_MAX, DaemonEnd, Down, PeerError, RemoteProtocolError, Registered, Up, fitting,
+)
+from plumd.store.blobs import Blobs
+from plumd.stream.session import Session, join_of, registered_of
+
+log = logging.getLogger("plumd.stream")
+REGISTER_S_MAX: Final = 10
+SEND_S_MAX: Final = 20
+CLOSE_S: Final = 2
+PROTOCOL_ERROR: Final = 1002
+GOING_AWAY: Final = 1001
+NORMAL: Final = 1000
+
+
+class Streams:
+    """Serves worker streams; told by the daemon when it leaves."""
+
+    def __init__(self, engine: Engine, blobs: Blobs) -> None:
+        self.engine = engine
+        self.blobs = blobs
+        self._open: set[Session] = set()
+
+    def drain(self) -> None:
+        """Tell every worker that no more attempts will come."""
+        for session in self._open:
+            session.drain()
+
+    async def serve(self, ws: WebSocketConnection, worker_id: str, request: Request) -> None:
+        """Talk to one worker until its line ends; the handler of the stream's route.
+
+        Cancel: the daemon is leaving; the claim stays, the worker comes back.
+        """
+        del request
+        end = DaemonEnd()
+        try:
+            up = await first_message(ws, end)
+        except RemoteProtocolError as error:
+            await close(ws, end, error.code, str(error), PROTOCOL_ERROR)
+            return
+        if up is None or up.register is None:
+            return
+        join = join_of(worker_id, up.register, up.holding or ())
+        session = Session(self.engine, self.blobs, join)
+        self.engine.outbox.register(worker_id, session)
+        self._open.add(session)
+        try:
+            ask = await session.take_in(up, [join])
+            if ask.replies[0].code:
+                raise Overloaded(ask.replies[0].detail)
+            await self._talk(ws, end, session, registered_of(join, up.register.beat_sec))
+        except PlumError as error:
+            await close(ws, end, error.code, error.detail, GOING_AWAY)
+        finally:
+            self._open.discard(session)
+            self._part(session)
+
+    def _part(self, session: Session) -> None:
+        """The line is over: unless another took its place, its worker is away."""
+        outbox, join = self.engine.outbox, session.join
+        if outbox.serves(join.worker_id, session):
+            outbox.unregister(join.worker_id, session)
+            try:
+                self.engine.post([Detach(join.worker_id, join.session)], urgent=True)
+            except PlumError:
+                log.debug("a detach was not taken", extra={"worker_id": join.worker_id})
+
+    async def _talk(self, ws: WebSocketConnection, end: DaemonEnd, session: Session,
+                    registered: Registered) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write, ws, end, session, registered,
+                                   nursery.cancel_scope)
+                try:
+                    await self._read(ws, end, session)
+                except RemoteProtocolError as error:
+                    await close(ws, end, error.code, str(error), PROTOCOL_ERROR)
+                except PlumError as error:
+                    await close(ws, end, error.code, error.detail, GOING_AWAY)
+                nursery.cancel_scope.cancel()
+        except* ConnectionClosed:
+            pass
+
+    async def _read(self, ws: WebSocketConnection, end: DaemonEnd, session: Session) -> None:
+        worker_id, nonce = session.join.worker_id, session.join.session
+        while True:
+            up = end.receive(await ws.get_message())
+            if not self.engine.beat(worker_id, nonce):
+                await close(ws, end, "lease_lost", "the lease ran out; register again", GOING_AWAY)
+                return
+            if up.results or up.progress:
+                await session.take_in(up)
+            if up.drain:
+                await self.engine.call_all([Drain(worker_id)], urgent=True)
+            if up.bye:
+                with trio.move_on_after(CLOSE_S):
+                    await ws.send_message(text_of(end, Down(ack=session.ack)))
+                await self.engine.call_all([Leave(worker_id)], urgent=True)
+                return
+
+    async def _write(self, ws: WebSocketConnection, end: DaemonEnd, session: Session,
+                     registered: Registered | None, line: trio.CancelScope) -> None:
+        while True:
+            if registered is None:
+                await session.wait_news()
+            if session.kicked:
+                await close(ws, end, "session_replaced", "this session is over", GOING_AWAY)
+                line.cancel()
+                return
+            down = await session.compose(registered, ITEMS_MAX)
+            registered = None
+            room = fitting(down.attempts)
+            if room < len(down.attempts):
+                down = Down(down.registered, down.ack, down.refused,
+                            session.put_back(down.attempts, room), down.cancel, down.drain)
+            with trio.move_on_after(SEND_S_MAX) as scope:
+                await ws.send_message(text_of(end, down))
+            if scope.cancelled_caught:      # it reads no more: as good as gone
+                line.cancel()
+                return
+
+
+async def first_message(ws: WebSocketConnection, end: DaemonEnd) -> Up | None:
+    """The register, or None when nothing came. Raises RemoteProtocolError."""
+    with trio.move_on_after(REGISTER_S_MAX):
+        try:
+            return end.receive(await ws.get_message())
+        except ConnectionClosed:
+            return None
+    return None
+
+
+def text_of(end: DaemonEnd, down: Down) -> str:
+    """A message as the WebSocket text that it is."""
+    return end.send(down).decode()
+
+
+async def close(ws: WebSocketConnection, end: DaemonEnd, code: str, message: str,
+                ws_code: int) -> None:
+    """Say why, as far as it is still heard, and close the line in bounded time."""
+    with trio.move_on_after(CLOSE_S):
+        try:
+            if ws_code != PROTOCOL_ERROR:
+                await ws.send_message(text_of(end, Down(error=PeerError(code, message[:1000]))))
+            await ws.aclose(ws_code, message[:100])
+        except ConnectionClosed:
+            return
