@@ -108,7 +108,7 @@ cdef class Scheduler:
     cdef dict idle
     cdef list dirty_classes
     cdef set dirty_set
-    cdef int64_t uses
+    cdef int64_t uses, arrivals
     cdef int64_t counts[8]
     # one step
     cdef list dirty, created, changed, ended, run_ends, events, starts, stops, kicks, joined, gone

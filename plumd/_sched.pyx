@@ -57,6 +57,7 @@ cdef enum:
     LOCAL = 2
 
 cdef int64_t MS = 1_000_000         # ns
+cdef int64_t NEVER = 1 << 50
 cdef int AHEAD_MAX = 10_000         # `why` counts no further than this
 
 STOP_REASONS = (None, "canceled", "timeout")
@@ -497,6 +498,8 @@ cdef class Scheduler:
                                                  sizeof(int32_t))
                 self.worker_room = room
             worker.head = -1
+            self.arrivals += 1      # never used: before all others, in order of arrival
+            worker.last_use = self.arrivals - NEVER
             self.worker_of[command.worker_id] = worker
         worker.worker_id, worker.session = command.worker_id, command.session
         worker.node_id, worker.kind = command.node_id, command.kind

@@ -54,7 +54,7 @@ class BuiltinCarrier:
     def stop(self, worker_id: str, task_id: int, attempt: int, reason: str) -> None:
         """Nothing to stop: echo and fail are over at once, naps are the core's."""
 
-    def kick(self, worker_id: str, session: str) -> None:
+    def kick(self, worker_id: str, session: str, code: str) -> None:
         """The daemon's own executors have no line to close."""
 
 
@@ -94,7 +94,7 @@ class LocalCarrier:
         if stop is not None:
             stop.ask(reason)
 
-    def kick(self, worker_id: str, session: str) -> None:
+    def kick(self, worker_id: str, session: str, code: str) -> None:
         """An executor of this daemon, or a worker that is called back, has no line to close."""
 
     async def _carry(self, given: Given, stop: Stop) -> None:

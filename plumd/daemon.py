@@ -145,6 +145,7 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             for carrier in self.carriers:
                 await nursery.start(carrier.run)
+            nursery.start_soon(self.store.run_checkpoints)
             nursery.start_soon(self.engine.run)
             nursery.start_soon(self.retention.run)
             await nursery.start(watch_signals, leave)

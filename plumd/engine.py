@@ -336,8 +336,7 @@ class Engine:
             await trio.sleep(PROBE_S)
         self.load()
         self.journal = self._rejoin_journal()
-        for worker_id in self.outbox.sessions():
-            self.outbox.release((), (), (), ((worker_id, ""),))
+        self.outbox.kick_all("restarting")
         self.down = ""
         log.warning("the disk takes writes again")
 

@@ -41,8 +41,8 @@ class Carrier(Protocol):
     def stop(self, worker_id: str, task_id: int, attempt: int, reason: str) -> None:
         """This attempt shall end: "canceled", "timeout", or "stale" (it is not current)."""
 
-    def kick(self, worker_id: str, session: str) -> None:
-        """That session is over, "" = whichever there is: close its line."""
+    def kick(self, worker_id: str, session: str, code: str) -> None:
+        """That session is over ("" = whichever there is): close its line and say this code."""
 
 
 class Inputs:
@@ -96,7 +96,7 @@ class Outbox:
         old = self._carriers.get(worker_id)
         self._carriers[worker_id] = carrier
         if old is not None and old is not carrier:
-            old.kick(worker_id, "")
+            old.kick(worker_id, "", "session_replaced")
 
     def register_caller(self, carrier: Carrier) -> None:
         """Serves every worker that has no carrier of its own because it is called back."""
@@ -111,9 +111,10 @@ class Outbox:
         if self._carriers.get(worker_id) is carrier:
             del self._carriers[worker_id]
 
-    def sessions(self) -> list[str]:
-        """The workers that have a carrier of their own."""
-        return list(self._carriers)
+    def kick_all(self, code: str) -> None:
+        """Close every line; the workers come back and say what they hold."""
+        for worker_id, carrier in list(self._carriers.items()):
+            carrier.kick(worker_id, "", code)
 
     def release(self, created: Sequence[Created], starts: Sequence[StartEffect],
                 stops: Sequence[StopEffect], kicks: Sequence[tuple[str, str]]) -> None:
@@ -123,7 +124,7 @@ class Outbox:
         for worker_id, session in kicks:
             carrier = self._carriers.get(worker_id)
             if carrier is not None:
-                carrier.kick(worker_id, session)
+                carrier.kick(worker_id, session, "lease_lost")
         for worker_id, task_id, attempt, reason in stops:
             carrier = self._carriers.get(worker_id, self._caller)
             if carrier is not None:

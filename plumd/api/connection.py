@@ -19,6 +19,7 @@ from hypercorn.trio.task_group import TaskGroup
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
+from plumd.api.admission import Policy
 from plumd.api.gate import SMALL_BODY_BYTES, open_request, too_slow
 from plumd.api.hot import (
     HEAD_END,
@@ -57,6 +58,7 @@ class _Hot(NamedTuple):
     keep_alive: bool
     refusal: Response | None
     request: Request | None
+    policy: Policy
 
 
 class Connection:
@@ -148,7 +150,9 @@ class Connection:
             self.idle = False
             self.expires = math.inf
             raw = bytes(buffer[:end + 4])
-            hot = self._heads.get(raw) or self._judge(raw)
+            hot = self._heads.get(raw)
+            if hot is None or hot.policy is not self.front.gate.policy:
+                hot = self._judge(raw)
             if hot is not None:
                 if not await self._hot_request(hot, end + 4):
                     return False
@@ -196,7 +200,8 @@ class Connection:
                                        head.headers, b"", self.peer)
             except Malformed as error:
                 refusal = problem(error)
-        hot = _Hot(head.route, head.length, head.keep_alive, refusal, request)
+        hot = _Hot(head.route, head.length, head.keep_alive, refusal, request,
+                   self.front.gate.policy)
         if len(raw) <= REMEMBERED_BYTES_MAX:
             if len(self._heads) >= REMEMBERED_HEADS_MAX:
                 self._heads.clear()

@@ -110,6 +110,7 @@ class Streams:
 class Gate:
     """The shared state of the doors.
 
+    policy may be replaced while serving; the next request is judged by the new one.
     body_bytes_max: how much the large bodies that are being read or handled may take together;
     a request beyond it gets 503 while memory stays flat.
     """

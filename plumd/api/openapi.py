@@ -49,8 +49,8 @@ _ERRORS: Final[Mapping[int, str]] = {
 def document(routes: Sequence[Route], *, version: str) -> Node:
     """The document as plain JSON values.
 
-    Raises TypeError when a type has no schema; fields of `msgspec.Raw` need a default of None
-    or UNSET.
+    A field that holds any JSON is `Raw | UnsetType = UNSET` (a default of Raw has no schema, and
+    `Raw | None` would read nothing but null). Raises TypeError when a type has no schema.
     """
     shown = [route for route in routes if route.tag != PAGE_TAG]
     types = _types_of(shown)

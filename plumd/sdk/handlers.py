@@ -16,7 +16,6 @@ from plumd.sdk.protocol import (
     DEPTH_MAX,
     EMPTY,
     LOST,
-    PROGRESS_CHARS_MAX,
     VALUE_BYTES_MAX,
     Attempt,
     Failure,
@@ -28,6 +27,7 @@ from plumd.sdk.protocol import (
 log = logging.getLogger("plumd.sdk")
 
 MESSAGE_CHARS_MAX: Final = 8_000
+PROGRESS_TEXT_CHARS: Final = 1_000
 RETRY_AFTER_S_MAX: Final = 31_536_000.0
 
 _encode = msgspec.json.Encoder().encode
@@ -99,7 +99,7 @@ class Context:
         """Say how far the work is: ratio 0 .. 1 and a short text. The latest counts."""
         if ratio is not None:
             ratio = min(max(float(ratio), 0.0), 1.0)
-        self._tell(Progress(self.id, ratio, _clean(text, PROGRESS_CHARS_MAX)))
+        self._tell(Progress(self.id, ratio, _clean(text, PROGRESS_TEXT_CHARS)))
 
     def stop(self, reason: str, why: str = "") -> None:
         """Tell the handler to end; the first reason stays. Only from the worker's own thread."""

@@ -36,6 +36,8 @@ VERSION: Final = 1
 ITEMS_MAX: Final = 10_000
 MESSAGE_BYTES_MAX: Final = 32 * 1024 * 1024
 VALUE_BYTES_MAX: Final = 16 * 1024 * 1024
+MESSAGE_BYTES_MIN: Final = VALUE_BYTES_MAX + 2 * 1024 * 1024
+"""No daemon may ask for shorter messages: one value and a little beside it always fit."""
 CAPACITY_MAX: Final = 100_000
 HOLDING_MAX: Final = 2 * CAPACITY_MAX   # as many run as wait for their acknowledgement
 ERROR_CHARS_MAX: Final = 65_536
@@ -163,7 +165,7 @@ class Registered(Struct, frozen=True, omit_defaults=True, rename="camel"):
     lease_sec: Seconds
     beat_sec: Beat
     items_max: Annotated[int, Meta(ge=1)] = ITEMS_MAX
-    bytes_max: Annotated[int, Meta(ge=65_536)] = MESSAGE_BYTES_MAX
+    bytes_max: Annotated[int, Meta(ge=MESSAGE_BYTES_MIN)] = MESSAGE_BYTES_MAX
 
 
 class Attempt(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):

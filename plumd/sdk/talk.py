@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final, final
 
 import trio
 
 from plumd.sdk.desk import Desk
+from plumd.sdk.handlers import PROGRESS_TEXT_CHARS
 from plumd.sdk.line import Line, LineClosed
 from plumd.sdk.protocol import Down, Register, Registered, RemoteProtocolError, Up, WorkerEnd
+
+log = logging.getLogger("plumd.sdk")
 
 SEND_S: Final = 30.0
 """A message that cannot be sent for so long means that the line is dead."""
@@ -16,6 +20,8 @@ REGISTER_S: Final = 10.0
 PING_S_MIN: Final = 0.5
 PROGRESS_S: Final = 0.2
 """Progress alone is worth a message so often; it rides along with anything else at once."""
+PROGRESS_ITEMS: Final = 100
+PROGRESS_BYTES: Final = PROGRESS_ITEMS * (PROGRESS_TEXT_CHARS * 6 + 128)
 WS_PROTOCOL_ERROR: Final = 1002
 FATAL: Final = frozenset({"session_replaced", "unsupported_version"})
 
@@ -105,15 +111,15 @@ class Talk:
     def _collect(self, *, bye: bool = False) -> Up | None:
         """All that is to be said now, in one message; None when there is nothing."""
         desk, now = self._desk, trio.current_time()
-        seq, results = desk.outbox.take(self._end.items_max, self._end.bytes_max // 2)
+        seq, results = desk.outbox.take(self._end.items_max,
+                                        self._end.bytes_max - PROGRESS_BYTES)
         drain = desk.draining and not self._drain_said
         bye = bye or (desk.leaving and not desk.running and not desk.outbox)
         beat = now >= self._sent_s + self._lease.beat_s
         said = bool(seq) or drain or bye or beat
         progress = []
         if desk.has_progress and (said or now >= self._progress_s + PROGRESS_S):
-            # Half of the message's bytes are left to it, and its texts are short.
-            progress = desk.take_progress(min(self._end.items_max, 500))
+            progress = desk.take_progress(min(self._end.items_max, PROGRESS_ITEMS))
             self._progress_s = now
         if not (said or progress):
             return None
@@ -143,6 +149,8 @@ class Talk:
             if down.registered is not None:
                 self.registered = True
                 self._lease.granted(down.registered)
+                log.info("registered: lease %.1f s, beat %.1f s", self._lease.lease_s,
+                         self._lease.beat_s)
                 self._desk.wake()  # the beat may have become shorter
             await self._desk.take(down)
 

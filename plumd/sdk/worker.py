@@ -107,6 +107,9 @@ class Worker:
         What it returns is the result (anything JSON can say). What it raises is the failure:
         TaskFailed with advice, anything else as `handler_error`. Raises ValueError.
         """
+        if self._served:
+            raise RuntimeError("the daemon was already told which tasks this worker has")
+
         def register(handler: _Handler) -> _Handler:
             if name in self._tasks:
                 raise ValueError(f"task {name!r} has a handler already")

@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 INLINE_ROWS_MAX: Final = 64
 INLINE_COMMIT_MAX_NS: Final = 1_000_000
+CHECKPOINT_PAGES: Final = 4_000
 READERS: Final = 4
 
 
@@ -93,10 +94,15 @@ class Store:
         self._readers = [migrate.open_reader(path, vfs) for _ in range(READERS)]
         self._reading = trio.CapacityLimiter(READERS)
         self._writing = trio.CapacityLimiter(1)
+        self._watch_log()
         self.next_seq = events.next_seq(self.db)
         self.commit_ns = 0
         """A moving average of how long commits take, syncs included."""
         self.commits = 0
+        self._log_pages = 0
+        self._checkpoint_wanted = trio.Event()
+        self._log_copied = False
+        self._watch_log()
         self.threads = vfs is None
         """False keeps everything on the loop: in simulation there are no threads."""
 
@@ -107,13 +113,20 @@ class Store:
         """
         small = change.weight <= INLINE_ROWS_MAX and self.commit_ns < INLINE_COMMIT_MAX_NS
         if small or not self.threads:
-            return self.commit_now(change)
-        return await trio.to_thread.run_sync(self.commit_now, change, limiter=self._writing)
+            done = self.commit_now(change)
+        else:
+            done = await trio.to_thread.run_sync(self.commit_now, change, limiter=self._writing)
+        if self._log_pages >= CHECKPOINT_PAGES:
+            self._checkpoint_wanted.set()
+        return done
 
     def commit_now(self, change: Change) -> Done:
         """The same, at once."""
         begun_ns = self.clock.now().mono_ns
         db = self.db
+        if self._log_copied:
+            self._log_copied = False
+            db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)     # the little that is left
         db.execute("BEGIN IMMEDIATE")
         try:
             values = [self._run(call, change) for call in change.calls]
@@ -133,6 +146,36 @@ class Store:
         took_ns = self.clock.now().mono_ns - begun_ns
         self.commit_ns += (took_ns - self.commit_ns) // 8
         return Done(record, values)
+
+    def _watch_log(self) -> None:
+        def note(db: apsw.Connection, name: str, pages: int) -> int:
+            del db, name
+            self._log_pages = pages
+            return 0
+
+        self.db.set_wal_hook(note)
+
+    async def run_checkpoints(self) -> None:
+        """Copy the write-ahead log into the database when it has grown, beside the writer.
+
+        What the writer adds meanwhile it copies itself, so that the log begins anew and its
+        file keeps its size. Until canceled.
+        """
+        while True:
+            await self._checkpoint_wanted.wait()
+            await trio.to_thread.run_sync(self._copy_log)
+            self._checkpoint_wanted = trio.Event()
+            self._log_copied = True
+
+    def _copy_log(self) -> None:
+        db = apsw.Connection(str(self.path), vfs=self.vfs)
+        try:
+            db.set_busy_timeout(0)
+            db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except (apsw.BusyError, apsw.LockedError):
+            return          # the next commit asks again
+        finally:
+            db.close(True)
 
     def _run(self, call: Call, change: Change) -> object:
         """One store command: what it raises as PlumError undoes it alone and is its answer."""
@@ -175,6 +218,7 @@ class Store:
         """A fresh writing connection after an error, so that only what the disk has is seen."""
         self.db.close(True)
         self.db = migrate.open_writer(self.path, self.vfs)
+        self._watch_log()
         self.next_seq = events.next_seq(self.db)
         self.commit_ns = 0
 

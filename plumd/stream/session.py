@@ -56,7 +56,8 @@ class Session:
         self.join = join
         self.ack = 0
         self.refused: list[Refused] = []
-        self.kicked = False
+        self.kicked = ""
+        """Why the line must be closed; "" = it need not."""
         self.draining = False
         self._given: dict[tuple[int, int], Given] = {}
         self._cancels: dict[tuple[int, int], str] = {}
@@ -74,10 +75,10 @@ class Session:
         self._cancels[task_id, attempt] = reason
         self._news.set()
 
-    def kick(self, worker_id: str, session: str) -> None:
+    def kick(self, worker_id: str, session: str, code: str) -> None:
         del worker_id
         if session in ("", self.join.session):
-            self.kicked = True
+            self.kicked = self.kicked or code
             self._news.set()
 
     def drain(self) -> None:

@@ -122,7 +122,7 @@ class Streams:
             if registered is None:
                 await session.wait_news()
             if session.kicked:
-                await close(ws, end, "session_replaced", "this session is over", GOING_AWAY)
+                await close(ws, end, session.kicked, "this session is over", GOING_AWAY)
                 line.cancel()
                 return
             down = await session.compose(registered, ITEMS_MAX)

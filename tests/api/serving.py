@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -62,10 +62,8 @@ class Client:
 
     async def send(self, data: bytes) -> None:
         """Send bytes; a server that hung up already is no error here."""
-        try:
+        with suppress(trio.BrokenResourceError):
             await self.stream.send_all(data)
-        except trio.BrokenResourceError:
-            pass
 
     async def more(self) -> bool:
         """Read something. False at the end of the connection."""

@@ -278,6 +278,20 @@ async def test_same_head_twice_with_other_bodies() -> None:
                 assert answer["params"] == {"id": str(number)}
 
 
+async def test_new_policy_counts_at_once() -> None:
+    """Heads are remembered with the policy that judged them."""
+    async with running(ROUTES) as served:
+        client = await served.connect()
+        async with client.stream:
+            sent = request(host=False, headers=("Host: plum.example",))
+            for names, status in ((frozenset[str](), 403), (frozenset({"plum.example"}), 201),
+                                  (frozenset({"other.example"}), 403)):
+                served.gate.policy = Policy(host_names=names)
+                for _ in range(2):
+                    await client.send(sent)
+                    assert (await client.answer()).status == status
+
+
 async def test_refusal_keeps_or_ends_the_connection() -> None:
     """A refused body that is not here yet must never be read as a request."""
     smuggled = request("/v1/tasks")

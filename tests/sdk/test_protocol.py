@@ -297,9 +297,9 @@ def test_a_wrong_us_is_a_defect_of_the_worker() -> None:
         with pytest.raises(LocalProtocolError):
             worker.send(up)
     worker.send(REGISTER)
-    worker.receive(b'{"registered":{"leaseSec":30,"beatSec":10,"itemsMax":2,"bytesMax":65536}}')
+    worker.receive(b'{"registered":{"leaseSec":30,"beatSec":10,"itemsMax":2,"bytesMax":18874368}}')
     for up in (REGISTER, Up(results=[ONE]), Up(seq=1), Up(seq=1, results=[ONE] * 3),
-               Up(seq=1, results=[Result("1", raw("x" * 65_536))]),
+               Up(seq=1, results=[Result("1", raw("x" * 18_900_000))]),
                Up(progress=[Progress("1", text="\ud800")])):
         with pytest.raises(LocalProtocolError):
             worker.send(up)

@@ -1,0 +1,47 @@
+"""python -m bench [QUESTION ...] [--seconds N] [--tiny]: prints figures, machine and durability."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import click
+
+from bench import fleet, harness, latency, scale, throughput, workflows
+from bench.harness import Figures
+
+SECONDS: Final = 20.0
+QUESTIONS: Final[dict[str, Callable[[float], Figures]]] = {
+    "latency": latency.run,
+    "bulk": throughput.bulk,
+    "singles": throughput.singles,
+    "workflows": workflows.many,
+    "long": workflows.long,
+    "scale": scale.run,
+    "fleet": fleet.beats,
+    "idle": fleet.idle,
+}
+
+
+@click.command()
+@click.argument("questions", nargs=-1, type=click.Choice(list(QUESTIONS)))
+@click.option("--seconds", default=SECONDS, show_default=True, help="Steady state, each.")
+def main(questions: tuple[str, ...], seconds: float) -> None:
+    """Ask plumd how fast it is."""
+    with tempfile.TemporaryDirectory(prefix="plum-bench-") as folder:
+        fsync_ms = harness.fsync_ms(Path(folder))
+    print(f"# {harness.machine()}; fsync {fsync_ms:.3f} ms; WAL, synchronous=FULL, every "
+          "acknowledgement and every completion synced")
+    for name in questions or tuple(QUESTIONS):
+        figures = QUESTIONS[name](seconds)
+        print(f"{figures.question}  (result {figures.digest}, fsync {fsync_ms:.3f} ms)")
+        for value, number in figures.values.items():
+            print(f"    {value:34} {number:,.3f}".rstrip("0").rstrip("."))
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

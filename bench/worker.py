@@ -1,0 +1,36 @@
+"""The worker process of a measurement: python -m bench.worker URL CAPACITY NAME MODE."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import trio
+
+from plumd.sdk import Worker
+
+
+def main() -> None:
+    """Serve until SIGTERM; prints a line when it is registered."""
+    url, capacity, name, mode = sys.argv[1:5]
+    worker = Worker(url, capacity=int(capacity))
+
+    def noop(payload: object) -> None:
+        del payload
+
+    def stamp(payload: object) -> int:
+        del payload
+        return time.monotonic_ns()
+
+    worker.task(name, inline=True)(stamp if mode == "stamp" else noop)
+
+    async def serve() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(worker.serve)
+            print("registered", flush=True)
+
+    trio.run(serve)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Pure: which of a service's endpoints is chosen. Time and randomness come in as arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias
+
+import msgspec
+
+Key: TypeAlias = tuple[str, str, str, int, str]
+"""(service, instance, ip, port, protocol): what makes an endpoint this one."""
+
+RANDOM: Final = "random"
+ROUND_ROBIN: Final = "round-robin"
+LEAST_LOADED: Final = "least-loaded"
+LAZY: Final = "lazy"
+STRATEGIES: Final = (RANDOM, ROUND_ROBIN, LEAST_LOADED, LAZY)
+ALIASES: Final = {"roundrobin": ROUND_ROBIN, "leastloaded": LEAST_LOADED, "sticky": LAZY}
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where an instance of a service is reached, as it was registered."""
+
+    service: str
+    instance_id: str
+    ip: str
+    port: int
+    protocol: str
+    node_id: str = ""
+    version: str = ""
+    labels: dict[str, str] = {}
+
+    @property
+    def key(self) -> Key:
+        """What makes it this endpoint."""
+        return self.service, self.instance_id, self.ip, self.port, self.protocol
+
+    @property
+    def address(self) -> str:
+        """ip:port, as an URL says it."""
+        return f"[{self.ip}]:{self.port}" if ":" in self.ip else f"{self.ip}:{self.port}"
+
+
+class Load(msgspec.Struct):
+    """How much an endpoint was asked for: calls in flight, and calls ever."""
+
+    in_flight: int = 0
+    ever: int = 0
+
+
+NO_LOAD: Final = Load()
+
+
+def strategy_of(text: str) -> str | None:
+    """The strategy that a word means, however it is spelled; None when it means none."""
+    word = text.strip().lower().replace("_", "-")
+    if word in STRATEGIES:
+        return word
+    return ALIASES.get(word.replace("-", ""))
+
+
+def choose(endpoints: Sequence[Endpoint], strategy: str, *, load: Mapping[Key, Load],
+           last: Key | None = None, draw: int = 0) -> Endpoint | None:
+    """One of the endpoints, None when there is none.
+
+    last: what the same question was answered before, for round-robin (the next one by key
+    follows it) and lazy (it stays while it is among the endpoints).  draw: a random number, for
+    random and for ties.
+    """
+    if not endpoints:
+        return None
+    if strategy == ROUND_ROBIN:
+        ordered = sorted(endpoints, key=key_of)
+        later = (one for one in ordered if last is not None and one.key > last)
+        return next(later, ordered[0])
+    if strategy == LEAST_LOADED:
+        return least_loaded(endpoints, load, draw)
+    if strategy == LAZY:
+        for one in endpoints:
+            if one.key == last:
+                return one
+    return endpoints[draw % len(endpoints)]
+
+
+def key_of(endpoint: Endpoint) -> Key:
+    """For sorting."""
+    return endpoint.key
+
+
+def least_loaded(endpoints: Sequence[Endpoint], load: Mapping[Key, Load],
+                 draw: int) -> Endpoint:
+    """The one with the fewest calls in flight, of those the one with the fewest ever."""
+    def burden(endpoint: Endpoint) -> tuple[int, int]:
+        found = load.get(endpoint.key, NO_LOAD)
+        return found.in_flight, found.ever
+
+    lowest = min(map(burden, endpoints))
+    tied = [one for one in endpoints if burden(one) == lowest]
+    return tied[draw % len(tied)]

@@ -1,0 +1,384 @@
+"""The live registry of services: who is registered is the store's, who is well is known here.
+
+A heartbeat writes nothing. Registrations, changes and removals are decided on rows, inside a
+commit; afterwards memory is read back from them, so it can lag behind the disk for a moment but
+never say something else. Every endpoint is believed to be well for one TTL after it was heard of,
+and after a restart for one fresh TTL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final, Protocol, TypeAlias, TypeVar
+
+import msgspec
+import trio
+
+from plumd import balance
+from plumd.balance import Endpoint, Key, Load
+from plumd.clock import Clock, draw_seed
+from plumd.errors import NotFound, PlumError
+from plumd.store import services
+from plumd.store.store import Store, Tx
+
+T = TypeVar("T")
+Check: TypeAlias = Callable[[Endpoint], Awaitable[str]]
+"""Why an endpoint does not seem to work, "" when it does."""
+
+TTL_S: Final = 15.0
+SUSPECT_NS: Final = 5_000_000_000
+CHECK_S: Final = 2.0
+CHECKS_MAX: Final = 16
+AGAIN_S: Final = 1.0
+LATE_S: Final = 0.001
+"""Woken a hair too early, an expiry would not be seen, and be waited for again at once."""
+
+
+class Write(Protocol):
+    """Engine.write: run a store command in the next commit."""
+
+    def __call__(self, fn: Callable[[Tx], T], /) -> Awaitable[T]: ...
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """An endpoint and how it is. seen_ms: its last sign of life, 0 = none since our start."""
+
+    endpoint: Endpoint
+    healthy: bool
+    seen_ms: int
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What a heartbeat says of endpoints: those of its instance that match; "" and 0 match all."""
+
+    service: str
+    ip: str
+    port: int
+    protocol: str
+    healthy: bool
+
+    def means(self, endpoint: Endpoint) -> bool:
+        """Whether it speaks of this endpoint."""
+        return (endpoint.service == self.service and self.ip in ("", endpoint.ip)
+                and self.port in (0, endpoint.port)
+                and self.protocol.lower() in ("", endpoint.protocol.lower()))
+
+
+class Live:
+    """What memory knows of an endpoint."""
+
+    def __init__(self, endpoint: Endpoint, expires_ns: int) -> None:
+        self.endpoint = endpoint
+        self.expires_ns = expires_ns
+        self.seen_ms = 0
+        self.reported = True        # its instance says that it is well
+        self.checked = True         # our own last look found it well
+        self.told = True            # what the last event said
+        self.suspect_ns = 0
+        self.check_ns = 0           # no check before this time
+        self.load = Load()
+
+    def healthy(self, now_ns: int) -> bool:
+        """Whether it is believed to be well."""
+        return self.reported and self.checked and now_ns < self.expires_ns
+
+
+class Registry:
+    """All endpoints of all services. `load` first; `run` in a nursery of the daemon's."""
+
+    def __init__(self, store: Store, clock: Clock, write: Write, ttl_s: float = TTL_S, *,
+                 draw: Callable[[], int] = draw_seed) -> None:
+        self.store = store
+        self.clock = clock
+        self.ttl_ns = round(ttl_s * 1e9)
+        self.check: Check | None = None
+        """How the health of silent instances is looked at; None: their heartbeat is enough."""
+        self._write = write
+        self._draw = draw
+        self._live: dict[Key, Live] = {}
+        self._of_service: dict[str, dict[Key, Live]] = {}
+        self._of_instance: dict[str, dict[Key, Live]] = {}
+        self._picks: dict[tuple[str, str, str, str], Key] = {}
+        self._to_check: list[Key] = []
+        self._checking = trio.CapacityLimiter(CHECKS_MAX)
+        self._stirred = True
+        self._due_ns: int | None = None
+        self._wake = trio.Event()
+
+    def load(self) -> None:
+        """Read what is registered."""
+        for endpoint in self.store.peek(services.every):
+            self._add(endpoint)
+
+    # ------------------------------------------------------------ registration
+
+    async def register(self, instance_id: str, endpoints: Sequence[Endpoint], *,
+                       replace: bool = False) -> None:
+        """Register an instance's endpoints; replace: these and no others.
+
+        What is registered already as it is given only shows that it is alive.
+        Raises: TooMany, and as Engine.write.
+        """
+        mine = self._of_instance.get(instance_id, {})
+        same = all(one.key in mine and mine[one.key].endpoint == one for one in endpoints)
+        if not same or (replace and len(mine) != len({one.key for one in endpoints})):
+            await self._change(instance_id, lambda tx: services.register(
+                tx, instance_id, endpoints, replace=replace))
+        now = self.clock.now()
+        for one in endpoints:
+            live = self._live.get(one.key)
+            if live is not None:
+                self._well(live, now.mono_ns, now.wall_ms)
+
+    async def move(self, key: Key, endpoint: Endpoint, *, create: bool) -> None:
+        """Make the endpoint with this key what is given, its key included.
+
+        Raises: NotFound unless create, and as Engine.write.
+        """
+        await self._change(key[1], lambda tx: services.move(tx, key, endpoint, create=create),
+                           endpoint.instance_id)
+
+    async def remove(self, key: Key) -> None:
+        """Forget one endpoint. Raises: NotFound, and as Engine.write."""
+        if not await self._change(key[1], lambda tx: services.remove(tx, [key])):
+            raise NotFound("no such endpoint")
+
+    async def remove_instance(self, instance_id: str) -> None:
+        """Forget all endpoints of an instance. Raises: NotFound, and as Engine.write."""
+        if not await self._change(instance_id, lambda tx: services.remove_instance(
+                tx, instance_id)):
+            raise NotFound("no such instance", field="instanceId")
+
+    async def _change(self, instance_id: str, fn: Callable[[Tx], T], other: str = "") -> T:
+        # Whoever asked may be gone before the commit; memory must follow it all the same.
+        with trio.CancelScope(shield=True):
+            try:
+                value = await self._write(fn)
+            finally:
+                for changed in dict.fromkeys((instance_id, other or instance_id)):
+                    self._read_back(changed)
+        return value
+
+    def _read_back(self, instance_id: str) -> None:
+        found = {one.key: one for one in self.store.peek(services.of_instance, instance_id)}
+        for key in list(self._of_instance.get(instance_id, ())):
+            if key not in found:
+                self._drop(key)
+        for key, one in found.items():
+            if key in self._live:
+                self._live[key].endpoint = one
+            else:
+                self._add(one)
+        self._stir()        # there may be a nearer deadline now
+
+    def _add(self, endpoint: Endpoint) -> None:
+        live = Live(endpoint, self.clock.now().mono_ns + self.ttl_ns)
+        key = endpoint.key
+        self._live[key] = live
+        self._of_service.setdefault(endpoint.service, {})[key] = live
+        self._of_instance.setdefault(endpoint.instance_id, {})[key] = live
+
+    def _drop(self, key: Key) -> None:
+        del self._live[key]
+        for index, name in ((self._of_service, key[0]), (self._of_instance, key[1])):
+            del index[name][key]
+            if not index[name]:
+                del index[name]
+        if key[0] not in self._of_service:
+            for pick in [pick for pick in self._picks if pick[0] == key[0]]:
+                del self._picks[pick]
+
+    # ------------------------------------------------------------ signs of life
+
+    def beat(self, instance_id: str, verdicts: Sequence[Verdict] | None) -> None:
+        """An instance is alive. verdicts: how it says that its endpoints are; None or empty: all
+        of them are renewed, and looked at by ourselves in the background.
+
+        Writes nothing. Raises: NotFound.
+        """
+        mine = self._of_instance.get(instance_id)
+        if mine is None:
+            raise NotFound("no such instance; register it first", field="instanceId")
+        now = self.clock.now()
+        for live in mine.values():
+            if not verdicts:
+                # Its own word was asked for and not given, so ours counts: `checked` stays.
+                self._renew(live, now.mono_ns, now.wall_ms)
+                live.reported = True
+                self._ask_check(live, now.mono_ns)
+            else:
+                for verdict in verdicts:
+                    if verdict.means(live.endpoint):
+                        self._renew(live, now.mono_ns, now.wall_ms)
+                        live.reported, live.checked = verdict.healthy, True
+            self._note(live, now.mono_ns)
+
+    def report(self, key: Key, *, healthy: bool) -> None:
+        """Somebody says how an endpoint is; one that is not known is passed over."""
+        live = self._live.get(key)
+        if live is not None:
+            now = self.clock.now()
+            self._well(live, now.mono_ns, now.wall_ms)
+            live.reported = healthy
+            self._note(live, now.mono_ns)
+
+    def _well(self, live: Live, now_ns: int, now_ms: int) -> None:
+        self._renew(live, now_ns, now_ms)
+        live.reported = live.checked = True
+        self._note(live, now_ns)
+
+    def _renew(self, live: Live, now_ns: int, now_ms: int) -> None:
+        live.expires_ns, live.seen_ms = now_ns + self.ttl_ns, now_ms
+
+    def _note(self, live: Live, now_ns: int) -> None:
+        if live.healthy(now_ns) != live.told:
+            self._stir()
+
+    def _stir(self) -> None:
+        self._stirred = True
+        self._wake.set()
+
+    def _ask_check(self, live: Live, now_ns: int) -> None:
+        if self.check is None or now_ns < live.check_ns or live.endpoint.protocol.lower() == "udp":
+            return
+        live.check_ns = now_ns + self.ttl_ns // 3
+        self._to_check.append(live.endpoint.key)
+        self._wake.set()
+
+    # ------------------------------------------------------------ in the background
+
+    async def run(self) -> None:
+        """Tell of health that changed, and look at endpoints that cannot speak for themselves.
+
+        Sleeps until there is something to do: the next expiry, a change, a check.
+        """
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._wake = trio.Event()
+                for key in self._to_check:
+                    nursery.start_soon(self._look_at, key)
+                self._to_check.clear()
+                due_ns = await self._tell()
+                if due_ns is None:
+                    await self._wake.wait()
+                    continue
+                left_s = (due_ns - self.clock.now().mono_ns) / 1e9
+                with trio.move_on_after(max(left_s, 0) + LATE_S) as waiting:
+                    await self._wake.wait()
+                self._stirred = self._stirred or waiting.cancelled_caught
+
+    async def _tell(self) -> int | None:
+        """Events for what changed; answers when to look again, mono ns, or None."""
+        if not self._stirred:
+            return self._due_ns     # renewals only make it later, and that is seen when it comes
+        self._stirred = False
+        now_ns = self.clock.now().mono_ns
+        news = [(live.endpoint.key, live.healthy(now_ns)) for live in self._live.values()
+                if live.healthy(now_ns) != live.told]
+        if news:
+            try:
+                await self._write(lambda tx: services.tell_health(tx, news))
+            except PlumError:
+                self._stirred = True        # the disk is down; again a little later
+                return now_ns + round(AGAIN_S * 1e9)
+            for key, healthy in news:
+                if key in self._live:
+                    self._live[key].told = healthy
+        self._due_ns = min((live.expires_ns for live in self._live.values() if live.told),
+                           default=None)
+        return self._due_ns
+
+    async def _look_at(self, key: Key) -> None:
+        assert self.check is not None, "nothing asks for a check without one"
+        async with self._checking:
+            live = self._live.get(key)
+            if live is None:
+                return
+            why = f"no answer within {CHECK_S:g} s"
+            with trio.move_on_after(CHECK_S):
+                why = await self.check(live.endpoint)
+            live.checked = not why
+            self._note(live, self.clock.now().mono_ns)
+
+    # ------------------------------------------------------------ questions
+
+    def names(self) -> list[str]:
+        """All services."""
+        return sorted(self._of_service)
+
+    def every(self, service: str = "", instance_id: str = "") -> list[Seen]:
+        """Endpoints, by key; of a service or an instance if one is named."""
+        index: Mapping[Key, Live] = self._live
+        if service:
+            index = self._of_service.get(service, {})
+        elif instance_id:
+            index = self._of_instance.get(instance_id, {})
+        now_ns = self.clock.now().mono_ns
+        return [Seen(live.endpoint, live.healthy(now_ns), live.seen_ms)
+                for key, live in sorted(index.items(), key=lambda pair: pair[0])
+                if not instance_id or key[1] == instance_id]
+
+    def discover(self, service: str = "", version: str = "", protocol: str = "") -> list[Seen]:
+        """Healthy endpoints, by key. A service, version or protocol "" is any."""
+        return [seen for seen in self.every(service)
+                if seen.healthy and version in ("", seen.endpoint.version)
+                and protocol.lower() in ("", seen.endpoint.protocol.lower())]
+
+    def pick(self, service: str, strategy: str, version: str = "",
+             protocol: str = "") -> Seen | None:
+        """One healthy endpoint by a strategy of balance.py; None when there is none.
+
+        Round-robin and lazy remember what the same question was answered.
+        """
+        found = {seen.endpoint.key: seen for seen in self.discover(service, version, protocol)}
+        question = (service, version, protocol.lower(), strategy)
+        chosen = balance.choose(
+            [seen.endpoint for seen in found.values()], strategy,
+            load={key: self._live[key].load for key in found},
+            last=self._picks.get(question), draw=self._draw())
+        if chosen is None:
+            return None
+        self._picks[question] = chosen.key
+        self._live[chosen.key].load.ever += 1
+        return found[chosen.key]
+
+    # ------------------------------------------------------------ for the executor of services
+
+    def known(self, service: str) -> Sequence[Endpoint]:
+        """All endpoints of a service."""
+        return [live.endpoint for live in self._of_service.get(service, {}).values()]
+
+    def is_healthy(self, endpoint: Endpoint) -> bool:
+        """Whether it is believed to answer."""
+        live = self._live.get(endpoint.key)
+        return live is not None and live.healthy(self.clock.now().mono_ns)
+
+    def preferred(self, service: str, fit: Iterable[Endpoint],
+                  tried: Iterable[Key]) -> Endpoint | None:
+        """Of those that fit: the least loaded healthy one not yet tried, suspects last."""
+        mine, skip, now_ns = self._of_service.get(service, {}), set(tried), self.clock.now().mono_ns
+        able = [mine[one.key] for one in fit
+                if one.key in mine and one.key not in skip and mine[one.key].healthy(now_ns)]
+        trusted = [live for live in able if live.suspect_ns <= now_ns] or able
+        return balance.choose(
+            [live.endpoint for live in trusted], balance.LEAST_LOADED,
+            load={live.endpoint.key: live.load for live in trusted}, draw=self._draw())
+
+    @contextmanager
+    def calling(self, endpoint: Endpoint) -> Iterator[None]:
+        """Counts a call in flight."""
+        live = self._live.get(endpoint.key)
+        load = Load() if live is None else live.load
+        load.in_flight += 1
+        load.ever += 1
+        try:
+            yield
+        finally:
+            load.in_flight -= 1
+
+    def suspect(self, endpoint: Endpoint) -> None:
+        """It did not answer: for a short while others are preferred."""
+        live = self._live.get(endpoint.key)
+        if live is not None:
+            live.suspect_ns = self.clock.now().mono_ns + SUSPECT_NS

@@ -1,0 +1,95 @@
+"""Which endpoint is chosen."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plumd.balance import (
+    LAZY,
+    LEAST_LOADED,
+    RANDOM,
+    ROUND_ROBIN,
+    STRATEGIES,
+    Endpoint,
+    Key,
+    Load,
+    choose,
+    strategy_of,
+)
+
+
+def endpoint(number: int) -> Endpoint:
+    """One of several endpoints of a service."""
+    return Endpoint("s", f"i{number}", "10.0.0.1", 1000 + number, "http")
+
+
+THREE = [endpoint(2), endpoint(0), endpoint(1)]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_nobody_can_be_chosen_among_none(strategy: str) -> None:
+    assert choose([], strategy, load={}, last=endpoint(1).key, draw=7) is None
+
+
+@given(st.sampled_from(STRATEGIES), st.integers(1, 6), st.integers(0, 1 << 64),
+       st.none() | st.integers(0, 7))
+def test_one_of_them_is_chosen_whatever_is_drawn(
+        strategy: str, count: int, draw: int, last: int | None) -> None:
+    some = [endpoint(number) for number in range(count)]
+    before = None if last is None else endpoint(last).key
+    assert choose(some, strategy, load={}, last=before, draw=draw) in some
+
+
+def test_random_takes_what_was_drawn() -> None:
+    chosen = Counter(choose(THREE, RANDOM, load={}, draw=draw) == THREE[1] for draw in range(30))
+    assert chosen[True] == 10
+
+
+def test_round_robin_goes_around_by_key_and_past_those_that_left() -> None:
+    last: Key | None = None
+    order = []
+    for _ in range(5):
+        found = choose(THREE, ROUND_ROBIN, load={}, last=last)
+        assert found is not None
+        last = found.key
+        order.append(found.instance_id)
+    assert order == ["i0", "i1", "i2", "i0", "i1"]
+    assert choose([THREE[0], THREE[1]], ROUND_ROBIN, load={}, last=last) == THREE[0]
+    assert choose([THREE[1]], ROUND_ROBIN, load={}, last=last) == THREE[1]
+
+
+def test_least_loaded_looks_at_calls_in_flight_then_at_calls_ever() -> None:
+    load = {endpoint(0).key: Load(1, 1), endpoint(1).key: Load(0, 50), endpoint(2).key: Load(0, 9)}
+    assert choose(THREE, LEAST_LOADED, load=load) == endpoint(2)
+    load[endpoint(2).key] = Load(2, 9)
+    assert choose(THREE, LEAST_LOADED, load=load) == endpoint(1)
+
+
+def test_an_endpoint_without_a_record_has_no_load_and_ties_are_drawn() -> None:
+    load = {endpoint(0).key: Load(0, 1)}
+    chosen = [choose(THREE, LEAST_LOADED, load=load, draw=draw) for draw in range(4)]
+    assert chosen == [endpoint(2), endpoint(1)] * 2
+
+
+def test_lazy_stays_while_its_pick_is_there() -> None:
+    for draw in range(5):
+        assert choose(THREE, LAZY, load={}, last=endpoint(1).key, draw=draw) == endpoint(1)
+    assert choose(THREE[:2], LAZY, load={}, last=endpoint(1).key, draw=1) == THREE[1]
+
+
+@pytest.mark.parametrize(("word", "strategy"), [
+    ("random", RANDOM), ("Round-Robin", ROUND_ROBIN), ("round_robin", ROUND_ROBIN),
+    ("roundRobin", ROUND_ROBIN), ("leastLoaded", LEAST_LOADED), ("LAZY", LAZY), ("sticky", LAZY),
+    ("fastest", None), ("", None),
+])
+def test_strategies_however_they_are_spelled(word: str, strategy: str | None) -> None:
+    assert strategy_of(word) == strategy
+
+
+def test_an_ipv6_address_is_put_in_brackets() -> None:
+    assert Endpoint("s", "i", "::1", 80, "http").address == "[::1]:80"
+    assert endpoint(1).address == "10.0.0.1:1001"

@@ -1,0 +1,385 @@
+"""The live registry: health by heartbeat, expiry, checks, picks, and what survives a restart."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from plumd.balance import LAZY, LEAST_LOADED, ROUND_ROBIN, Endpoint
+from plumd.clock import Instant
+from plumd.errors import NotFound, StorageDown
+from plumd.services import SUSPECT_NS, Registry, Verdict
+from plumd.store.events import Event
+from plumd.store.store import Change, Store, Tx
+
+T = TypeVar("T")
+TTL_S = 15.0
+
+
+class TrioClock:
+    """Trio's time, which jumps to the next thing to do."""
+
+    def __init__(self, clock: MockClock) -> None:
+        self.clock = clock
+
+    def now(self) -> Instant:
+        """The present moment."""
+        ns = round(self.clock.current_time() * 1e9)
+        return Instant(ns, ns)
+
+
+class Rig:
+    """A registry over a database, with the events that it wrote."""
+
+    def __init__(self, path: Path, clock: MockClock) -> None:
+        self.clock = TrioClock(clock)
+        self.store = Store(path / "plum.db")
+        self.commits = 0
+        self.events: list[Event] = []
+        self.down = False
+        self.registry = self.reborn()
+
+    def reborn(self) -> Registry:
+        """A registry as after a restart."""
+        registry = Registry(self.store, self.clock, self.write, TTL_S, draw=lambda: 0)
+        registry.load()
+        return registry
+
+    async def write(self, fn: Callable[[Tx], T], /) -> T:
+        """As the engine does it."""
+        await trio.lowlevel.checkpoint()
+        if self.down:
+            raise StorageDown("no disk")
+        done = self.store.commit_now(Change(1, events=[], calls=[fn]))
+        self.commits += 1
+        self.events += done.record.items
+        value = done.values[0]
+        if isinstance(value, Exception):
+            raise value
+        return value  # type: ignore[return-value]  # fn's own
+
+    def healthy(self) -> list[str]:
+        """Instances with a healthy endpoint of s."""
+        return [seen.endpoint.instance_id for seen in self.registry.discover("s")]
+
+    def told(self) -> list[tuple[object, object]]:
+        """(what, instance) of the events since the last look."""
+        news: list[tuple[object, object]] = [(event[2], event[3]) for event in self.events]
+        self.events.clear()
+        return news
+
+
+@asynccontextmanager
+async def rigged(path: Path, clock: MockClock, *,
+                 run: bool = True) -> AsyncIterator[Rig]:
+    """A registry, running or not."""
+    rig = Rig(path, clock)
+    async with trio.open_nursery() as nursery:
+        if run:
+            nursery.start_soon(rig.registry.run)
+        yield rig
+        nursery.cancel_scope.cancel()
+    rig.store.close()
+
+
+def endpoint(instance: str, port: int = 80, protocol: str = "http") -> Endpoint:
+    """An endpoint of the service s."""
+    return Endpoint("s", instance, "10.0.0.1", port, protocol)
+
+
+async def test_a_heartbeat_keeps_an_endpoint_and_writes_nothing(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with rigged(tmp_path, autojump_clock) as rig:
+        await rig.registry.register("i", [endpoint("i")])
+        assert rig.told() == [("registered", "i")]
+        for _ in range(10):
+            await trio.sleep(TTL_S - 1)
+            assert rig.healthy() == ["i"]
+            rig.registry.beat("i", None)
+        assert rig.commits == 1
+        assert rig.registry.every()[0].seen_ms == round(trio.current_time() * 1000)
+
+
+async def test_silence_ends_health_and_is_told_once(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with rigged(tmp_path, autojump_clock) as rig:
+        await rig.registry.register("i", [endpoint("i"), endpoint("i", 81)])
+        await rig.registry.register("j", [endpoint("j")])
+        rig.told()
+        await trio.sleep(TTL_S - 0.001)
+        rig.registry.beat("j", None)
+        await trio.sleep(0.002)
+        await trio.testing.wait_all_tasks_blocked()
+        assert rig.healthy() == ["j"]
+        assert rig.told() == [("unhealthy", "i"), ("unhealthy", "i")]
+        assert rig.commits == 3
+        rig.registry.beat("i", None)
+        await trio.testing.wait_all_tasks_blocked()
+        assert rig.told() == [("healthy", "i"), ("healthy", "i")]
+        assert rig.healthy() == ["i", "i", "j"]
+
+
+async def test_expiry_is_seen_even_when_nothing_runs(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with rigged(tmp_path, autojump_clock, run=False) as rig:
+        await rig.registry.register("i", [endpoint("i")])
+        await trio.sleep(TTL_S)
+        assert rig.healthy() == []
+        assert [seen.healthy for seen in rig.registry.every()] == [False]
+
+
+async def test_nothing_is_registered_and_nothing_wakes(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with rigged(tmp_path, autojump_clock) as rig:
+        autojump_clock.autojump_threshold = float("inf")
+        await trio.testing.wait_all_tasks_blocked()
+        deadline = trio.lowlevel.current_statistics().seconds_to_next_deadline
+        assert deadline == float("inf")
+        autojump_clock.autojump_threshold = 0
+        await rig.registry.register("i", [endpoint("i")])
+        await trio.sleep(TTL_S * 2)
+        autojump_clock.autojump_threshold = float("inf")
+        await trio.testing.wait_all_tasks_blocked()
+        deadline = trio.lowlevel.current_statistics().seconds_to_next_deadline
+        assert deadline == float("inf"), "a dead endpoint needs no timer"
+
+
+async def test_an_instance_says_how_its_endpoints_are(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with rigged(tmp_path, autojump_clock) as rig:
+        await rig.registry.register("i", [endpoint("i", 80), endpoint("i", 81)])
+        rig.told()
+        rig.registry.beat("i", [Verdict("s", "10.0.0.1", 80, "HTTP", healthy=False),
+                                Verdict("s", "10.0.0.1", 81, "http", healthy=True),
+                                Verdict("other", "", 0, "", healthy=False)])
+        await trio.testing.wait_all_tasks_blocked()
+        assert [seen.healthy for seen in rig.registry.every()] == [False, True]
+        assert rig.told() == [("unhealthy", "i")]
+        rig.registry.beat("i", [Verdict("s", "", 0, "", healthy=True)])
+        await trio.testing.wait_all_tasks_blocked()
+        assert rig.told() == [("healthy", "i")]
+
+
+async def test_only_named_endpoints_are_renewed_by_a_list(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with rigged(tmp_path, autojump_clock) as rig:
+        await rig.registry.register("i", [endpoint("i", 80), endpoint("i", 81)])
+        await trio.sleep(10)
+        rig.registry.beat("i", [Verdict("s", "", 81, "", healthy=True)])
+        await trio.sleep(10)
+        assert [seen.endpoint.port for seen in rig.registry.discover("s")] == [81]
+
+
+async def test_a_heartbeat_of_nobody_is_refused(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with rigged(tmp_path, autojump_clock) as rig:
+        with pytest.raises(NotFound):
+            rig.registry.beat("i", None)
+
+
+async def test_registering_again_as_before_writes_nothing_but_revives(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with rigged(tmp_path, autojump_clock) as rig:
+        for _ in range(3):
+            await rig.registry.register("i", [endpoint("i")], replace=True)
+        assert rig.commits == 1
+        await trio.sleep(TTL_S + 1)
+        assert rig.healthy() == []
+        await rig.registry.register("i", [endpoint("i")], replace=True)
+        assert rig.healthy() == ["i"]
+        await rig.registry.register("i", [endpoint("i", 81)])
+        await rig.registry.register("i", [endpoint("i", 82)], replace=True)
+        assert [seen.endpoint.port for seen in rig.registry.every("s")] == [82]
+
+
+async def test_after_a_restart_everyone_has_one_fresh_ttl(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with rigged(tmp_path, autojump_clock) as rig:
+        await rig.registry.register("i", [endpoint("i")])
+        await trio.sleep(TTL_S * 3)
+        rig.registry = rig.reborn()
+        assert rig.healthy() == ["i"]
+        assert rig.registry.every()[0].seen_ms == 0
+        await trio.sleep(TTL_S)
+        assert rig.healthy() == []
+
+
+async def test_removals_are_complete(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with rigged(tmp_path, autojump_clock) as rig:
+        await rig.registry.register("i", [endpoint("i", 80), endpoint("i", 81)])
+        assert rig.registry.pick("s", LAZY) is not None
+        await rig.registry.remove(endpoint("i", 80).key)
+        assert [seen.endpoint.port for seen in rig.registry.every("", "i")] == [81]
+        await rig.registry.remove_instance("i")
+        assert rig.registry.names() == []
+        assert rig.registry.pick("s", LAZY) is None
+        for again in (rig.registry.remove(endpoint("i", 80).key),
+                      rig.registry.remove_instance("i")):
+            with pytest.raises(NotFound):
+                await again
+        assert rig.registry._picks == {}
+        assert rig.registry._of_instance == {}
+
+
+async def test_a_caller_that_leaves_early_leaves_memory_right(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with rigged(tmp_path, autojump_clock) as rig:
+        with trio.move_on_after(0):
+            await rig.registry.register("i", [endpoint("i")])
+        assert len(rig.store.peek(lambda db: list(db.execute("SELECT * FROM endpoints")))) == 1
+        assert rig.healthy() == ["i"]
+
+
+async def test_a_refused_write_changes_nothing(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with rigged(tmp_path, autojump_clock) as rig:
+        await rig.registry.register("i", [endpoint("i")])
+        rig.down = True
+        with pytest.raises(StorageDown):
+            await rig.registry.remove_instance("i")
+        with pytest.raises(StorageDown):
+            await rig.registry.register("j", [endpoint("j")])
+        assert rig.healthy() == ["i"]
+
+
+async def test_news_that_could_not_be_written_are_told_later(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with rigged(tmp_path, autojump_clock) as rig:
+        await rig.registry.register("i", [endpoint("i")])
+        rig.told()
+        rig.down = True
+        await trio.sleep(TTL_S + 5)
+        assert rig.told() == []
+        rig.down = False
+        await trio.sleep(2)
+        assert rig.told() == [("unhealthy", "i")]
+
+
+# ---------------------------------------------------------------- checks of our own
+
+
+async def test_a_silent_instance_is_looked_at_in_the_background(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    looks: list[str] = []
+    sick = {"i"}
+
+    async def check(one: Endpoint) -> str:
+        await trio.lowlevel.checkpoint()
+        looks.append(one.instance_id)
+        return "refused" if one.instance_id in sick else ""
+
+    async with rigged(tmp_path, autojump_clock) as rig:
+        rig.registry.check = check
+        for instance in ("i", "j"):
+            await rig.registry.register(instance, [endpoint(instance)])
+            rig.registry.beat(instance, None)
+        assert looks == [], "never on the request's path"
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(looks) == ["i", "j"]
+        assert rig.healthy() == ["j"]
+        for _ in range(3):
+            rig.registry.beat("i", None)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(looks) == 2, "not more often than each third of a TTL"
+        sick.clear()
+        await trio.sleep(TTL_S / 3)
+        rig.registry.beat("i", None)
+        await trio.testing.wait_all_tasks_blocked()
+        assert rig.healthy() == ["i", "j"]
+        await trio.sleep(TTL_S * 2)
+        assert len(looks) == 3, "only heartbeats bring checks"
+
+
+async def test_an_instance_that_speaks_for_itself_is_not_looked_at(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async def check(one: Endpoint) -> str:
+        raise AssertionError(f"{one} was looked at")
+
+    async with rigged(tmp_path, autojump_clock) as rig:
+        rig.registry.check = check
+        await rig.registry.register("i", [endpoint("i"), endpoint("i", 9, "udp")])
+        rig.registry.beat("i", [Verdict("s", "", 0, "", healthy=True)])
+        await trio.testing.wait_all_tasks_blocked()
+        await rig.registry.register("u", [endpoint("u", 9, "UDP")])
+        rig.registry.beat("u", None)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(rig.healthy()) == 3
+
+
+async def test_checks_that_hang_are_bounded_in_number_and_time(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    hanging = most = 0
+
+    async def check(_: Endpoint) -> str:
+        nonlocal hanging, most
+        hanging += 1
+        most = max(most, hanging)
+        try:
+            await trio.sleep_forever()
+        finally:
+            hanging -= 1
+
+    async with rigged(tmp_path, autojump_clock) as rig:
+        rig.registry.check = check
+        await rig.registry.register("i", [endpoint("i", port) for port in range(1, 41)])
+        rig.registry.beat("i", None)
+        await trio.sleep(7)
+        assert most == 16
+        assert hanging == 0
+        assert rig.healthy() == []
+
+
+# ---------------------------------------------------------------- picks
+
+
+async def test_picks_by_strategy(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with rigged(tmp_path, autojump_clock) as rig:
+        registry = rig.registry
+        for instance in ("a", "b", "c"):
+            await registry.register(instance, [endpoint(instance)])
+
+        def picks(strategy: str, count: int) -> list[str]:
+            found = [registry.pick("s", strategy) for _ in range(count)]
+            return [seen.endpoint.instance_id for seen in found if seen is not None]
+
+        assert picks(ROUND_ROBIN, 4) == ["a", "b", "c", "a"]
+        assert sorted(picks(LEAST_LOADED, 2)) == ["b", "c"]
+        assert picks(LAZY, 3) == ["a", "a", "a"]
+        registry.beat("a", [Verdict("s", "", 0, "", healthy=False)])
+        assert picks(LAZY, 3) == ["b", "b", "b"]
+        assert "a" not in picks(ROUND_ROBIN, 6)
+        registry.beat("a", [Verdict("s", "", 0, "", healthy=True)])
+        assert picks(LAZY, 2) == ["b", "b"], "sticky, even when the first one is back"
+        assert registry.pick("s", LAZY, version="9") is None
+        assert registry.pick("nobody", LAZY) is None
+
+
+async def test_calls_go_to_the_idlest_and_suspects_wait(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with rigged(tmp_path, autojump_clock) as rig:
+        registry = rig.registry
+        a, b = endpoint("a"), endpoint("b")
+        await registry.register("a", [a])
+        await registry.register("b", [b])
+        with registry.calling(a):
+            assert registry.preferred("s", [a, b], ()) == b
+            with registry.calling(b), registry.calling(b):
+                assert registry.preferred("s", [a, b], ()) == a
+            registry.suspect(b)
+            assert registry.preferred("s", [a, b], ()) == a
+            assert registry.preferred("s", [a, b], {a.key}) == b, "better than nobody"
+            assert registry.preferred("s", [b], ()) == b
+            await trio.sleep(SUSPECT_NS / 1e9)
+            assert registry.preferred("s", [a, b], ()) == b
+        assert registry.preferred("s", [a, b], {a.key, b.key}) is None
+        registry.beat("b", [Verdict("s", "", 0, "", healthy=False)])
+        assert registry.preferred("s", [b], ()) is None
