@@ -409,9 +409,12 @@ cdef class Scheduler:
         if slot < 0:
             return Reply("stale_attempt", "the task has ended")
         task = &self.tasks[slot]
-        if task.state != RUNNING or task.attempt != command.attempt or task.stopping:
+        if task.state != RUNNING or task.attempt != command.attempt:
             return Reply("stale_attempt", "this attempt is no longer the current one",
                          task.state, task.attempt)
+        if task.stopping:       # the wish came first, so there is nothing to stop
+            self.confirm_stop(slot, now_ns, now_ms)
+            return ACCEPTED
         task.napping = 1
         self.naps[command.task_id] = command
         until_ns = now_ns + (command.until_ms - now_ms) * MS

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import ipaddress
 import logging
 import os
 import signal
@@ -22,12 +23,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import trio
 
 import plumd
 from plumd.api import (
     app, events, front, pages, system, task_defs, tasks, workers, workflows,
 )
+from plumd.api import services as service_routes
 from plumd.api.admission import Policy
 from plumd.api.context import Context
 from plumd.api.gate import Gate
@@ -37,13 +40,18 @@ from plumd.carrier import BuiltinCarrier, LocalCarrier
 from plumd.clock import SystemClock, draw_seed
 from plumd.config import Config
 from plumd.engine import Engine
+from plumd.executors.callback import Callback
 from plumd.executors.os_process import OsProcess
+from plumd.executors.outgoing import Client
+from plumd.executors.service import Service
+from plumd.executors.targets import Policy as CallPolicy
 from plumd.model import (
     BUILTIN_POOL, OS_PROCESS_POOL, SERVICE_POOL, Join, Limits, WorkerKind,
 )
 from plumd.outbox import Outbox
 from plumd.retention import DAY_MS, Keep, Retention
 from plumd.runs import Planner
+from plumd.services import Registry
 from plumd.store.blobs import Blobs
 from plumd.store.definitions import Catalog
 from plumd.store.store import Store
@@ -82,6 +90,11 @@ class Daemon:
                              self.local_workers())
         self.processes = OsProcess(
             self.data, controller_base=f"http://{config.listen}")
+        self.client = Client(CallPolicy(tuple(
+            ipaddress.ip_network(text) for text in config.outgoing_networks)))
+        self.registry = Registry(self.store, clock, self.engine.write,
+                                 config.service_health_ttl_sec)
+        self.registry.load()
         self.context = Context(self.engine, catalog, planner, self.blobs)
         self.streams = Streams(self.engine, self.blobs)
         self.carriers = self.register_carriers()
@@ -110,9 +123,15 @@ class Daemon:
     def register_carriers(self) -> list[LocalCarrier]:
         """Whoever carries out what the core starts here."""
         self.outbox.register(BUILTIN, BuiltinCarrier(self.engine, self.blobs))
-        processes = LocalCarrier(self.engine, self.blobs, self.processes)
+        calls = Service(self.client, self.registry)
+        self.registry.check = calls.check
+        processes, services, callbacks = (
+            LocalCarrier(self.engine, self.blobs, executor)
+            for executor in (self.processes, calls, Callback(self.client)))
         self.outbox.register(OS_PROCESS, processes)
-        return [processes]
+        self.outbox.register(SERVICE, services)
+        self.outbox.register_caller(callbacks)
+        return [processes, services, callbacks]
 
     def all_routes(self) -> Sequence[Route]:
         """The table of all routes."""
@@ -124,6 +143,7 @@ class Daemon:
             *task_defs.routes(task_defs.TaskDefs(context, task_handlers)),
             *workflows.routes(workflows.Workflows(context)),
             *workers.routes(workers.Workers(context, Exchanges(self.engine, self.blobs))),
+            *service_routes.routes(service_routes.Services(context, self.registry)),
             front.STREAM_ROUTE,
             *events.routes(events.Events(context)),
             *system.routes(state),
@@ -141,6 +161,9 @@ class Daemon:
         if self.config.unix_socket:
             specs.append(f"unix:{self.config.unix_socket}")
         sockets = front.bind(specs)
+        own = frozenset(each.getsockname()[:2] for each in sockets
+                        if each.family != socket.AF_UNIX)
+        self.client.policy = msgspec.structs.replace(self.client.policy, listeners=own)
         leave = trio.Event()
         async with trio.open_nursery() as nursery:
             for carrier in self.carriers:
@@ -148,6 +171,8 @@ class Daemon:
             nursery.start_soon(self.store.run_checkpoints)
             nursery.start_soon(self.engine.run)
             nursery.start_soon(self.retention.run)
+            nursery.start_soon(self.registry.run)
+            nursery.start_soon(self.client.run)
             await nursery.start(watch_signals, leave)
             gc.collect()
             gc.freeze()

@@ -31,6 +31,12 @@ class Malformed(PlumError):
     code, status = "malformed", 400
 
 
+class TooSlow(PlumError):
+    """The request's body did not arrive in time; send it again."""
+
+    code, status = "timeout", 408
+
+
 class Invalid(PlumError):
     """A field has a wrong type or value; `field` names it as a path, like `steps[2].name`."""
 

@@ -159,6 +159,15 @@ class Screen:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
+    def show(self, grid: Table) -> None:
+        """A table or card; where a program reads, without the spaces that fill its cells up."""
+        if self.out.is_terminal:
+            self.out.print(grid)
+            return
+        with self.out.capture() as text:
+            self.out.print(grid)
+        self.write("\n".join(row.rstrip() for row in text.get().splitlines()))
+
     def json(self, value: Json, *, indent: int | None = 2) -> None:
         """A JSON value."""
         self.write(json_text(value, indent=indent))
@@ -170,7 +179,7 @@ class Screen:
         elif self.output == "name":
             self.write(word(item, ident))
         else:
-            self.out.print(card(rows))
+            self.show(card(rows))
 
     def items(self, items: Iterable[JsonObject], ident: str, columns: Sequence[Column]) -> None:
         """Many things: a table, a JSON array, or their ids."""
@@ -180,7 +189,7 @@ class Screen:
             for item in items:
                 self.write(word(item, ident))
         else:
-            self.out.print(table(items, columns))
+            self.show(table(items, columns))
 
     def log(self, chunks: Iterable[bytes], *, raw: bool) -> None:
         """What a process wrote; raw: byte for byte, for files and for who trusts it."""

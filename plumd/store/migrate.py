@@ -27,7 +27,8 @@ def schema_files() -> list[tuple[int, str]]:
     return steps
 
 
-def open_writer(path: Path, vfs: str | None = None) -> apsw.Connection:
+def open_writer(path: Path, vfs: str | None = None, *,
+                log_bytes: int = LOG_BYTES) -> apsw.Connection:
     """The writing connection: created or migrated, WAL, every commit synced.
 
     Raises: Refused; apsw.Error when the disk refuses.
@@ -50,15 +51,15 @@ def open_writer(path: Path, vfs: str | None = None) -> apsw.Connection:
         migrate(db)
         if fresh:
             sync_directory(path.parent)
-        if vfs is None:
-            prefill_log(path)
+        if vfs is None and log_bytes:
+            prefill_log(path, log_bytes)
     except BaseException:
         db.close(True)
         raise
     return db
 
 
-def prefill_log(path: Path) -> None:
+def prefill_log(path: Path, log_bytes: int) -> None:
     """Lengthen the write-ahead log with zeros, which end it wherever it is read back.
 
     A sync that need not make a file longer takes half the time, for the file system then writes
@@ -67,8 +68,8 @@ def prefill_log(path: Path) -> None:
     fd = os.open(f"{path}-wal", os.O_WRONLY)
     try:
         size = os.fstat(fd).st_size
-        if size < LOG_BYTES:
-            os.pwrite(fd, bytes(LOG_BYTES - size), size)
+        if size < log_bytes:
+            os.pwrite(fd, bytes(log_bytes - size), size)
             os.fsync(fd)
     finally:
         os.close(fd)

@@ -85,11 +85,13 @@ class Done(msgspec.Struct):
 class Store:
     """One database file. Ended by `close`."""
 
-    def __init__(self, path: Path, vfs: str | None = None, clock: Clock | None = None) -> None:
+    def __init__(self, path: Path, vfs: str | None = None, clock: Clock | None = None, *,
+                 log_bytes: int = migrate.LOG_BYTES) -> None:
         self.path = path
         self.clock = clock or SystemClock()
         self.vfs = vfs
-        self.db = migrate.open_writer(path, vfs)
+        self._log_bytes = log_bytes
+        self.db = migrate.open_writer(path, vfs, log_bytes=log_bytes)
         self.point = migrate.open_reader(path, vfs)
         self._readers = [migrate.open_reader(path, vfs) for _ in range(READERS)]
         self._reading = trio.CapacityLimiter(READERS)
@@ -217,7 +219,7 @@ class Store:
     def reopen(self) -> None:
         """A fresh writing connection after an error, so that only what the disk has is seen."""
         self.db.close(True)
-        self.db = migrate.open_writer(self.path, self.vfs)
+        self.db = migrate.open_writer(self.path, self.vfs, log_bytes=self._log_bytes)
         self._watch_log()
         self.next_seq = events.next_seq(self.db)
         self.commit_ns = 0

@@ -7,8 +7,10 @@ slowed by its own line. The writer sends whatever has gathered as one message.
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable
 from typing import Final
 
+import msgspec
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
@@ -28,7 +30,14 @@ SEND_S_MAX: Final = 20
 CLOSE_S: Final = 2
 PROTOCOL_ERROR: Final = 1002
 GOING_AWAY: Final = 1001
-NORMAL: Final = 1000
+
+
+class Farewell(msgspec.Struct, frozen=True):
+    """Why a line must end, as it is told to the worker."""
+
+    code: str
+    message: str
+    ws_code: int = GOING_AWAY
 
 
 class Streams:
@@ -54,7 +63,7 @@ class Streams:
         try:
             up = await first_message(ws, end)
         except RemoteProtocolError as error:
-            await close(ws, end, error.code, str(error), PROTOCOL_ERROR)
+            await close(ws, end, Farewell(error.code, str(error), PROTOCOL_ERROR))
             return
         if up is None or up.register is None:
             return
@@ -68,7 +77,7 @@ class Streams:
                 raise Overloaded(ask.replies[0].detail)
             await self._talk(ws, end, session, registered_of(join, up.register.beat_sec))
         except PlumError as error:
-            await close(ws, end, error.code, error.detail, GOING_AWAY)
+            await close(ws, end, Farewell(error.code, error.detail))
         finally:
             self._open.discard(session)
             self._part(session)
@@ -85,46 +94,57 @@ class Streams:
 
     async def _talk(self, ws: WebSocketConnection, end: DaemonEnd, session: Session,
                     registered: Registered) -> None:
+        """Both directions, until one of them says why the line must end."""
+        farewell: list[Farewell] = []
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write, ws, end, session, registered,
-                                   nursery.cancel_scope)
-                try:
-                    await self._read(ws, end, session)
-                except RemoteProtocolError as error:
-                    await close(ws, end, error.code, str(error), PROTOCOL_ERROR)
-                except PlumError as error:
-                    await close(ws, end, error.code, error.detail, GOING_AWAY)
-                nursery.cancel_scope.cancel()
-        except* ConnectionClosed:
-            pass
 
-    async def _read(self, ws: WebSocketConnection, end: DaemonEnd, session: Session) -> None:
+                async def direction(run: Awaitable[Farewell | None]) -> None:
+                    reason = await run
+                    if reason is not None:
+                        farewell.append(reason)
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(direction, self._write(ws, end, session, registered))
+                nursery.start_soon(direction, self._read(ws, end, session))
+        except* ConnectionClosed:
+            farewell.clear()
+        if farewell:
+            await close(ws, end, farewell[0])
+
+    async def _read(self, ws: WebSocketConnection, end: DaemonEnd,
+                    session: Session) -> Farewell | None:
+        try:
+            return await self._listen(ws, end, session)
+        except RemoteProtocolError as error:
+            return Farewell(error.code, str(error), PROTOCOL_ERROR)
+        except PlumError as error:
+            return Farewell(error.code, error.detail)
+
+    async def _listen(self, ws: WebSocketConnection, end: DaemonEnd,
+                      session: Session) -> Farewell | None:
         worker_id, nonce = session.join.worker_id, session.join.session
         while True:
             up = end.receive(await ws.get_message())
             if not self.engine.beat(worker_id, nonce):
-                await close(ws, end, "lease_lost", "the lease ran out; register again", GOING_AWAY)
-                return
+                return Farewell("lease_lost", "the lease ran out; register again")
             if up.results or up.progress:
                 await session.take_in(up)
             if up.drain:
                 await self.engine.call_all([Drain(worker_id)], urgent=True)
             if up.bye:
+                await self.engine.call_all([Leave(worker_id)], urgent=True)
                 with trio.move_on_after(CLOSE_S):
                     await ws.send_message(text_of(end, Down(ack=session.ack)))
-                await self.engine.call_all([Leave(worker_id)], urgent=True)
-                return
+                return None
 
     async def _write(self, ws: WebSocketConnection, end: DaemonEnd, session: Session,
-                     registered: Registered | None, line: trio.CancelScope) -> None:
+                     registered: Registered | None) -> Farewell | None:
         while True:
             if registered is None:
                 await session.wait_news()
             if session.kicked:
-                await close(ws, end, session.kicked, "this session is over", GOING_AWAY)
-                line.cancel()
-                return
+                return Farewell(session.kicked, "this session is over")
             down = await session.compose(registered, ITEMS_MAX)
             registered = None
             room = fitting(down.attempts)
@@ -134,8 +154,7 @@ class Streams:
             with trio.move_on_after(SEND_S_MAX) as scope:
                 await ws.send_message(text_of(end, down))
             if scope.cancelled_caught:      # it reads no more: as good as gone
-                line.cancel()
-                return
+                return None
 
 
 async def first_message(ws: WebSocketConnection, end: DaemonEnd) -> Up | None:
@@ -153,13 +172,13 @@ def text_of(end: DaemonEnd, down: Down) -> str:
     return end.send(down).decode()
 
 
-async def close(ws: WebSocketConnection, end: DaemonEnd, code: str, message: str,
-                ws_code: int) -> None:
+async def close(ws: WebSocketConnection, end: DaemonEnd, farewell: Farewell) -> None:
     """Say why, as far as it is still heard, and close the line in bounded time."""
     with trio.move_on_after(CLOSE_S):
         try:
-            if ws_code != PROTOCOL_ERROR:
-                await ws.send_message(text_of(end, Down(error=PeerError(code, message[:1000]))))
-            await ws.aclose(ws_code, message[:100])
+            if farewell.ws_code != PROTOCOL_ERROR:
+                error = PeerError(farewell.code, farewell.message[:1000])
+                await ws.send_message(text_of(end, Down(error=error)))
+            await ws.aclose(farewell.ws_code, farewell.message[:100])
         except ConnectionClosed:
             return

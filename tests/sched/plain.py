@@ -105,9 +105,11 @@ class Plain:
 
     def nap(self, command: Nap, ns: int) -> str:
         task = self.tasks.get(command.task_id)
-        if (task is None or task.state != S.RUNNING or task.attempt != command.attempt
-                or task.stopping):
+        if task is None or task.state != S.RUNNING or task.attempt != command.attempt:
             return "stale_attempt"
+        if task.stopping:
+            self.confirm(task, ns)
+            return ""
         task.nap = command
         until_ns = ns + (command.until_ms - ns // 10**6) * 10**6
         if task.timeout_ns is None or until_ns <= task.timeout_ns:

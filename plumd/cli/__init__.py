@@ -1,0 +1,95 @@
+"""The program `plum`: a client of the HTTP API like any other.
+
+Exit codes: 0 done, 1 the task or run that was waited for did not succeed, 2 a wrong call or
+value, 3 not found, 4 not allowed, 5 conflict, 6 the daemon cannot be reached or takes no requests,
+124 waiting took too long, 130 Ctrl-C, 141 the reader of the output is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+import plumd
+from plumd.cli import definitions, system, tasks, workers, workflows
+from plumd.cli.session import PlumGroup, Session
+from plumd.sdk.client import ProblemError, UnreachableError, WaitTimeoutError
+
+USAGE: Final = 2
+NOT_FOUND: Final = 3
+DENIED: Final = 4
+CONFLICT: Final = 5
+UNAVAILABLE: Final = 6
+TIMED_OUT: Final = 124
+INTERRUPTED: Final = 130
+BROKEN_PIPE: Final = 141
+
+
+@click.group(cls=PlumGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(plumd.__version__, prog_name="plum")
+def plum() -> None:
+    """Plum's command line: tasks, workflows, workers and services of a daemon.
+
+    Wherever a value is JSON, @FILE reads it from a file and - from stdin.
+    """
+
+
+for noun in (tasks.group, definitions.group, workflows.group, workflows.runs, workers.workers,
+             workers.services, system.events, system.status, system.completion):
+    plum.add_command(noun)
+
+
+def main() -> None:
+    """The entry point."""
+    sys.exit(carry_out(sys.argv[1:]))
+
+
+def carry_out(arguments: Sequence[str]) -> int:
+    """Run one command line; its exit code."""
+    session = Session()
+    try:
+        code: object = plum.main(list(arguments), prog_name="plum", standalone_mode=False,
+                                 obj=session)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return USAGE
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        return leave_pipe()
+    except ProblemError as problem:
+        session.screen.complain(str(problem))
+        return code_of(problem)
+    except UnreachableError as error:
+        session.screen.complain(str(error))
+        return UNAVAILABLE
+    except WaitTimeoutError as error:
+        session.screen.complain(str(error))
+        return TIMED_OUT
+    except SystemExit as leaving:
+        # Click ends the program itself when the reader of its output is gone, and after completion.
+        return leave_pipe() if leaving.code == 1 else 0
+    finally:
+        session.close()
+    return code if isinstance(code, int) else 0
+
+
+def code_of(problem: ProblemError) -> int:
+    """The exit code of a refusal."""
+    if problem.code == "idempotency_key_reused":
+        return CONFLICT
+    by_status = {401: DENIED, 403: DENIED, 404: NOT_FOUND, 409: CONFLICT, 412: CONFLICT}
+    if problem.status == 429 or problem.status >= 500:
+        return UNAVAILABLE
+    return by_status.get(problem.status, USAGE)
+
+
+def leave_pipe() -> int:
+    """Nobody reads any more: whatever is still in the buffer goes nowhere, without a word."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE

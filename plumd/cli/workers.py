@@ -1,0 +1,181 @@
+"""plum worker ... and plum service ..."""
+
+from __future__ import annotations
+
+import socket
+from itertools import chain
+
+import click
+
+from plumd.cli.screen import Column, column, moment, moment_column, names, pairs, table, word
+from plumd.cli.session import PlumGroup, Session, each, label_option, pass_session
+from plumd.sdk.client import Client, JsonObject, ProblemError, part
+
+
+def address(item: JsonObject) -> str:
+    """`http://10.0.0.7:8080`"""
+    ip = word(item, "ip")
+    host = f"[{ip}]" if ":" in ip else ip
+    return f"{word(item, 'protocol')}://{host}:{word(item, 'port')}"
+
+
+BASES = ("/v1/embedded-workers", "/v1/workers")
+COLUMNS = (
+    column("ID", "workerId"), column("KIND", "kind"), column("HEALTH", "health"),
+    Column("RUNNING", lambda item: f"{word(item, 'running')}/{word(item, 'capacity')}"),
+    column("NODE", "nodeId"), Column("TASKS", lambda item: names(item, "tasks")),
+    moment_column("SEEN", "lastSeen"),
+)
+ENDPOINTS = (
+    column("SERVICE", "serviceName"), column("INSTANCE", "instanceId"),
+    Column("ENDPOINT", address), column("VERSION", "version"),
+    column("HEALTHY", "healthy"), column("NODE", "nodeId"), moment_column("SEEN", "lastSeen"),
+)
+
+
+@click.group("worker", cls=PlumGroup)
+def workers() -> None:
+    """Workers: programs that take attempts."""
+
+
+@click.group("service", cls=PlumGroup)
+def services() -> None:
+    """Services and where they are."""
+
+
+def find(client: Client, worker_id: str) -> tuple[str, JsonObject]:
+    """(path, worker), of whichever kind. Raises: ProblemError."""
+    for base in BASES:
+        path = f"{base}/{part(worker_id)}"
+        try:
+            return path, client.get_object(path)
+        except ProblemError as problem:
+            if problem.status != 404:
+                raise
+    raise ProblemError(404, "not_found", f"no such worker: {worker_id}")
+
+
+def show(session: Session, worker: JsonObject) -> None:
+    """One worker."""
+    session.screen.item(worker, "workerId", [
+        ("ID", word(worker, "workerId")), ("Kind", word(worker, "kind")),
+        ("Health", word(worker, "health")), ("Node", word(worker, "nodeId")),
+        ("URL", word(worker, "url")), ("Instance", word(worker, "instanceId")),
+        ("App", f"{word(worker, 'appName')} {word(worker, 'appVersion')}".strip()),
+        ("Tasks", names(worker, "tasks")), ("Labels", pairs(worker, "labels")),
+        ("Running", f"{word(worker, 'running')} of {word(worker, 'capacity')}"),
+        ("Attempts", names(worker, "attempts")), ("Registered", moment(worker, "registeredAt")),
+        ("Seen", moment(worker, "lastSeen")), ("Offline since", moment(worker, "offlineSince"))])
+
+
+@workers.command("list")
+@pass_session
+def list_workers(session: Session) -> None:
+    """List workers of both kinds: embedded ones, and those that are called back."""
+    found = chain.from_iterable(session.client.items(base) for base in BASES)
+    session.screen.items(found, "workerId", COLUMNS)
+
+
+@workers.command("get")
+@click.argument("worker_id", metavar="ID")
+@pass_session
+def get_worker(session: Session, worker_id: str) -> None:
+    """Show a worker with the attempts that it holds."""
+    show(session, find(session.client, worker_id)[1])
+
+
+@workers.command()
+@click.argument("worker_id", metavar="ID")
+@pass_session
+def drain(session: Session, worker_id: str) -> None:
+    """Give a worker nothing new; what it has it ends."""
+    path, _ = find(session.client, worker_id)
+    show(session, session.client.act(path, "drain"))
+
+
+@workers.command()
+@click.argument("worker_id", metavar="ID")
+@pass_session
+def resume(session: Session, worker_id: str) -> None:
+    """Let a drained worker take tasks again."""
+    path, _ = find(session.client, worker_id)
+    show(session, session.client.act(path, "resume"))
+
+
+@workers.command("delete")
+@click.argument("worker_ids", metavar="ID...", nargs=-1, required=True)
+@pass_session
+def delete_workers(session: Session, worker_ids: tuple[str, ...]) -> None:
+    """Forget workers; what they hold is lost."""
+    def remove(worker_id: str) -> None:
+        session.client.request("DELETE", find(session.client, worker_id)[0])
+        session.screen.say(f"deleted {worker_id}")
+
+    each(session, worker_ids, remove)
+
+
+# ---------------------------------------------------------------- service
+
+@services.command("list")
+@click.argument("name", required=False)
+@pass_session
+def list_services(session: Session, name: str | None) -> None:
+    """List all endpoints, healthy or not, or those of the service NAME."""
+    found = session.client.items("/v1/services", {"service": name})
+    session.screen.items(found, "serviceName", ENDPOINTS)
+
+
+@services.command()
+@click.argument("name")
+@click.option("--version", help="Only this version.")
+@click.option("--protocol", help="Only this protocol.")
+@click.option("--strategy", metavar="WORD",
+              help="Pick one: random, round-robin, least-loaded or lazy.")
+@pass_session
+def discover(session: Session, name: str, version: str | None, protocol: str | None,
+             strategy: str | None) -> None:
+    """Show a service's healthy endpoints, or one of them."""
+    query = {"service": name, "version": version, "protocol": protocol}
+    if strategy is None:
+        session.screen.items(session.client.items("/v1/discovery", query), "instanceId", ENDPOINTS)
+        return
+    one = session.client.get_object("/v1/discovery/one", {**query, "strategy": strategy})
+    if session.screen.output == "table":
+        session.screen.show(table([one], ENDPOINTS))
+    else:
+        session.screen.item(one, "instanceId", ())
+
+
+@services.command()
+@click.argument("name")
+@click.option("--port", type=click.IntRange(1, 65535), required=True)
+@click.option("--ip", help="Default: the address that this command comes from.")
+@click.option("--instance", metavar="ID", help="Default: NAME-HOST-PORT.")
+@click.option("--protocol", default="http", show_default=True)
+@click.option("--version", default="")
+@label_option
+@pass_session
+def register(session: Session, name: str, port: int, ip: str | None, instance: str | None,
+             protocol: str, version: str, labels: dict[str, str]) -> None:
+    """Say where a service is. The daemon itself looks whether it is well."""
+    instance = instance or f"{name}-{socket.gethostname()}-{port}"
+    session.client.request("POST", "/v1/services/register", {
+        "instanceId": instance, "ip": ip or "", "endpoints": [{
+            "serviceName": name, "port": port, "protocol": protocol, "version": version,
+            "labels": dict(labels)}]})
+    if session.screen.output == "table":
+        session.screen.say(f"registered {instance}")
+    else:
+        session.screen.item({"instanceId": instance}, "instanceId", ())
+
+
+@services.command("delete")
+@click.argument("instances", metavar="INSTANCE...", nargs=-1, required=True)
+@pass_session
+def delete_services(session: Session, instances: tuple[str, ...]) -> None:
+    """Forget instances with all their endpoints."""
+    def remove(instance: str) -> None:
+        session.client.request("DELETE", "/v1/services", query={"instanceId": instance})
+        session.screen.say(f"deleted {instance}")
+
+    each(session, instances, remove)

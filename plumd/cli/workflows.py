@@ -1,0 +1,231 @@
+"""plum workflow ... and plum run ..."""
+
+from __future__ import annotations
+
+import click
+
+from plumd.cli.screen import Column, column, duration, moment, moment_column, table, value_of, word
+from plumd.cli.session import (
+    STATES,
+    PlumGroup,
+    Session,
+    each,
+    exit_code,
+    file_option,
+    key_option,
+    limit_option,
+    named,
+    pass_session,
+    payload_option,
+    wait_options,
+)
+from plumd.cli.waiting import wait_run
+from plumd.sdk.client import Client, Json, JsonObject, object_of, part
+
+BASE = "/v1/workflows"
+RUNS = "/v1/workflow-runs"
+COLUMNS = (
+    column("ID", "workflowId"), column("NAME", "name"), column("VERSION", "version"),
+    Column("STEPS", lambda item: " > ".join(word(step, "name") for step in steps_of(item))),
+    moment_column("UPDATED", "updatedAt"),
+)
+STEPS = (
+    column("STEP", "name"), column("EXECUTOR", "executor"), column("DEFINITION", "definitionId"),
+    column("TIMEOUT", "timeoutSec"), column("RETRIES", "maxRetries"),
+    Column("PAYLOAD", lambda item: word(item, "payload")),
+)
+RUN_COLUMNS = (
+    column("ID", "runId"), column("WORKFLOW", "name"), column("VERSION", "workflowVersion"),
+    column("STATE", "state"), moment_column("CREATED", "createdAt"),
+    moment_column("FINISHED", "finishedAt"),
+)
+STEP_RUNS = (
+    column("STEP", "name"), column("STATE", "state"), column("TASK", "taskId"),
+    column("ATTEMPT", "attempt"), moment_column("STARTED", "startedAt"), Column("TOOK", duration),
+)
+
+
+@click.group("workflow", cls=PlumGroup)
+def group() -> None:
+    """Workflows: task definitions one after another."""
+
+
+@click.group("run", cls=PlumGroup)
+def runs() -> None:
+    """Runs of workflows."""
+
+
+def steps_of(item: JsonObject) -> list[JsonObject]:
+    """The steps of a workflow or run."""
+    steps = item.get("steps")
+    return [step for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
+
+
+def find(client: Client, reference: str) -> JsonObject:
+    """The workflow that an id or a name means. Raises: ProblemError."""
+    return named(client, BASE, "workflow", reference)
+
+
+def path_of(found: JsonObject) -> str:
+    """Where a workflow is."""
+    return f"{BASE}/{found['workflowId']}"
+
+
+def show(session: Session, found: JsonObject) -> None:
+    """One workflow with its steps."""
+    session.screen.item(found, "workflowId", [
+        ("ID", word(found, "workflowId")), ("Name", word(found, "name")),
+        ("Version", word(found, "version")), ("Description", word(found, "description")),
+        ("Created", moment(found, "createdAt")), ("Updated", moment(found, "updatedAt"))])
+    if session.screen.output == "table" and steps_of(found):
+        session.screen.say("")
+        session.screen.show(table(steps_of(found), STEPS))
+
+
+def show_run(session: Session, found: JsonObject) -> None:
+    """One run with its steps."""
+    session.screen.item(found, "runId", [
+        ("Run", word(found, "runId")), ("Workflow", word(found, "name")),
+        ("Version", word(found, "workflowVersion")), ("State", word(found, "state")),
+        ("Created", moment(found, "createdAt")),
+        ("Cancel asked", moment(found, "cancelRequestedAt")),
+        ("Finished", moment(found, "finishedAt")), ("Payload", value_of(found, "payload"))])
+    if session.screen.output == "table" and steps_of(found):
+        session.screen.say("")
+        session.screen.show(table(steps_of(found), STEP_RUNS))
+
+
+# ---------------------------------------------------------------- workflow
+
+@group.command("list")
+@limit_option
+@pass_session
+def list_(session: Session, limit: int) -> None:
+    """List workflows, newest first."""
+    session.screen.items(session.client.items(BASE, limit=limit or None), "workflowId", COLUMNS)
+
+
+@group.command()
+@click.argument("reference", metavar="NAME|ID")
+@pass_session
+def get(session: Session, reference: str) -> None:
+    """Show a workflow."""
+    show(session, find(session.client, reference))
+
+
+@group.command()
+@file_option
+@key_option
+@pass_session
+def create(session: Session, body: JsonObject, key: str | None) -> None:
+    """Create a workflow from JSON."""
+    headers = {} if key is None else {"Idempotency-Key": key}
+    made = object_of(session.client.request("POST", BASE, body, headers=headers))
+    show(session, made)
+
+
+@group.command()
+@click.argument("reference", metavar="NAME|ID")
+@file_option
+@click.option("--if-version", type=click.IntRange(min=1), metavar="N",
+              help="Only if this is the current version; else exit with 5.")
+@pass_session
+def update(session: Session, reference: str, body: JsonObject, if_version: int | None) -> None:
+    """Make a new version of a workflow from JSON; runs that go on keep theirs."""
+    found = find(session.client, reference)
+    headers = {} if if_version is None else {"If-Match": f'"{if_version}"'}
+    made = object_of(session.client.request("PUT", path_of(found), body, headers=headers))
+    show(session, made)
+
+
+@group.command()
+@click.argument("references", metavar="NAME|ID...", nargs=-1, required=True)
+@pass_session
+def delete(session: Session, references: tuple[str, ...]) -> None:
+    """Delete workflows with their history."""
+    def remove(reference: str) -> None:
+        session.client.request("DELETE", path_of(find(session.client, reference)))
+        session.screen.say(f"deleted {reference}")
+
+    each(session, references, remove)
+
+
+@group.command()
+@click.argument("reference", metavar="NAME|ID")
+@payload_option
+@key_option
+@wait_options
+@pass_session
+def run(session: Session, reference: str, payload: Json, key: str | None, wait: bool,
+        wait_timeout: float | None) -> int:
+    """Start a run of a workflow; the payload lies over every step's."""
+    found = find(session.client, reference)
+    begun = session.client.run_workflow(str(found["workflowId"]), payload, key=key)
+    if not wait and wait_timeout is None:
+        show_run(session, begun)
+        return 0
+    over = wait_run(session, str(begun["runId"]), wait_timeout)
+    show_run(session, over)
+    return exit_code(over)
+
+
+# ---------------------------------------------------------------- run
+
+@runs.command("list")
+@click.option("--workflow", "reference", metavar="NAME|ID", help="Only of this workflow.")
+@click.option("--state", type=click.Choice(STATES, case_sensitive=False))
+@limit_option
+@pass_session
+def list_runs(session: Session, reference: str | None, state: str | None, limit: int) -> None:
+    """List runs, newest first."""
+    workflow_id = None if reference is None else str(
+        find(session.client, reference)["workflowId"])
+    found = session.client.items(RUNS, {"workflowId": workflow_id, "state": state},
+                                 limit=limit or None)
+    session.screen.items(found, "runId", RUN_COLUMNS)
+
+
+@runs.command("get")
+@click.argument("run_id", metavar="ID")
+@pass_session
+def get_run(session: Session, run_id: str) -> None:
+    """Show a run with its steps."""
+    show_run(session, session.client.run(run_id))
+
+
+@runs.command()
+@click.argument("run_id", metavar="ID")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SEC",
+              help="Wait so long at most, then exit with 124.")
+@pass_session
+def wait(session: Session, run_id: str, timeout: float | None) -> int:
+    """Wait for a run's end; exit with 1 unless it Succeeded."""
+    over = wait_run(session, run_id, timeout)
+    show_run(session, over)
+    return exit_code(over)
+
+
+@runs.command()
+@click.argument("run_ids", metavar="ID...", nargs=-1, required=True)
+@pass_session
+def cancel(session: Session, run_ids: tuple[str, ...]) -> None:
+    """End runs; the task that runs is stopped first."""
+    found: list[JsonObject] = []
+    try:
+        each(session, run_ids,
+             lambda one: found.append(session.client.act(f"{RUNS}/{part(one)}", "cancel")))
+    finally:
+        if found:
+            session.screen.items(found, "runId", RUN_COLUMNS)
+
+
+@runs.command("delete")
+@click.argument("run_ids", metavar="ID...", nargs=-1, required=True)
+@pass_session
+def delete_runs(session: Session, run_ids: tuple[str, ...]) -> None:
+    """Remove runs that are over, with their tasks."""
+    def remove(run_id: str) -> None:
+        session.client.request("DELETE", f"{RUNS}/{part(run_id)}")
+        session.screen.say(f"deleted {run_id}")
+
+    each(session, run_ids, remove)
