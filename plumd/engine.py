@@ -54,9 +54,11 @@ class Progress(msgspec.Struct, frozen=True):
 class Ask:
     """One caller's commands, decided and committed together, and what they came to."""
 
-    def __init__(self, commands: Sequence[Command], write: Call | None) -> None:
+    def __init__(self, commands: Sequence[Command], write: Call | None,
+                 then: Callable[[Ask], None] | None = None) -> None:
         self.commands = commands
         self.write = write
+        self.then = then
         self.replies: list[Reply] = []
         self.value: object = None
         self.error: PlumError | None = None
@@ -66,6 +68,13 @@ class Ask:
     def weight(self) -> int:
         """How many commands count against the queue's bound."""
         return len(self.commands) + (self.write is not None)
+
+    def answer(self, error: PlumError | None = None) -> None:
+        """Tell the caller, who reads replies, value or error."""
+        self.error = error or self.error
+        if self.then is not None:
+            self.then(self)
+        self.done.set()
 
 
 class Engine:
@@ -132,8 +141,9 @@ class Engine:
         return ask
 
     def post(self, commands: Sequence[Command], write: Call | None = None,
-             urgent: bool = False) -> Ask:
-        """The same without waiting: `ask.done` is set after the commit.
+             urgent: bool = False, then: Callable[[Ask], None] | None = None) -> Ask:
+        """The same without waiting: after the commit `then` is called, before any effect of it is
+        let out, and `ask.done` is set.
 
         Raises: Overloaded, StorageDown.
         """
@@ -141,7 +151,7 @@ class Engine:
             raise StorageDown(f"writes are refused for now: {self.down}", retry_after_s=PROBE_S)
         if self._stopping and not urgent:
             raise Overloaded("the daemon is shutting down", retry_after_s=2)
-        ask = Ask(commands, write)
+        ask = Ask(commands, write, then)
         if self._queued + ask.weight > QUEUE_WEIGHT_MAX and self._queued and not urgent:
             raise Overloaded("too many requests are waiting", retry_after_s=1)
         self._queue.append(ask)
@@ -215,10 +225,11 @@ class Engine:
 
     async def _gather(self) -> list[Ask]:
         """The next batch: at least one command, or none when a timer is due."""
-        await trio.lowlevel.checkpoint()
         if self._loaded:
             self._loaded = False        # what was loaded may have something to send again
-        elif not self._queue:
+        elif self._queue:
+            await trio.lowlevel.checkpoint()    # whoever is ready now joins this batch
+        else:
             due_ns = self.core.next_due_ns()
             self._wake = trio.Event()
             if due_ns is None:
@@ -291,7 +302,7 @@ class Engine:
 
     def _answer(self, batch: list[Ask]) -> None:
         for ask in batch:
-            ask.done.set()
+            ask.answer()
 
     # ------------------------------------------------------------ truth from disk
 
@@ -319,18 +330,19 @@ class Engine:
         log.error("a commit failed", extra={"reason": self.down})
         waiting = [ask for ask in batch if not ask.done.is_set()]
         landed = await self._look_back(waiting, first_seq)
+        refusal = StorageDown(f"nothing was written: {self.down}", retry_after_s=PROBE_S)
         for ask in waiting:
-            if not ask.done.is_set():
-                if not landed:
-                    ask.error = StorageDown(f"nothing was written: {self.down}",
-                                            retry_after_s=PROBE_S)
-                elif ask.write is not None:
-                    ask.error = OutcomeUnknown("it was written, but its answer was lost")
-                ask.done.set()
-        for ask in self._queue:
-            ask.error = StorageDown(f"nothing was written: {self.down}", retry_after_s=PROBE_S)
-            ask.done.set()
-        self._queue, self._queued = [], 0
+            if ask.done.is_set():
+                continue
+            if not landed:
+                ask.answer(refusal)
+            elif ask.write is not None:
+                ask.answer(OutcomeUnknown("it was written, but its answer was lost"))
+            else:
+                ask.answer()
+        queue, self._queue, self._queued = self._queue, [], 0
+        for ask in queue:
+            ask.answer(refusal)
         while not self._probe():
             self.passes += 1        # a known outage of the disk is no hang
             await trio.sleep(PROBE_S)
@@ -348,10 +360,11 @@ class Engine:
                 return bool(events.has(self.store.db, first_seq))
             except apsw.Error as error:
                 self.down = f"{type(error).__name__}: {error}"
+                unknown = OutcomeUnknown(f"the disk does not answer: {self.down}",
+                                         retry_after_s=PROBE_S)
                 for ask in waiting:
-                    ask.error = OutcomeUnknown(f"the disk does not answer: {self.down}",
-                                               retry_after_s=PROBE_S)
-                    ask.done.set()
+                    if not ask.done.is_set():
+                        ask.answer(unknown)
                 self.passes += 1
                 await trio.sleep(PROBE_S)
 

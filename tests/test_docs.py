@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,7 +80,7 @@ def test_the_quick_start_of_the_readme_runs_as_it_stands(tmp_path: Path) -> None
     assert "looking at /etc" in said
     assert "no_worker: " in said
     assert "nobody answers" in said
-    # The chinese of the run that was interrupted: one attempt, a log without a gap.
+    # Of the run that was interrupted: one attempt, and a log without a gap.
     end = said[said.rindex("slow report"):]
     assert re.search(r"^1 +[0-9a-f]+ +succeeded", end, re.MULTILINE), end
     assert re.search(r"4 s to go\n3 s to go\n2 s to go\n1 s to go\n", end), end
@@ -91,12 +90,13 @@ def runnable(page: Path) -> list[Block]:
     return [block for block in blocks(page) if "runnable" in block.words.split()]
 
 
-@contextmanager
-def example_worker(url: str) -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, "examples/worker.py", url], cwd=ROOT,
+@pytest.fixture(scope="module")
+def shared_worker(shared_daemon: Running) -> Iterator[Running]:
+    """The daemon of all pages' examples, with the example worker beside it."""
+    process = subprocess.Popen([sys.executable, "examples/worker.py", shared_daemon.url], cwd=ROOT,
                                stderr=subprocess.DEVNULL, env=clean_environment())
     try:
-        yield
+        yield shared_daemon
     finally:
         process.kill()
         process.wait()
@@ -104,21 +104,21 @@ def example_worker(url: str) -> Iterator[None]:
 
 @pytest.mark.daemon
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=name_of)
-def test_the_runnable_examples_of_a_page_run(page: Path, daemon: Running, tmp_path: Path) -> None:
+def test_the_runnable_examples_of_a_page_run(page: Path, shared_worker: Running, tmp_path: Path) -> None:
+    url = shared_worker.url
     environment = clean_environment() | {
-        "PATH": f"{BIN}:{os.environ['PATH']}", "PLUM_SERVER": daemon.url,
-        "CONTROLLER_BASE": daemon.url, "TMPDIR": str(tmp_path), "NO_COLOR": "1"}
-    with example_worker(daemon.url):
-        for block in runnable(page):
-            text = block.text
-            if block.language == "python":
-                script = tmp_path / f"line_{block.line}.py"
-                script.write_text(text)
-                text = f"{sys.executable} {script}"
-            try:
-                run_bash(text, environment, 60)
-            except AssertionError as error:
-                pytest.fail(f"{name_of(page)}:{block.line}: {error}")
+        "PATH": f"{BIN}:{os.environ['PATH']}", "PLUM_SERVER": url, "CONTROLLER_BASE": url,
+        "TMPDIR": str(tmp_path), "NO_COLOR": "1"}
+    for block in runnable(page):
+        text = block.text
+        if block.language == "python":
+            script = tmp_path / f"line_{block.line}.py"
+            script.write_text(text)
+            text = f"{sys.executable} {script}"
+        try:
+            run_bash(text, environment, 60)
+        except AssertionError as error:
+            pytest.fail(f"{name_of(page)}:{block.line}: {error}")
 
 
 # ---------------------------------------------------------------- links
@@ -163,6 +163,14 @@ def test_every_error_code_has_its_status_in_the_page() -> None:
     text = (ROOT / "docs" / "errors.md").read_text()
     for code, kind in CODES.items():
         assert re.search(rf"^### `{code}` \({kind.status}\)$", text, re.MULTILINE), code
+
+
+def test_every_cause_of_waiting_is_explained() -> None:
+    core = (ROOT / "plumd" / "_sched.pyx").read_text()
+    codes = set(re.findall(r'Cause\(\s*"(\w+)"', core))
+    text = (ROOT / "docs" / "tasks.md").read_text()
+    assert len(codes) > 5
+    assert not {code for code in codes if f"| `{code}` |" not in text}
 
 
 def test_every_setting_is_in_the_page() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import msgspec
@@ -12,7 +13,7 @@ import trio
 from plumd.api.params import idempotency_key
 from plumd.api.routes import Request, Response
 from plumd.engine import Engine
-from plumd.errors import KeyReused, NotFound
+from plumd.errors import KeyReused, NotFound, PlumError
 from plumd.model import parse_id
 from plumd.runs import Planner
 from plumd.store import keys
@@ -22,6 +23,7 @@ from plumd.store.keys import Answer
 from plumd.store.store import Store, Tx
 
 ENCODE: Final = msgspec.json.Encoder().encode
+SETTLE_S_MAX: Final = 5.0
 
 
 class Context:
@@ -35,11 +37,28 @@ class Context:
         self.blobs = blobs
         self.under_way: dict[str, trio.Event] = {}
 
-    async def wait_end(self, item_id: int, event: trio.Event, seconds: float) -> None:
-        """Until a task or run is over, or the caller's patience is."""
-        with trio.move_on_after(seconds):
-            await event.wait()
-        self.engine.unwatch(item_id, event)
+    @contextmanager
+    def watching(self, item_id: int) -> Iterator[trio.Event]:
+        """An event that is set at the end of a task or run; forgotten again after the block."""
+        event = self.engine.watch(item_id)
+        try:
+            yield event
+        finally:
+            self.engine.unwatch(item_id, event)
+
+    async def settled(self) -> None:
+        """Return when all that the engine was asked before is durable or refused, or it hangs."""
+        with trio.move_on_after(SETTLE_S_MAX, shield=True):
+            try:
+                await self.engine.call_all((), urgent=True)
+            except PlumError:
+                return      # the disk is down, and whoever asked before has been told
+
+
+async def until(event: trio.Event, seconds: float) -> None:
+    """Until something is over, or the caller's patience is."""
+    with trio.move_on_after(seconds):
+        await event.wait()
 
 
 def id_param(request: Request, what: str, name: str = "id") -> int:
@@ -66,8 +85,8 @@ class Note:
         return bool(self.key)
 
     def write(self, tx: Tx, status: int, body: bytes, location: str = "") -> None:
-        """Part of a store command: remember this answer."""
-        if self.key:
+        """Part of a store command: remember this answer; the first one of a key stays."""
+        if self.key and keys.get(tx.db, self.key) is None:
             keys.insert(tx.db, self.key, Answer(self.digest, status, body, location), tx.now_ms)
 
 
@@ -81,6 +100,8 @@ async def once(context: Context, request: Request,
     must write in its commit, and `again` for every repetition.
 
     Raises: KeyReused when the key came with another body.
+    Cancel: a command that was handed over is carried out, so the next request with this key
+    waits until it is.
     """
     given = idempotency_key(request.headers)
     if given is None:
@@ -98,6 +119,9 @@ async def once(context: Context, request: Request,
     event = context.under_way[key] = trio.Event()
     try:
         return await fresh(Note(key, digest))
+    except trio.Cancelled:
+        await context.settled()
+        raise
     finally:
         del context.under_way[key]
         event.set()

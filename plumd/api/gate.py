@@ -17,7 +17,7 @@ from plumd.api.admission import Policy, admit
 from plumd.api.params import parse_query, unquote
 from plumd.api.problem import internal, problem
 from plumd.api.routes import JSON, Request, Response, Route
-from plumd.errors import Malformed, Overloaded, PlumError, TooLarge, TooMany
+from plumd.errors import Overloaded, PlumError, TooLarge, TooMany, TooSlow
 
 log = logging.getLogger("plumd.api")
 
@@ -180,9 +180,9 @@ def too_large(route: Route) -> TooLarge:
     return TooLarge(f"the body is larger than this route's {route.body_bytes_max} bytes")
 
 
-def too_slow(seconds: float) -> Malformed:
+def too_slow(seconds: float) -> TooSlow:
     """The error of a body that did not arrive in time."""
-    return Malformed(f"the body did not arrive within {seconds:g} s")
+    return TooSlow(f"the body did not arrive within {seconds:g} s")
 
 
 def open_request(method: str, path: str, raw_query: str, raw_params: Mapping[str, str],

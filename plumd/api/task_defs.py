@@ -14,7 +14,7 @@ from plumd.api.task_bodies import RunAsked, TaskDefWrite, definition_of, run_of
 from plumd.api.task_views import NULL, TaskView
 from plumd.api.tasks import BODY_MAX, Tasks, before_of
 from plumd.errors import Invalid, NotFound
-from plumd.model import TaskDefBody, id_text, parse_id
+from plumd.model import Submit, TaskDefBody, id_text, parse_id
 from plumd.store import definitions
 from plumd.store.definitions import TASK_DEFS, Versioned
 from plumd.store.keys import Answer
@@ -70,9 +70,9 @@ class TaskDefs:
 
     async def create(self, request: Request) -> Response:
         """A new definition; its name is free."""
-        body = definition_of(strict(request.body, TaskDefWrite))
 
         async def fresh(note: Note) -> Response:
+            body = definition_of(strict(request.body, TaskDefWrite))
             number = self.context.engine.new_id()
             location = f"/v1/task-defs/{id_text(number)}"
 
@@ -157,10 +157,13 @@ class TaskDefs:
         """?action=run"""
         if query_choice(request.query, "action", ("run",)) != "run":
             raise Invalid("action is run", field="action")
-        found = self.known(request)
-        asked = strict(request.body, RunAsked) if request.body.strip() else RunAsked()
-        command = await self.tasks.prepared(run_of(found, asked))
-        return await self.tasks.submit_one(request, command)
+
+        async def asked() -> Submit:
+            found = self.known(request)
+            body = strict(request.body, RunAsked) if request.body.strip() else RunAsked()
+            return await self.tasks.prepared(run_of(found, body))
+
+        return await self.tasks.submit_one(request, asked)
 
 
 def routes(handlers: TaskDefs) -> list[Route]:

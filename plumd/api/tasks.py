@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Annotated, Final
 
 import msgspec
@@ -11,7 +11,7 @@ from msgspec import Meta, Raw
 
 from plumd.api import task_bodies as bodies
 from plumd.api.context import (
-    NO_NOTE, Context, Note, again_as_it_was, answer, id_param, once, remember, replayed,
+    Context, Note, again_as_it_was, answer, once, remember, replayed, until,
 )
 from plumd.api.decode import strict
 from plumd.api.paging import CURSOR, LIMIT, cursor_key, next_link, page_limit
@@ -25,7 +25,7 @@ from plumd.api.task_views import (
 from plumd.errors import Invalid, NotFound, PlumError, TooLarge, TooMany, WrongState
 from plumd.executors.os_process import OsProcess
 from plumd.model import (
-    BULK_BYTES_MAX, BULK_ITEMS_MAX, TASK_STATES, VALUE_BYTES_MAX, Cancel, Start, Submit,
+    BULK_BYTES_MAX, BULK_ITEMS_MAX, TASK_STATES, VALUE_BYTES_MAX, Cancel, Reply, Start, Submit,
     TaskState, id_text, parse_attempt, parse_id,
 )
 from plumd.store import tasks
@@ -36,6 +36,8 @@ from plumd.store.tasks import Filter, TaskRow
 BODY_MAX: Final = VALUE_BYTES_MAX + (1 << 20)
 PLAIN: Final = "text/plain; charset=utf-8"
 FOLLOW_BYTES: Final = 256 * 1024
+ITEMS_PER_TURN: Final = 200
+"""Of a bulk so many items are checked at a stretch, then others have their turn."""
 
 
 class BulkCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,10 +82,13 @@ class Tasks:
     # ------------------------------------------------------------ writing
 
     async def submit(self, request: Request) -> Response:
-        """One new task, or as many as a bulk holds."""
-        body = strict(request.body, TaskCreate)
-        command = await self.prepared(bodies.submit_of(self.context.catalog, body))
-        return await self.submit_one(request, command)
+        """One new task."""
+
+        async def asked() -> Submit:
+            body = strict(request.body, TaskCreate)
+            return await self.prepared(bodies.submit_of(self.context.catalog, body))
+
+        return await self.submit_one(request, asked)
 
     async def prepared(self, command: Submit) -> Submit:
         """With a large payload in its file, and the delay as a time."""
@@ -93,26 +98,26 @@ class Tasks:
             return msgspec.structs.replace(command, payload=value, blob=blob, due_ms=due)
         return command
 
-    async def submit_one(self, request: Request, command: Submit) -> Response:
-        """Submit, once per Idempotency-Key; with `Prefer: wait` answer at the end."""
+    async def submit_one(self, request: Request,
+                         asked: Callable[[], Awaitable[Submit]]) -> Response:
+        """Submit what is asked, once per Idempotency-Key; with `Prefer: wait` answer at its end.
+
+        A repetition is answered before anything is looked up that may be gone by now.
+        """
         wait_s = prefer_wait_s(request.headers)
 
         async def fresh(note: Note) -> Response:
-            task_id = self.engine.new_id()
-            final = msgspec.structs.replace(command, task_id=task_id)
-            location = f"/v1/tasks/{id_text(task_id)}"
-            over = self.engine.watch(task_id) if wait_s else None
-            ask = await self.engine.call_all(
-                (final,), remember(note, 201, id_text(task_id).encode(), location))
-            reply = ask.replies[0]
-            if reply.code:
-                raise TooMany(reply.detail, retry_after_s=1)
-            if over is not None:
-                await self.context.wait_end(task_id, over, wait_s)
-                return await self.shown(task_id, 201, ("location", location))
-            created_ms = self.engine.clock.now().wall_ms
-            view = fresh_view(final, reply.state, reply.attempt, created_ms)
-            return answer(201, view, ("location", location))
+            command = msgspec.structs.replace(await asked(), task_id=self.engine.new_id())
+            location = ("location", f"/v1/tasks/{id_text(command.task_id)}")
+            if not wait_s:
+                reply = await self.commit(command, note)
+                created_ms = self.engine.clock.now().wall_ms
+                view = fresh_view(command, reply.state, reply.attempt, created_ms)
+                return answer(201, view, location)
+            with self.context.watching(command.task_id) as over:
+                await self.commit(command, note)
+                await until(over, wait_s)
+            return await self.shown(command.task_id, 201, location)
 
         async def again(known: Answer) -> Response:
             number = parse_id(known.body.decode()) or 0
@@ -122,13 +127,21 @@ class Tasks:
 
         return await once(self.context, request, fresh, again)
 
+    async def commit(self, command: Submit, note: Note) -> Reply:
+        """Make one task durable. Raises: TooMany, and as Engine.call_all."""
+        text = id_text(command.task_id)
+        ask = await self.engine.call_all(
+            (command,), remember(note, 201, text.encode(), f"/v1/tasks/{text}"))
+        reply = ask.replies[0]
+        if reply.code:
+            raise TooMany(reply.detail, retry_after_s=1)
+        return reply
+
     async def wait_if_live(self, task_id: int, seconds: float) -> None:
         """Wait for a task's end, unless it is over already."""
-        over = self.engine.watch(task_id)
-        if self.engine.core.knows(task_id) is None:
-            self.engine.unwatch(task_id, over)
-        else:
-            await self.context.wait_end(task_id, over, seconds)
+        with self.context.watching(task_id) as over:
+            if self.engine.core.knows(task_id) is not None:
+                await until(over, seconds)
 
     async def shown(self, task_id: int, status: int, *headers: tuple[str, str]) -> Response:
         """The task as it is now."""
@@ -140,11 +153,26 @@ class Tasks:
 
     async def bulk(self, request: Request) -> Response:
         """Each item is checked by itself; those that are good are committed together."""
-        items = strict(request.body, BulkCreate).tasks
+
+        async def fresh(note: Note) -> Response:
+            results, commands = await self.bulk_items(strict(request.body, BulkCreate).tasks)
+            live = sum(self.engine.core.counts_by_state())
+            if live + len(commands) > self.engine.limits.tasks_max:
+                raise TooMany(f"there are {live} live tasks already", retry_after_s=5)
+            response = answer(200, BulkAnswer(results))
+            await self.engine.call_all(commands, remember(note, 200, response.body))
+            return response
+
+        return await once(self.context, request, fresh, again_as_it_was)
+
+    async def bulk_items(self, items: list[Raw]) -> tuple[list[BulkItem], list[Submit]]:
+        """What is answered for each item, and the commands of those that are good."""
         results: list[BulkItem] = []
         commands: list[Submit] = []
         ids = iter(self.engine.new_ids(len(items))) if items else iter(())
         for index, item in enumerate(items):
+            if index % ITEMS_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
             try:
                 body = strict(bytes(item), TaskCreate)
                 command = await self.prepared(bodies.submit_of(self.context.catalog, body))
@@ -154,16 +182,7 @@ class Tasks:
             command = msgspec.structs.replace(command, task_id=next(ids))
             commands.append(command)
             results.append(BulkItem(id_text(command.task_id)))
-
-        async def fresh(note: Note) -> Response:
-            live = sum(self.engine.core.counts_by_state())
-            if live + len(commands) > self.engine.limits.tasks_max:
-                raise TooMany(f"there are {live} live tasks already", retry_after_s=5)
-            response = answer(200, BulkAnswer(results))
-            await self.engine.call_all(commands, remember(note, 200, response.body))
-            return response
-
-        return await once(self.context, request, fresh, again_as_it_was)
+        return results, commands
 
     async def act(self, request: Request) -> Response:
         """?action=start | cancel | rerun."""
@@ -184,18 +203,14 @@ class Tasks:
     async def cancel(self, request: Request) -> Response:
         """End a task; canceling a canceled one again is no mistake."""
         row = self.known(request)
-        over = self.engine.watch(row.id)
-        reply = await self.engine.call(Cancel(row.id))
-        wait_s = prefer_wait_s(request.headers)
-        if reply.code:
-            self.engine.unwatch(row.id, over)
-            now = self.known(request)
-            if now.state != TaskState.CANCELED:
-                raise WrongState(f"the task is {TASK_STATES[now.state]} already")
-        elif wait_s:
-            await self.context.wait_end(row.id, over, wait_s)
-        else:
-            self.engine.unwatch(row.id, over)
+        with self.context.watching(row.id) as over:
+            reply = await self.engine.call(Cancel(row.id))
+            if reply.code:
+                now = self.known(request)
+                if now.state != TaskState.CANCELED:
+                    raise WrongState(f"the task is {TASK_STATES[now.state]} already")
+            elif wait_s := prefer_wait_s(request.headers):
+                await until(over, wait_s)
         return await self.shown(row.id, 200)
 
     async def cancel_lenient(self, request: Request) -> Response:
@@ -204,16 +219,20 @@ class Tasks:
 
     async def rerun(self, request: Request) -> Response:
         """A new task like this one."""
-        row = self.known(request)
-        payload = row.payload
-        if row.payload_blob:
-            payload = await self.context.blobs.load(row.payload_blob)
-        view = view_of(row, self.engine)
-        command = Submit(
-            0, row.name, row.kind, row.target_kind, row.target_ref, row.def_id, row.def_version,
-            row.priority, row.timeout_ms, row.queue_timeout_ms, row.max_retries, row.on_lost,
-            origin_id=row.id, payload=payload, labels=tuple(sorted(view.labels.items())))
-        return await self.submit_one(request, await self.prepared(command))
+
+        async def asked() -> Submit:
+            row = self.known(request)
+            payload = row.payload
+            if row.payload_blob:
+                payload = await self.context.blobs.load(row.payload_blob)
+            view = view_of(row, self.engine)
+            return await self.prepared(Submit(
+                0, row.name, row.kind, row.target_kind, row.target_ref, row.def_id,
+                row.def_version, row.priority, row.timeout_ms, row.queue_timeout_ms,
+                row.max_retries, row.on_lost, origin_id=row.id, payload=payload,
+                labels=tuple(sorted(view.labels.items()))))
+
+        return await self.submit_one(request, asked)
 
     async def bulk_cancel(self, request: Request) -> Response:
         """Cancel many; each answers by itself."""
@@ -353,7 +372,7 @@ def before_of(request: Request) -> int:
     key = cursor_key(request)
     if key is None:
         return 0
-    if not (key.isascii() and key.isdigit() and len(key) < 20):
+    if not (key.isascii() and key.isdigit() and len(key) < 20 and int(key) < 1 << 63):
         raise Invalid("this cursor was not made by the daemon", field="cursor")
     return int(key)
 

@@ -259,7 +259,7 @@ class Workflows:
 
     def run_view(self, row: RunRow, *, whole: bool) -> RunView:
         """A run as the API shows it."""
-        body = self.store.peek(definitions.version, WORKFLOWS, row.workflow_id, row.version)
+        body = self.context.catalog.workflow_version(row.workflow_id, row.version)
         return RunView(
             run_id=id_text(row.id), workflow_id=id_text(row.workflow_id),
             workflow_version=row.version, name="" if body is None else body.name,

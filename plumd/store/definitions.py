@@ -175,6 +175,7 @@ class Catalog:
         self._defs: OrderedDict[int, Versioned[TaskDefBody]] = OrderedDict()
         self._names: OrderedDict[str, int] = OrderedDict()
         self._workflows: OrderedDict[int, Versioned[WorkflowBody]] = OrderedDict()
+        self._versions: OrderedDict[tuple[int, int], WorkflowBody] = OrderedDict()
 
     def task_def(self, number: int) -> Versioned[TaskDefBody] | None:
         """By id."""
@@ -201,6 +202,15 @@ class Catalog:
             found = self.store.peek(get, WORKFLOWS, number)
             if found is not None:
                 keep(self._workflows, number, found)
+        return found
+
+    def workflow_version(self, number: int, wanted: int) -> WorkflowBody | None:
+        """One version, which never changes."""
+        found = self._versions.get((number, wanted))
+        if found is None:
+            found = self.store.peek(version, WORKFLOWS, number, wanted)
+            if found is not None:
+                keep(self._versions, (number, wanted), found)
         return found
 
     def forget(self) -> None:

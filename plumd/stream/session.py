@@ -55,6 +55,8 @@ class Session:
         self.blobs = blobs
         self.join = join
         self.ack = 0
+        self.in_hand = 0
+        """Messages that were handed in and are not yet durable."""
         self.refused: list[Refused] = []
         self.kicked = ""
         """Why the line must be closed; "" = it need not."""
@@ -89,23 +91,47 @@ class Session:
     # ------------------------------------------------------------ from the worker
 
     async def take_in(self, up: Up, commands: Sequence[CoreCommand] = ()) -> Ask:
-        """Carry out one message, behind commands that come before its results.
+        """Carry out one message, behind commands that come before its results; returns after the
+        commit.
 
         Raises: PlumError; then nothing of it was done.
         """
+        ask = await self.hand_in(up, commands)
+        await ask.done.wait()
+        if ask.error is not None:
+            raise ask.error
+        return ask
+
+    async def hand_in(self, up: Up, commands: Sequence[CoreCommand] = ()) -> Ask:
+        """The same without waiting for the commit; its acknowledgement is in the mailbox before
+        the attempts that the commit set free, so that one message tells both.
+
+        Raises: PlumError when it is not even taken.
+        """
         finishes = [await self._finish(result) for result in up.results]
-        ask = await self.engine.call_all([*commands, *finishes], urgent=True)
-        if up.results:
-            self.ack = up.seq
-            for finish, reply in zip(finishes, ask.replies[len(commands):], strict=True):
-                if reply.code:
-                    self.refused.append(refusal(finish, reply))
+        before = len(commands)
+
+        def acknowledge(ask: Ask) -> None:
+            self.in_hand -= 1
+            if ask.error is not None:
+                self.kick("", "", ask.error.code)
+            elif finishes:
+                self.ack = up.seq
+                for finish, reply in zip(finishes, ask.replies[before:], strict=True):
+                    if reply.code:
+                        self.refused.append(refusal(finish, reply))
             self._news.set()
+
         for progress in up.progress:
             pair = parse_attempt(progress.id)
             if pair is not None:
                 self.engine.note_progress(pair, self.join.worker_id, progress.ratio, progress.text)
-        return ask
+        self.in_hand += 1
+        try:
+            return self.engine.post([*commands, *finishes], urgent=True, then=acknowledge)
+        except PlumError:
+            self.in_hand -= 1
+            raise
 
     async def _finish(self, result: Result) -> Finish:
         task_id, attempt = parse_attempt(result.id) or (0, 0)

@@ -1,6 +1,6 @@
 """A worker's stream: one WebSocket, a reader and a writer.
 
-The reader gives each message to the engine and waits for its commit, so a worker that floods is
+The reader hands each message to the engine, a few ahead of the commit, so a worker that floods is
 slowed by its own line. The writer sends whatever has gathered as one message.
 """
 
@@ -28,6 +28,7 @@ log = logging.getLogger("plumd.stream")
 REGISTER_S_MAX: Final = 10
 SEND_S_MAX: Final = 20
 CLOSE_S: Final = 2
+IN_HAND_MAX: Final = 8
 PROTOCOL_ERROR: Final = 1002
 GOING_AWAY: Final = 1001
 
@@ -129,7 +130,9 @@ class Streams:
             if not self.engine.beat(worker_id, nonce):
                 return Farewell("lease_lost", "the lease ran out; register again")
             if up.results or up.progress:
-                await session.take_in(up)
+                ask = await session.hand_in(up)
+                if session.in_hand >= IN_HAND_MAX:
+                    await ask.done.wait()
             if up.drain:
                 await self.engine.call_all([Drain(worker_id)], urgent=True)
             if up.bye:

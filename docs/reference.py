@@ -1,0 +1,99 @@
+"""Makes the parts of the docs that the code knows best: `python -m docs.reference` writes them.
+
+A test compares the pages with what is made here, so they cannot grow old unseen.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from plumd import config
+from plumd.api.routes import Route
+from plumd.config import SETTINGS, Setting
+from plumd.daemon import Daemon
+
+DOCS = Path(__file__).parent
+BEGIN, END = "<!-- made by docs/reference.py -->\n", "<!-- until here -->\n"
+
+
+def routes() -> Sequence[Route]:
+    """The table of all routes, from a daemon that is built but not started."""
+    with tempfile.TemporaryDirectory() as folder:
+        daemon = Daemon(config.load({"data_dir": folder}, {}, None))
+        try:
+            return daemon.routes
+        finally:
+            daemon.close()
+
+
+def settings_table() -> str:
+    """A row a setting."""
+    lines = ["| setting | default | bounds | older names | what it is |\n",
+             "|---|---|---|---|---|\n"]
+    for one in SETTINGS:
+        old = ", ".join(f"`{name}`" for name in one.env)
+        lines.append(f"| `{one.name}` | {default_of(one)} | {bounds_of(one)} | {old} | "
+                     f"{one.help.replace('<', '&lt;')} |\n")
+    return "".join(lines)
+
+
+def default_of(one: Setting) -> str:
+    """A default as the page shows it."""
+    if one.make is not None:
+        return "see text"
+    if isinstance(one.default, tuple):
+        return "none"
+    if isinstance(one.default, bool):
+        return str(one.default).lower()
+    return f"`{one.default}`" if one.default != "" else "none"
+
+
+def bounds_of(one: Setting) -> str:
+    """What a value may be."""
+    if one.choices:
+        return ", ".join(one.choices)
+    if isinstance(one.default, bool) or not isinstance(one.default, int | float):
+        return ""
+    if one.high == Setting("", 0, "").high:
+        return f"from {one.low:,}"
+    return f"{one.low:,} to {one.high:,}"
+
+
+def routes_table() -> str:
+    """A row a route, in groups by tag."""
+    found = routes()
+    parts = []
+    for tag in dict.fromkeys(route.tag for route in found):
+        parts.append(f"\n## {tag.capitalize()}\n\n| method | path | what | answers |\n"
+                     "|---|---|---|---|\n")
+        for route in found:
+            if route.tag == tag:
+                marks = " (old clients)" if route.lenient else ""
+                answers = ", ".join(str(status) for status in sorted(route.answers)) or "200"
+                parts.append(f"| `{route.method}` | `{route.path}` | {route.summary}{marks} | "
+                             f"{answers} |\n")
+    return "".join(parts) + "\n"
+
+
+def filled(page: Path, made: str) -> str:
+    """A page with its made part renewed."""
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    assert begin, f"{page} has no {BEGIN!r}"
+    assert end, f"{page} has no {END!r}"
+    return before + begin + made + end + after
+
+
+def pages() -> dict[Path, str]:
+    """The pages with made parts, as they shall be."""
+    return {
+        DOCS / "configuration.md": filled(DOCS / "configuration.md", settings_table()),
+        DOCS / "api.md": filled(DOCS / "api.md", routes_table()),
+    }
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        path.write_text(text)
