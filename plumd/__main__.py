@@ -52,8 +52,8 @@ def main() -> None:
 def serve(config_file: Path | None, check_config: bool, print_config: bool,
           **flags: Value | None) -> None:
     """Serve until SIGTERM; it drains, a second one stops at once."""
-    from plumd import daemon, logs  # noqa: PLC0415 - the other commands need none of it
-    from plumd.store.migrate import Refused  # noqa: PLC0415
+    from plumd import daemon, logs  # here, for the other commands need none of it
+    from plumd.store.migrate import Refused
 
     config = read(config_file, flags)
     if print_config:

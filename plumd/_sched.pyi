@@ -1,9 +1,7 @@
-"""The Python face of the compiled core; how it decides is told at the head of _sched.pyx."""
+# The Python face of the compiled core; how it decides is told at the head of _sched.pyx.
 
 from collections.abc import Iterable
-from typing import final
-
-from typing_extensions import Self
+from typing import Self, final
 
 from plumd.clock import Instant
 from plumd.model import Cause, CoreCommand, Ended, Join, Limits, Reply, Row, Step

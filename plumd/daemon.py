@@ -28,7 +28,15 @@ import trio
 
 import plumd
 from plumd.api import (
-    app, events, front, pages, system, task_defs, tasks, workers, workflows,
+    app,
+    events,
+    front,
+    pages,
+    system,
+    task_defs,
+    tasks,
+    workers,
+    workflows,
 )
 from plumd.api import services as service_routes
 from plumd.api.admission import Policy
@@ -46,7 +54,12 @@ from plumd.executors.outgoing import Client
 from plumd.executors.service import Service
 from plumd.executors.targets import Policy as CallPolicy
 from plumd.model import (
-    BUILTIN_POOL, OS_PROCESS_POOL, SERVICE_POOL, Join, Limits, WorkerKind,
+    BUILTIN_POOL,
+    OS_PROCESS_POOL,
+    SERVICE_POOL,
+    Join,
+    Limits,
+    WorkerKind,
 )
 from plumd.outbox import Outbox
 from plumd.retention import DAY_MS, Keep, Retention

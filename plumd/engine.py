@@ -21,7 +21,15 @@ from plumd.clock import Clock, Instant
 from plumd.errors import OutcomeUnknown, Overloaded, PlumError, StorageDown
 from plumd.journal import Journal
 from plumd.model import (
-    ACCEPTED, BeginRun, CancelRun, CoreCommand, Join, Limits, Reply, StartEffect, StopEffect,
+    ACCEPTED,
+    BeginRun,
+    CancelRun,
+    CoreCommand,
+    Join,
+    Limits,
+    Reply,
+    StartEffect,
+    StopEffect,
     TaskState,
 )
 from plumd.outbox import Outbox

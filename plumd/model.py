@@ -51,6 +51,9 @@ def attempt_text(task_id: int, number: int) -> str:
 
 def parse_attempt(text: str) -> tuple[int, int] | None:
     """(task id, attempt number) behind an attempt's id; None when it is none."""
+    if len(text) == 15 and text.isalnum() and text.isascii():      # a first attempt, as most are
+        number = parse_id(text)
+        return None if number is None else (number, 1)
     head, dot, tail = text.partition(".")
     task_id = parse_id(head)
     if task_id is None:

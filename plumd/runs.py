@@ -9,7 +9,15 @@ import msgspec
 from plumd import flow
 from plumd.errors import Invalid, NotFound
 from plumd.model import (
-    ACCEPTED, Cancel, Ended, Reply, RunPlan, Submit, TaskState, id_text, parse_id,
+    ACCEPTED,
+    Cancel,
+    Ended,
+    Reply,
+    RunPlan,
+    Submit,
+    TaskState,
+    id_text,
+    parse_id,
 )
 from plumd.store import definitions, flows, tasks
 from plumd.store.definitions import Catalog

@@ -73,7 +73,7 @@ def test_the_quick_start_of_the_readme_runs_as_it_stands(tmp_path: Path) -> None
         "PLUMD_LISTEN": f"127.0.0.1:{free_port()}", "PLUMD_DATA_DIR": str(tmp_path / "data"),
         "TMPDIR": str(tmp_path), "NO_COLOR": "1"}
     # Its processes are killed by their ids if it fails half way.
-    said = run_bash("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n" + script, environment, 120)
+    said = run_bash("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n" + script, environment, 300)
 
     assert said.count('"words": 3') >= 1
     assert '"service": "my-service"' in said
@@ -104,7 +104,8 @@ def shared_worker(shared_daemon: Running) -> Iterator[Running]:
 
 @pytest.mark.daemon
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=name_of)
-def test_the_runnable_examples_of_a_page_run(page: Path, shared_worker: Running, tmp_path: Path) -> None:
+def test_the_runnable_examples_of_a_page_run(page: Path, shared_worker: Running,
+                                             tmp_path: Path) -> None:
     url = shared_worker.url
     environment = clean_environment() | {
         "PATH": f"{BIN}:{os.environ['PATH']}", "PLUM_SERVER": url, "CONTROLLER_BASE": url,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Final
 
 import msgspec
 import trio
 
 from plumd.api.context import Context
+from plumd.api.openapi import LAST_EVENT_ID, EventStream
 from plumd.api.params import query_int
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.errors import Invalid
@@ -112,22 +114,27 @@ class Events:
         yield b"retry: 1000\n: plum events\n\n"
         if seq < oldest or seq > self.engine.journal.next_seq:
             seq = max(oldest, min(seq, self.engine.journal.next_seq))
-            yield b"id: %d\nevent: gap\ndata: {}\n\n" % (seq - 1)
+            yield gap_before(seq)
+        quiet_at = trio.current_time() + KEEPALIVE_S
         while True:
             records = self.engine.journal.since(seq)
             if records is None:
                 records = await store.read(events.since, seq, RECORDS_PER_READ)
+                if records and records[0].first_seq > seq:      # pruned while we were behind
+                    yield gap_before(records[0].first_seq)
             out = b"".join(b"".join(frames(record, seq, topics)) for record in records)
             if records:
                 seq = records[-1].first_seq + records[-1].count
             if out:
                 yield out
+                quiet_at = trio.current_time() + KEEPALIVE_S
                 await trio.sleep(WAKE_S_MIN)    # what comes meanwhile shares the next write
                 continue
-            with trio.move_on_after(KEEPALIVE_S) as quiet:
+            with trio.move_on_at(quiet_at) as quiet:
                 await self.engine.journal.wait_beyond(seq)
             if quiet.cancelled_caught:
                 yield b": still here\n\n"
+                quiet_at = trio.current_time() + KEEPALIVE_S
 
     async def tasks_stream(self, request: Request) -> Response:
         """`update` / `tasks` whenever a task changed."""
@@ -143,32 +150,42 @@ class Events:
 
     async def wake(self, topics: frozenset[str], frame: bytes) -> AsyncIterator[bytes]:
         """One frame after each commit that touched a topic; nothing carries an id."""
+        seq = self.engine.journal.next_seq      # from before the reader looks for the first time
         yield b"event: ping\ndata: init\n\n"
-        seq = self.engine.journal.next_seq
+        quiet_at = trio.current_time() + KEEPALIVE_S
         while True:
-            with trio.move_on_after(KEEPALIVE_S) as quiet:
+            with trio.move_on_at(quiet_at) as quiet:
                 await self.engine.journal.wait_beyond(seq)
             if quiet.cancelled_caught:
                 yield b": still here\n\n"
+                quiet_at = trio.current_time() + KEEPALIVE_S
                 continue
             records = self.engine.journal.since(seq)
             seq = self.engine.journal.next_seq
             if records is None or any(news_of(event)[0] in topics
                                       for record in records for event in record.items):
                 yield frame
+                quiet_at = trio.current_time() + KEEPALIVE_S
                 await trio.sleep(WAKE_S_MIN)
+
+
+def gap_before(seq: int) -> bytes:
+    """The frame that tells a reader to look at everything anew; its next event is seq."""
+    return b"id: %d\nevent: gap\ndata: {}\n\n" % (seq - 1)
 
 
 def routes(handlers: Events) -> list[Route]:
     """The table's part about events."""
+    tag, read, topics = "events", "events:read", ", ".join(TOPICS)
+    wake_up = partial(Route, "GET", tag=tag, permission=read, answers={200: EventStream},
+                      lenient=True, trusted=True)
     return [
         Route("GET", "/v1/events", handlers.log, "Follow the event log (SSE); resume with "
-              "Last-Event-ID", "events", "events:read", answers={200: str}, query=(
-                  Query("topics", str, f"Some of {', '.join(TOPICS)}, with commas; default all"),
+              "Last-Event-ID", tag, read, answers={200: EventStream}, query=(
+                  LAST_EVENT_ID,
+                  Query("topics", str, f"Some of {topics}, with commas; default all"),
                   Query("lastEventId", str, "For readers that cannot set the header"))),
-        Route("GET", "/v1/tasks/stream", handlers.tasks_stream, "Wake-ups about tasks (old SSE)",
-              "events", "events:read", answers={200: str}, lenient=True, trusted=True),
-        Route("GET", "/v1/stream", handlers.stream, "Wake-ups for agents (old SSE)", "events",
-              "events:read", answers={200: str}, lenient=True, trusted=True,
-              query=(Query("nodeId", str, "The agent's node"),)),
+        wake_up("/v1/tasks/stream", handlers.tasks_stream, "Wake-ups about tasks (old SSE)"),
+        wake_up("/v1/stream", handlers.stream, "Wake-ups for agents (old SSE)",
+                query=(Query("nodeId", str, "The agent's node"),)),
     ]

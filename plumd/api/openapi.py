@@ -6,10 +6,12 @@ Source: OpenAPI 3.1.0; JSON Schema 2020-12; RFC 9457.
 from __future__ import annotations
 
 import re
+import types
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Annotated, Final, Union, get_args, get_origin
 
 import msgspec
+from msgspec import UNSET, Raw, UnsetType
 
 from plumd.api.paging import CURSOR, LIMIT
 from plumd.api.problem import PROBLEM_JSON, Problem
@@ -27,6 +29,18 @@ IDEMPOTENCY_KEY: Final = Query(
     "Idempotency-Key", str, "Sent again with the same body within 24 h, the same answer comes "
     "back and nothing is made twice; with another body the answer is 422.")
 
+PREFER: Final = Query(
+    "Prefer", str, "`wait=N`: answer at the end, or after N seconds (at most 60).")
+IF_MATCH: Final = Query(
+    "If-Match", str, 'Only if this is still the version, like `"3"`; else the answer is 412.')
+LAST_EVENT_ID: Final = Query(
+    "Last-Event-ID", str, "The number of the last event that was read; the next ones follow.")
+
+
+class EventStream:
+    """The type of an answer that is a stream of server-sent events."""
+
+
 _REFS: Final = "#/components/schemas/{name}"
 _PLACEHOLDER = re.compile(r"\{([^}.]+)(\.\.\.)?\}")
 
@@ -35,12 +49,14 @@ _ERRORS: Final[Mapping[int, str]] = {
     403: "Refused by the rules for Host, Origin, Sec-Fetch-Site or the trusted network.",
     404: "No such thing.",
     405: "The path exists, the method does not.",
+    408: "The body did not arrive in time.",
     409: "The state does not allow it, the name is taken, or the report is stale.",
     412: "If-Match named another version.",
     413: "A body, payload or list is over its limit.",
     415: "The body is not declared as application/json.",
     422: "A field or parameter has a wrong type or value; `field` names it.",
     429: "A limit on how many is reached; see Retry-After.",
+    431: "The request's head is over its limit.",
     500: "A defect of the daemon.",
     503: "Overloaded, shutting down, or the disk refuses writes; see Retry-After.",
 }
@@ -49,14 +65,15 @@ _ERRORS: Final[Mapping[int, str]] = {
 def document(routes: Sequence[Route], *, version: str) -> Node:
     """The document as plain JSON values.
 
-    A field that holds any JSON is `Raw | UnsetType = UNSET` (a default of Raw has no schema, and
-    `Raw | None` would read nothing but null). Raises TypeError when a type has no schema.
+    A field that holds any JSON is `Raw | UnsetType = UNSET`, or Raw with a default (`Raw | None`
+    would read nothing but null). Raises TypeError when a type has no schema.
     """
     shown = [route for route in routes if route.tag != PAGE_TAG]
-    types = _types_of(shown)
+    kinds = _types_of(shown)
+    made_before: dict[object, object] = {}
     schemas, components = msgspec.json.schema_components(
-        [*types, Problem], ref_template=_REFS)
-    by_type = {_key(kind): schema for kind, schema in zip(types, schemas, strict=False)}
+        [*(_with_schema(kind, made_before) for kind in kinds), Problem], ref_template=_REFS)
+    by_type = {_key(kind): schema for kind, schema in zip(kinds, schemas, strict=False)}
     paths: dict[str, Node] = {}
     for route in shown:
         path = _PLACEHOLDER.sub(r"{\1}", route.path)
@@ -83,7 +100,7 @@ def _types_of(routes: Sequence[Route]) -> list[object]:
     found: dict[str, object] = {}
     for route in routes:
         for kind in (route.body, *route.answers.values(), *(q.schema for q in route.query)):
-            if kind is not None and kind is not bytes:
+            if kind not in (None, bytes, EventStream):
                 found.setdefault(_key(kind), kind)
     for query in (IDEMPOTENCY_KEY, LIMIT, CURSOR):
         found.setdefault(_key(query.schema), query.schema)
@@ -94,6 +111,48 @@ def _key(kind: object) -> str:
     # list[X] and the like make a new object each time, so they are told apart by their text.
     return f"{kind.__module__}.{kind.__qualname__}" if isinstance(kind, type) and (
         not hasattr(kind, "__origin__")) else repr(kind)
+
+
+def _with_schema(kind: object, made: dict[object, object]) -> object:
+    """The same type, with Structs that have a default of Raw, which has no schema, made anew.
+
+    made: what was made before, so that a type that comes twice stays one.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return Annotated[(_with_schema(arguments[0], made), *arguments[1:])]
+    if arguments:
+        inner = tuple(_with_schema(each, made) for each in arguments)
+        if inner == arguments:
+            return kind
+        return Union[inner] if origin in (Union, types.UnionType) else origin[inner]  # type: ignore[index] # noqa: UP007 - made at run time
+    if not isinstance(kind, type) or not issubclass(kind, msgspec.Struct):
+        return kind
+    if kind not in made:
+        made[kind] = kind           # one that holds itself has no default of Raw inside
+        made[kind] = _struct_with_schema(kind, made)
+    return made[kind]
+
+
+def _struct_with_schema(kind: type[msgspec.Struct], made: dict[object, object]) -> object:
+    changed = False
+    fields: list[tuple[str, object, object]] = []
+    for field in msgspec.structs.fields(kind):
+        if isinstance(field.default, Raw):
+            changed = True
+            fields.append((field.name, Raw | UnsetType, UNSET))
+            continue
+        inner = _with_schema(field.type, made)
+        changed = changed or inner != field.type
+        default = (msgspec.field(default_factory=field.default_factory)
+                   if field.default_factory is not msgspec.NODEFAULT else field.default)
+        fields.append((field.name, inner, default))
+    if not changed:
+        return kind
+    names = dict(zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True))
+    return msgspec.defstruct(
+        kind.__name__, fields, rename=names, kw_only=True, namespace={"__doc__": kind.__doc__},
+        forbid_unknown_fields=kind.__struct_config__.forbid_unknown_fields)
 
 
 def _operation(route: Route, by_type: Mapping[str, object]) -> Node:
@@ -164,6 +223,8 @@ def _responses(route: Route, by_type: Mapping[str, object]) -> Node:
 def _content(kind: object, by_type: Mapping[str, object]) -> Node:
     if kind is bytes:
         return {"application/octet-stream": {}}
+    if kind is EventStream:
+        return {"text/event-stream": {"schema": {"type": "string"}}}
     if kind is str:
         return {"text/plain": {"schema": {"type": "string"}}}
     return {JSON: {"schema": by_type[_key(kind)]}}

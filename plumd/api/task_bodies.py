@@ -12,7 +12,7 @@ from plumd.errors import Invalid, TooLarge
 from plumd.executors import builtin
 from plumd.executors.command import parse_command
 from plumd.model import (
-    KINDS, ON_LOST, VALUE_BYTES_MAX, Kind, Submit, TaskDefBody, parse_id,
+    BUILTIN_PREFIX, KINDS, ON_LOST, VALUE_BYTES_MAX, Kind, Submit, TaskDefBody, parse_id,
 )
 from plumd.store.definitions import Catalog, Versioned
 
@@ -137,7 +137,12 @@ def check_payload(kind: Kind, name: str, target_kind: str, target_ref: str,
     if payload is not None and len(payload) > VALUE_BYTES_MAX:
         raise TooLarge(f"a payload takes at most {VALUE_BYTES_MAX} bytes", field=field)
     means = builtin.builtin_of(name, target_kind, target_ref) if kind == Kind.EMBEDDED else ""
+    if means not in ("", name) and name.startswith(BUILTIN_PREFIX):
+        raise Invalid(f"the name says {name}, the target {means}", field="targetRef")
     try:
+        if means and target_kind != "builtin" and means not in builtin.NAMES:
+            raise Invalid(f"there is no builtin task {name!r}; there are "
+                          f"{', '.join(builtin.NAMES)}", field="name")
         if means:
             builtin.check(means, payload)
         if kind == Kind.OS_PROCESS and (whole or payload is not None):
@@ -188,7 +193,7 @@ def find_definition(catalog: Catalog, body: TaskCreate) -> Versioned[TaskDefBody
         if body.name not in (None, found.body.name):
             raise Invalid(f"the definition's name is {found.body.name!r}", field="name")
         return found
-    if body.name is None or body.name.startswith("builtin."):
+    if body.name is None or body.name.startswith(BUILTIN_PREFIX):
         return None
     return catalog.task_def_named(body.name)
 

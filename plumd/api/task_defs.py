@@ -7,6 +7,7 @@ from msgspec import UNSET, Raw
 
 from plumd.api.context import Context, Note, answer, id_param, once, replayed
 from plumd.api.decode import strict
+from plumd.api.openapi import IF_MATCH, PREFER
 from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
 from plumd.api.params import if_match, query_choice, query_int
 from plumd.api.routes import Query, Request, Response, Route
@@ -179,7 +180,8 @@ def routes(handlers: TaskDefs) -> list[Route]:
         Route("GET", one, handlers.get, "Get a task definition", tag, read,
               answers={200: TaskDefView}, query=(Query("version", int, "A past version"),)),
         Route("PUT", one, handlers.update, "Make a new version of a task definition", tag, write,
-              body=TaskDefWrite, answers={200: TaskDefView}, body_bytes_max=BODY_MAX),
+              body=TaskDefWrite, answers={200: TaskDefView}, query=(IF_MATCH,),
+              body_bytes_max=BODY_MAX),
         Route("DELETE", one, handlers.delete, "Delete a task definition", tag, write,
               answers={204: None}),
         Route("GET", one + "/versions", handlers.versions, "List all versions", tag, read,
@@ -187,6 +189,6 @@ def routes(handlers: TaskDefs) -> list[Route]:
         Route("POST", one, handlers.act, "Run a task definition. With `Prefer: wait=N` the answer "
               "comes at the task's end, or after N seconds.", tag, "tasks:write",
               body=RunAsked, body_optional=True, answers={201: TaskView}, hot=True,
-              query=(Query("action", str, "run", required=True, choices=("run",)),),
+              query=(PREFER, Query("action", str, "run", required=True, choices=("run",))),
               body_bytes_max=BODY_MAX),
     ]

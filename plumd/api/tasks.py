@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Final
 
 import msgspec
@@ -11,22 +11,46 @@ from msgspec import Meta, Raw
 
 from plumd.api import task_bodies as bodies
 from plumd.api.context import (
-    Context, Note, again_as_it_was, answer, once, remember, replayed, until,
+    Context,
+    Note,
+    again_as_it_was,
+    answer,
+    once,
+    remember,
+    replayed,
+    until,
 )
 from plumd.api.decode import strict
+from plumd.api.openapi import IDEMPOTENCY_KEY, PREFER
 from plumd.api.paging import CURSOR, LIMIT, cursor_key, next_link, page_limit
 from plumd.api.params import prefer_wait_s, query_bool, query_choice, query_int
 from plumd.api.problem import TYPE_PREFIX, Problem
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_bodies import TaskCreate
 from plumd.api.task_views import (
-    AttemptView, TaskView, WhyView, attempt_views, fresh_view, view_of, whole_view,
+    AttemptView,
+    TaskView,
+    WhyView,
+    attempt_views,
+    fresh_view,
+    view_of,
+    whole_view,
 )
-from plumd.errors import Invalid, NotFound, PlumError, TooLarge, TooMany, WrongState
+from plumd.errors import Invalid, NotFound, PlumError, TooMany, WrongState
 from plumd.executors.os_process import OsProcess
 from plumd.model import (
-    BULK_BYTES_MAX, BULK_ITEMS_MAX, TASK_STATES, VALUE_BYTES_MAX, Cancel, Reply, Start, Submit,
-    TaskState, id_text, parse_attempt, parse_id,
+    BULK_BYTES_MAX,
+    BULK_ITEMS_MAX,
+    TASK_STATES,
+    VALUE_BYTES_MAX,
+    Cancel,
+    Reply,
+    Start,
+    Submit,
+    TaskState,
+    id_text,
+    parse_attempt,
+    parse_id,
 )
 from plumd.store import tasks
 from plumd.store.keys import Answer
@@ -305,7 +329,7 @@ class Tasks:
             if not equals or not key:
                 raise Invalid("label is written key=value", field="label")
             label = (key, value)
-        numbers = {name: 0 for name in ("defId", "runId")}
+        numbers = dict.fromkeys(("defId", "runId"), 0)
         for name in numbers:
             if query.get(name):
                 numbers[name] = parse_id(query[name]) or 0
@@ -383,9 +407,10 @@ def routes(handlers: Tasks) -> list[Route]:
     wait = "With `Prefer: wait=N` the answer comes at the task's end, or after N seconds."
     return [
         Route("POST", "/v1/tasks", handlers.submit, f"Submit a task. {wait}", "tasks", write,
-              body=TaskCreate, answers={201: TaskView}, hot=True, body_bytes_max=BODY_MAX),
+              body=TaskCreate, answers={201: TaskView}, query=(PREFER,), hot=True,
+              body_bytes_max=BODY_MAX),
         Route("POST", "/v1/tasks/bulk", handlers.bulk, "Submit up to 10,000 tasks", "tasks", write,
-              body=BulkCreateShape, answers={200: BulkAnswer}, hot=True,
+              body=BulkCreateShape, answers={200: BulkAnswer}, query=(IDEMPOTENCY_KEY,), hot=True,
               body_bytes_max=BULK_BYTES_MAX),
         Route("POST", "/v1/tasks/bulk-cancel", handlers.bulk_cancel, "Cancel up to 10,000 tasks",
               "tasks", write, body=BulkCancel, answers={200: BulkAnswer}),
@@ -395,10 +420,10 @@ def routes(handlers: Tasks) -> list[Route]:
                   Query("name", str, "Only of this name"), Query("defId", str, "Only of this one"),
                   Query("runId", str, "Only of this run"), Query("label", str, "key=value"))),
         Route("GET", "/v1/tasks/{id}", handlers.get, f"Get a task. {wait}", "tasks", read,
-              answers={200: TaskView}),
+              answers={200: TaskView}, query=(PREFER,)),
         Route("POST", "/v1/tasks/{id}", handlers.act, "Start, cancel or rerun a task", "tasks",
               write, answers={200: TaskView, 201: TaskView}, query=(
-                  Query("action", str, "What to do", required=True,
+                  PREFER, Query("action", str, "What to do", required=True,
                         choices=("start", "cancel", "rerun")),)),
         Route("POST", "/v1/tasks/cancel/{id}", handlers.cancel_lenient, "Cancel a task (old path)",
               "tasks", write, answers={200: TaskView}, lenient=True),

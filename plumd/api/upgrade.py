@@ -19,6 +19,7 @@ from plumd.api.limits import Limits
 from plumd.api.problem import problem, problem_of
 from plumd.api.routes import Request, Response
 from plumd.errors import Malformed
+from plumd.sdk.quick import quick
 
 log = logging.getLogger("plumd.api")
 
@@ -80,7 +81,7 @@ class _Replay(trio.abc.Stream):
     """A stream whose first bytes were read already."""
 
     def __init__(self, stream: Stream, start: bytes) -> None:
-        self._stream = stream
+        self._stream = quick(stream)
         self._start = start
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:

@@ -9,23 +9,28 @@ from msgspec import Meta
 
 from plumd.api.context import Context, answer
 from plumd.api.decode import lenient
-from plumd.api.routes import Request, Response, Route
+from plumd.api.paging import CURSOR, LIMIT_MAX, cursor_key, next_link
+from plumd.api.params import query_choice, query_int
+from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_views import time_of
-from plumd.errors import Invalid, NotFound, TooMany
+from plumd.errors import Invalid, NotFound, TooMany, WrongState
 from plumd.model import Detach, Drain, Join, Leave, WorkerKind, attempt_text
+from plumd.sdk.protocol import Down, Up
 from plumd.store import workers
 from plumd.store.store import Tx
 from plumd.store.workers import WorkerRow
-from plumd.stream.exchange import Exchanges
+from plumd.stream.exchange import WORKER_ID_CHARS_MAX, Exchanges, check_names
 
 HTTP_LEASE_MS: Final = 15_000
 GRPC_LEASE_MS: Final = 90_000
 CAPACITY_DEFAULT: Final = 4
+ACTIONS: Final = ("drain", "resume")
 EXCHANGE_BYTES_MAX: Final = 32 << 20
+ALL_OR_LIMIT: Final = Query("limit", int, f"How many to show, 1 to {LIMIT_MAX} (default all)")
 TOLD: Final = "told"
 """The session of a worker that was registered by a plain request and has no line yet."""
 
-WorkerId = Annotated[str, Meta(min_length=1, max_length=200)]
+WorkerId = Annotated[str, Meta(min_length=1, max_length=WORKER_ID_CHARS_MAX)]
 Text = Annotated[str, Meta(max_length=500)]
 Capacity = Annotated[int, Meta(ge=1, le=100_000)]
 TaskNames = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]],
@@ -105,6 +110,7 @@ class Workers:
     async def register_http(self, request: Request) -> Response:
         """Again = replace."""
         body = lenient(request.body, HttpWorker)
+        check_names(body.worker_id, body.tasks, "workerId", "tasks")
         if not body.url.startswith(("http://", "https://")):
             raise Invalid("url begins with http:// or https://", field="url")
         await self.join(Join(
@@ -122,7 +128,7 @@ class Workers:
     async def beat_http(self, request: Request) -> Response:
         """Renews the lease; a worker whose lease ran out is taken back as it was."""
         body = lenient(request.body, WorkerBeat)
-        row = self.stored(body.worker_id)
+        row = self.stored(body.worker_id, WorkerKind.CALLBACK)
         capacity = body.capacity or row.join.capacity
         if row.offline_ms or capacity != row.join.capacity or not self.engine.beat(
                 body.worker_id, row.join.session):
@@ -132,6 +138,7 @@ class Workers:
     async def register_embedded(self, request: Request) -> Response:
         """Known from now on, away until its line is there."""
         body = lenient(request.body, EmbeddedWorker)
+        check_names(body.worker_id, body.tasks, "workerId", "tasks")
         capacity = body.labels.get("capacity", "")
         join = Join(
             body.worker_id, WorkerKind.SESSION, TOLD, tuple(sorted(set(body.tasks))),
@@ -146,15 +153,15 @@ class Workers:
     async def beat_embedded(self, request: Request) -> Response:
         """Renews the lease."""
         body = lenient(request.body, WorkerBeat)
-        row = self.stored(body.worker_id)
+        row = self.stored(body.worker_id, WorkerKind.SESSION)
         if not self.engine.beat(body.worker_id, row.join.session):
             await self.engine.call_all([row.join, Detach(body.worker_id, row.join.session)])
         return Response(204)
 
-    def stored(self, worker_id: str) -> WorkerRow:
+    def stored(self, worker_id: str, kind: WorkerKind) -> WorkerRow:
         """Raises: NotFound."""
         row = self.context.store.peek(workers.get, worker_id)
-        if row is None:
+        if row is None or row.join.kind != kind:
             raise NotFound("no such worker; register it first", field="workerId")
         return row
 
@@ -182,10 +189,15 @@ class Workers:
             offline_since=time_of(row.offline_ms))
 
     async def page(self, request: Request) -> Response:
-        """All workers of a kind, by id."""
-        kind = self.kind_of(request)
-        rows = await self.context.store.read(workers.every)
-        return answer(200, [self.view(row) for row in rows if row.join.kind == kind])
+        """All workers of a kind, by id; a part of them when ?limit= is given."""
+        kind, after = self.kind_of(request), cursor_key(request) or ""
+        limit = query_int(request.query, "limit", 0, low=1, high=LIMIT_MAX)
+        rows = [row for row in await self.context.store.read(workers.every)
+                if row.join.kind == kind and row.join.worker_id > after]
+        if not limit or len(rows) <= limit:
+            return answer(200, [self.view(row) for row in rows])
+        link = next_link(request, rows[limit - 1].join.worker_id)
+        return answer(200, [self.view(row) for row in rows[:limit]], link)
 
     def kind_of(self, request: Request) -> int:
         """Which sort a path is about."""
@@ -205,13 +217,13 @@ class Workers:
 
     async def act(self, request: Request) -> Response:
         """?action=drain | resume"""
-        action = request.query.get("action", "")
-        if action not in ("drain", "resume"):
-            raise Invalid("action is one of drain, resume", field="action")
+        action = query_choice(request.query, "action", ACTIONS)
+        if not action:
+            raise Invalid(f"action is one of {', '.join(ACTIONS)}", field="action")
         row = self.known(request)
         reply = await self.engine.call(Drain(row.join.worker_id, action == "drain"))
         if reply.code:
-            raise NotFound(reply.detail)
+            raise WrongState("the worker is offline")
         return answer(200, self.view(row, whole=True))
 
     async def delete(self, request: Request) -> Response:
@@ -241,18 +253,19 @@ def routes(handlers: Workers) -> list[Route]:
               "An embedded worker's sign of life", tag, serve, body=WorkerBeat,
               answers={204: None}, lenient=True, trusted=True, hot=True),
         Route("POST", "/v1/embedded-workers/{id}/exchange", handlers.exchanges.exchange,
-              "A worker session by long poll: results in, attempts out", tag, serve, body=msgspec.Raw,
-              answers={200: msgspec.Raw}, trusted=True, hot=True, body_bytes_max=EXCHANGE_BYTES_MAX),
+              "A worker session by long poll: results in, attempts out", tag, serve, body=Up,
+              answers={200: Down}, trusted=True, hot=True, body_bytes_max=EXCHANGE_BYTES_MAX),
     ]
     for base, word in (("/v1/workers", "workers that are called back"),
                        ("/v1/embedded-workers", "embedded workers")):
         table += [
             Route("GET", base, handlers.page, f"List {word}", tag, read,
-                  answers={200: list[WorkerView]}, trusted=True),
+                  answers={200: list[WorkerView]}, trusted=True, query=(ALL_OR_LIMIT, CURSOR)),
             Route("GET", base + "/{id}", handlers.get, f"Get one of the {word}", tag, read,
                   answers={200: WorkerView}, trusted=True),
             Route("POST", base + "/{id}", handlers.act, f"Drain or resume one of the {word}", tag,
-                  operate, answers={200: WorkerView}),
+                  operate, answers={200: WorkerView},
+                  query=(Query("action", str, "What to do", required=True, choices=ACTIONS),)),
             Route("DELETE", base + "/{id}", handlers.delete, f"Forget one of the {word}", tag,
                   serve, answers={204: None}, trusted=True),
         ]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Final
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from plumd import flow
-from plumd.api.context import Context, Note, answer, id_param, once, remember, replayed
+from plumd.api.context import Context, Note, answer, id_param, once, remember, replayed, until
 from plumd.api.decode import strict
+from plumd.api.openapi import IF_MATCH, PREFER
 from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
 from plumd.api.params import if_match, prefer_wait_s, query_choice
 from plumd.api.routes import Query, Request, Response, Route
@@ -19,8 +21,15 @@ from plumd.api.task_views import NULL, id_of, time_of
 from plumd.api.tasks import BODY_MAX, before_of
 from plumd.errors import Invalid, NotFound, TooLarge, WrongState
 from plumd.model import (
-    INLINE_BYTES_MAX, TASK_STATES, BeginRun, CancelRun, StepBody, TaskState, WorkflowBody,
-    id_text, parse_id,
+    INLINE_BYTES_MAX,
+    TASK_STATES,
+    BeginRun,
+    CancelRun,
+    StepBody,
+    TaskState,
+    WorkflowBody,
+    id_text,
+    parse_id,
 )
 from plumd.store import definitions, flows, tasks
 from plumd.store.definitions import WORKFLOWS, Versioned
@@ -113,8 +122,10 @@ def workflow_view(found: Versioned[WorkflowBody]) -> WorkflowView:
 class Workflows:
     """The handlers."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, poke: Callable[[], None] | None = None) -> None:
+        """poke: called when a workflow was deleted, so that its history goes soon."""
         self.context = context
+        self.poke = poke
         self.engine = context.engine
         self.store = context.store
 
@@ -140,9 +151,9 @@ class Workflows:
 
     async def create(self, request: Request) -> Response:
         """A new workflow; its name is free."""
-        body = self.body_of(request)
 
         async def fresh(note: Note) -> Response:
+            body = self.body_of(request)
             number = self.engine.new_id()
             location = f"/v1/workflows/{id_text(number)}"
 
@@ -193,12 +204,16 @@ class Workflows:
         found = self.known(request)
 
         def write(tx: Tx) -> None:
-            if flows.any_live(tx.db, found.id):
+            # The engine stands still while it commits, and what begins in this very commit is
+            # among the live runs already, but not in a row yet.
+            if any(run.plan.workflow_id == found.id for run in self.engine.runs.live.values()):
                 raise WrongState("a run of this workflow goes on; cancel it first")
             definitions.hide_workflow(tx, found.id)
 
         await self.engine.write(write)
         self.context.catalog.forget()
+        if self.poke is not None:
+            self.poke()
         return Response(204)
 
     async def page(self, request: Request) -> Response:
@@ -215,29 +230,25 @@ class Workflows:
         """?action=run"""
         if query_choice(request.query, "action", ("run",)) != "run":
             raise Invalid("action is run", field="action")
-        workflow_id = id_param(request, "workflow")
-        asked = (strict(request.body, WorkflowRunAsked) if request.body.strip()
-                 else WorkflowRunAsked())
-        payload = flow.raw(asked.payload)
-        if payload is not None and len(payload) > INLINE_BYTES_MAX:
-            raise TooLarge(f"a run's payload takes at most {INLINE_BYTES_MAX} bytes",
-                           field="payload")
         wait_s = prefer_wait_s(request.headers)
 
         async def fresh(note: Note) -> Response:
+            payload = run_payload(request)
             run_id = self.engine.new_id()
-            plan = self.context.planner.plan(run_id, workflow_id, payload)
+            plan = self.context.planner.plan(run_id, id_param(request, "workflow"), payload)
             location = f"/v1/workflow-runs/{id_text(run_id)}"
-            over = self.engine.watch(run_id) if wait_s else None
-            await self.engine.call_all(
-                (BeginRun(plan),), remember(note, 201, id_text(run_id).encode(), location))
-            if over is not None:
-                await self.context.wait_end(run_id, over, wait_s)
+            with self.context.watching(run_id) as over:
+                await self.engine.call_all(
+                    (BeginRun(plan),), remember(note, 201, id_text(run_id).encode(), location))
+                if wait_s:
+                    await until(over, wait_s)
             return await self.shown(run_id, 201, ("location", location))
 
         async def again(known: Answer) -> Response:
-            return await self.shown(parse_id(known.body.decode()) or 0, known.status,
-                                    *replayed(known))
+            number = parse_id(known.body.decode()) or 0
+            if wait_s:
+                await self.wait_if_live(number, wait_s)
+            return await self.shown(number, known.status, *replayed(known))
 
         return await once(self.context, request, fresh, again)
 
@@ -295,19 +306,23 @@ class Workflows:
         row = self.known_run(request)
         wait_s = prefer_wait_s(request.headers)
         if wait_s and row.state < TaskState.SUCCEEDED:
-            over = self.engine.watch(row.id)
-            if row.id in self.engine.runs.live:
-                await self.context.wait_end(row.id, over, wait_s)
-            else:
-                self.engine.unwatch(row.id, over)
+            await self.wait_if_live(row.id, wait_s)
         return await self.shown(row.id, 200)
+
+    async def wait_if_live(self, run_id: int, seconds: float) -> None:
+        """Wait for a run's end, unless it is over already."""
+        with self.context.watching(run_id) as over:
+            if run_id in self.engine.runs.live:
+                await until(over, seconds)
 
     async def page_runs(self, request: Request) -> Response:
         """Newest first."""
         query = request.query
         workflow_id = 0
         if query.get("workflowId"):
-            workflow_id = parse_id(query["workflowId"]) or -1
+            workflow_id = parse_id(query["workflowId"]) or 0
+            if not workflow_id:
+                raise Invalid("workflowId is no id", field="workflowId")
         state = query_choice(query, "state", TASK_STATES)
         limit = page_limit(request)
         rows = await self.store.read(
@@ -341,6 +356,16 @@ class Workflows:
         return Response(204)
 
 
+def run_payload(request: Request) -> bytes | None:
+    """The payload that a run was asked with. Raises: Malformed, Invalid, TooLarge."""
+    if not request.body.strip():
+        return None
+    payload = flow.raw(strict(request.body, WorkflowRunAsked).payload)
+    if payload is not None and len(payload) > INLINE_BYTES_MAX:
+        raise TooLarge(f"a run's payload takes at most {INLINE_BYTES_MAX} bytes", field="payload")
+    return payload
+
+
 def routes(handlers: Workflows) -> list[Route]:
     """The table's part about workflows."""
     read, write, tag = "workflows:read", "workflows:write", "workflows"
@@ -353,19 +378,20 @@ def routes(handlers: Workflows) -> list[Route]:
               query=(LIMIT, CURSOR, Query("name", str, "The one with this name"))),
         Route("GET", one, handlers.get, "Get a workflow", tag, read, answers={200: WorkflowView}),
         Route("PUT", one, handlers.update, "Make a new version of a workflow", tag, write,
-              body=WorkflowWrite, answers={200: WorkflowView}, body_bytes_max=BODY_MAX),
+              body=WorkflowWrite, answers={200: WorkflowView}, query=(IF_MATCH,),
+              body_bytes_max=BODY_MAX),
         Route("DELETE", one, handlers.delete, "Delete a workflow and its history", tag, write,
               answers={204: None}),
         Route("POST", one, handlers.act, "Run a workflow. With `Prefer: wait=N` the answer comes "
               "at the run's end, or after N seconds.", tag, "workflows:run",
               body=WorkflowRunAsked, body_optional=True, answers={201: RunView}, hot=True,
-              query=(Query("action", str, "run", required=True, choices=("run",)),)),
+              query=(PREFER, Query("action", str, "run", required=True, choices=("run",)))),
         Route("GET", "/v1/workflow-runs", handlers.page_runs, "List runs, newest first", tag, read,
               answers={200: list[RunView]}, query=(
                   LIMIT, CURSOR, Query("workflowId", str, "Only of this workflow"),
                   Query("state", str, "Only these", choices=TASK_STATES))),
         Route("GET", run, handlers.get_run, "Get a run with its steps", tag, read,
-              answers={200: RunView}),
+              answers={200: RunView}, query=(PREFER,)),
         Route("POST", run, handlers.act_on_run, "Cancel a run", tag, "workflows:run",
               answers={200: RunView},
               query=(Query("action", str, "cancel", required=True, choices=("cancel",)),)),

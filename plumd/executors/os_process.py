@@ -72,7 +72,7 @@ class ProcessResult(msgspec.Struct, frozen=True, rename="camel"):
     limits: dict[str, str]
 
 
-class _NoEnd(Exception):  # noqa: N818 - an outcome on its way up, not a defect
+class _NoEnd(Exception):
     """The attempt has no status to tell of; outcome says what it has."""
 
     def __init__(self, outcome: Outcome) -> None:

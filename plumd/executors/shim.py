@@ -122,7 +122,7 @@ def _put(path: Path, content: bytes) -> None:
     part.replace(path)
 
 
-class NotStarted(Exception):  # noqa: N818 - an answer of the shim, not a defect
+class NotStarted(Exception):
     """The shim could not start anything; the text says why. Nothing was claimed."""
 
 

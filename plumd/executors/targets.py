@@ -31,7 +31,7 @@ _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9.])?")
 _FORBIDDEN_CHARS: Final = re.compile(r"[\x00-\x20\x7f\\]")
 
 
-class CallFailed(Exception):  # noqa: N818 - how a call ended, no defect of ours
+class CallFailed(Exception):
     """A call that got no answer.
 
     code: bad_url, refused_address, unreachable (the far side cannot have had the whole call),

@@ -87,7 +87,7 @@ class Client:
 
     url: default the environment's PLUM_SERVER, CONTROLLER_BASE, else http://127.0.0.1:8080.
     timeout_s: how long an answer may take.  token: for a daemon that asks for one.
-    Every method raises ProblemError and UnreachableError.
+    Every method raises ProblemError and UnreachableError; a url that is none is a ValueError.
     """
 
     def __init__(self, url: str | None = None, *, timeout_s: float = ANSWER_S,
@@ -96,6 +96,8 @@ class Client:
         self.url = (url or environ.get("PLUM_SERVER") or environ.get("CONTROLLER_BASE")
                     or URL_DEFAULT).rstrip("/")
         self._timeout_s = timeout_s
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"{self.url!r} is no URL: it begins with http:// or https://")
         try:
             self._http = httpx.Client(
                 base_url=self.url, timeout=timeout_s, transport=transport, trust_env=False,
@@ -140,11 +142,8 @@ class Client:
         # A daemon that is there takes a connection at once, whatever its answer takes.
         timeout = httpx.Timeout(timeout_s, connect=min(10.0, timeout_s))
         params = {name: value for name, value in (query or {}).items() if value is not None}
-        try:
-            return self._http.build_request(method, path, params=params or None, content=content,
-                                            headers=given, timeout=timeout)
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise ValueError(f"{self.url!r} is no URL: {error}") from None
+        return self._http.build_request(method, path, params=params or None, content=content,
+                                        headers=given, timeout=timeout)
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         words = str(error) or type(error).__name__

@@ -41,7 +41,7 @@ class Mode(Enum):
     ASYNC = "async"     # a Trio task
 
 
-class TaskFailed(Exception):  # noqa: N818 - it is what happened, said by the user's code
+class TaskFailed(Exception):
     """The attempt failed, and the handler knows more about it than an exception's text.
 
     code: for programs.  retry=False: another try would end the same way.  retry_after_s: wait at
@@ -58,7 +58,7 @@ class TaskFailed(Exception):  # noqa: N818 - it is what happened, said by the us
         self.detail = detail
 
 
-class Canceled(Exception):  # noqa: N818 - as trio.Cancelled
+class Canceled(Exception):
     """Raised by `context.check_canceled()`: the attempt shall end now."""
 
 

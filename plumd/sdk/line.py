@@ -11,6 +11,7 @@ import trio
 import trio_websocket
 
 from plumd.sdk.protocol import MESSAGE_BYTES_MAX
+from plumd.sdk.quick import quick
 
 DIAL_S: Final = 1.5
 """A TCP connection is there by then, or is tried again: a fresh try gets through a network that
@@ -19,7 +20,7 @@ HANDSHAKE_S: Final = 10.0
 CLOSE_S: Final = 1.0
 
 
-class LineClosed(Exception):  # noqa: N818 - what happened to the line, often no error at all
+class LineClosed(Exception):
     """The line is gone, or never came to be."""
 
 
@@ -60,7 +61,7 @@ def websocket_dial(url: str, worker_id: str, *, token: str | None = None,
     headers = [(b"authorization", f"Bearer {token}".encode())] if token else []
 
     async def dial(nursery: trio.Nursery) -> Line:
-        tap = _Tap(await _connect(host, port, secure, ssl_context))
+        tap = _Tap(quick(await _connect(host, port, secure, ssl_context)))
         try:
             with trio.fail_after(HANDSHAKE_S):
                 connection = await trio_websocket.wrap_client_stream(

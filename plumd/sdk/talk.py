@@ -26,7 +26,7 @@ WS_PROTOCOL_ERROR: Final = 1002
 FATAL: Final = frozenset({"session_replaced", "unsupported_version"})
 
 
-class TurnedAway(Exception):  # noqa: N818 - the daemon's decision, not a fault of the line
+class TurnedAway(Exception):
     """The daemon does not want this worker, and asking again would not change that."""
 
     def __init__(self, code: str, message: str) -> None:

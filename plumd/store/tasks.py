@@ -150,14 +150,15 @@ def inputs(db: apsw.Connection, task_ids: Sequence[int]) -> dict[int, tuple[byte
     """task id -> (inline payload, blob) of those that have one."""
     if len(task_ids) == 1:
         one: Iterator[tuple[bytes | None, str | None]] = sql.rows(db, SQL["input"], (task_ids[0],))
-        return {task_ids[0]: (row[0], row[1] or "") for row in one}
+        payload, blob = next(one, (None, None))
+        return {task_ids[0]: (payload, blob or "")}
     rows: Iterator[tuple[int, bytes | None, str | None]] = sql.rows(
         db, SQL["inputs"], (ENCODE(task_ids).decode(),))
     return {row[0]: (row[1], row[2] or "") for row in rows}
 
 
 class Filter(msgspec.Struct, frozen=True):
-    """What a page of tasks is narrowed to; before: only ids smaller than it, 0 = from the newest."""
+    """What a page of tasks is narrowed to; before: only smaller ids, 0 = from the newest."""
 
     limit: int
     before: int = 0

@@ -5,20 +5,28 @@ One request at a time: what a request does not name in `holding` is taken as not
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 import trio
 
+from plumd.api.decode import invalid_of
 from plumd.api.routes import Request, Response
 from plumd.engine import Engine
-from plumd.errors import Invalid, Malformed, Overloaded, SessionReplaced
+from plumd.errors import Invalid, Malformed, Overloaded, PlumError, SessionReplaced, TooLarge
 from plumd.model import CoreCommand, Drain, Join, Leave
 from plumd.sdk.protocol import ITEMS_MAX, DaemonEnd, Down, RemoteProtocolError, Up, fitting
 from plumd.store.blobs import Blobs
 from plumd.stream.session import Session, join_of, pairs, registered_of
 
 WAIT_S_MAX: Final = 60.0
+WORKER_ID_CHARS_MAX: Final = 200
+LOCAL_PREFIX: Final = "local:"
+"""What the ids of the daemon's own executors begin with."""
+POOL_PREFIX: Final = "!"
+"""What the names begin with under which they take their work."""
+SWEEP_SESSIONS: Final = 256
 
 
 class Exchanges:
@@ -28,6 +36,12 @@ class Exchanges:
         self.engine = engine
         self.blobs = blobs
         self._sessions: dict[str, Session] = {}
+        self._sweep_at = SWEEP_SESSIONS
+
+    def drain(self) -> None:
+        """Answer every worker that waits: no more attempts will come, the daemon is leaving."""
+        for session in self._sessions.values():
+            session.drain()
 
     async def exchange(self, request: Request) -> Response:
         """Results and news in, attempts and notices out."""
@@ -36,9 +50,9 @@ class Exchanges:
         try:
             up = end.receive(request.body)
         except RemoteProtocolError as error:
-            if error.code == "protocol_error" and b"{" not in request.body[:64]:
-                raise Malformed(str(error)) from None
-            raise Invalid(str(error)) from None
+            raise refusal_of(error, request.body) from None
+        if up.register is not None:
+            check_names(worker_id, up.register.tasks, "id", "register.tasks")
         session, join = self._session(worker_id, up)
         session.forget_given()
         commands: list[CoreCommand] = [join]
@@ -69,6 +83,7 @@ class Exchanges:
         """
         known = self._sessions.get(worker_id)
         if up.register is not None:
+            self._sweep()
             join = join_of(worker_id, up.register, up.holding or ())
             session = Session(self.engine, self.blobs, join)
             self._sessions[worker_id] = session
@@ -88,3 +103,38 @@ class Exchanges:
             with trio.move_on_after(min(up.wait_sec, WAIT_S_MAX, join.lease_ms / 2000)):
                 await session.wait_news()
             self.engine.beat(join.worker_id, join.session)
+
+    def _sweep(self) -> None:
+        """Forget sessions that are over and whose workers never came again."""
+        if len(self._sessions) < self._sweep_at:
+            return
+        for worker_id, session in list(self._sessions.items()):
+            if session.kicked:
+                del self._sessions[worker_id]
+                self.engine.outbox.unregister(worker_id, session)
+        self._sweep_at = max(SWEEP_SESSIONS, 2 * len(self._sessions))
+
+
+def refusal_of(error: RemoteProtocolError, body: bytes) -> PlumError:
+    """The answer to a message that breaks the protocol."""
+    if error.code == "too_large":
+        return TooLarge(str(error))
+    try:
+        msgspec.json.decode(body.decode(), type=msgspec.Raw)
+    except (ValueError, RecursionError):
+        return Malformed(str(error))
+    return invalid_of(str(error))
+
+
+def check_names(worker_id: str, tasks: Sequence[str], id_field: str, tasks_field: str) -> None:
+    """Refuse what would put a worker in the place of the daemon's own executors.
+
+    Raises: Invalid.
+    """
+    if not 0 < len(worker_id) <= WORKER_ID_CHARS_MAX or worker_id.startswith(LOCAL_PREFIX):
+        raise Invalid(f"a worker's id has 1 to {WORKER_ID_CHARS_MAX} characters and does not begin "
+                      f"with {LOCAL_PREFIX}", field=id_field)
+    for index, name in enumerate(tasks):
+        if name.startswith(POOL_PREFIX):
+            raise Invalid(f"a task's name does not begin with {POOL_PREFIX}",
+                          field=f"{tasks_field}[{index}]")

@@ -14,11 +14,29 @@ import trio
 from plumd.engine import Ask, Engine
 from plumd.errors import PlumError
 from plumd.model import (
-    CoreCommand, Ending, Finish, Join, Reply, TaskError, WorkerKind, attempt_text, parse_attempt,
+    INLINE_BYTES_MAX,
+    CoreCommand,
+    Ending,
+    Finish,
+    Join,
+    Reply,
+    TaskError,
+    WorkerKind,
+    attempt_text,
+    parse_attempt,
 )
 from plumd.outbox import Given
 from plumd.sdk.protocol import (
-    EMPTY, LOST, Attempt, CancelNotice, Down, Refused, Register, Registered, Result, Up,
+    EMPTY,
+    LOST,
+    Attempt,
+    CancelNotice,
+    Down,
+    Refused,
+    Register,
+    Registered,
+    Result,
+    Up,
 )
 from plumd.store.blobs import Blobs
 
@@ -108,7 +126,9 @@ class Session:
 
         Raises: PlumError when it is not even taken.
         """
-        finishes = [await self._finish(result) for result in up.results]
+        finishes = [
+            self._success(result) if is_plain(result) else await self._finish(result)
+            for result in up.results]
         before = len(commands)
 
         def acknowledge(ask: Ask) -> None:
@@ -134,22 +154,27 @@ class Session:
             raise
 
     async def _finish(self, result: Result) -> Finish:
+        """The command behind a result that is large, or that is no plain success."""
+        value, blob = await self.blobs.keep(bytes(result.result) or None)
         task_id, attempt = parse_attempt(result.id) or (0, 0)
         error = None
-        ending = Ending.SUCCEEDED
+        ending = Ending.CANCELED if result.stopped else Ending.SUCCEEDED
         if result.error is not None:
             ending = Ending.LOST if result.error.code == LOST else Ending.FAILED
-            detail = result.error.detail
+            detail = bytes(result.error.detail)
             error = TaskError(code=result.error.code or "failed",
                               message=result.error.message or "the task failed",
-                              detail=detail if len(detail) else msgspec.UNSET)
-        elif result.stopped:
-            ending = Ending.CANCELED
-        value, blob = await self.blobs.keep(bytes(result.result) or None)
+                              detail=msgspec.Raw(detail) if detail else msgspec.UNSET)
         return Finish(
             task_id=task_id, attempt=attempt, worker_id=self.join.worker_id, ending=ending,
             result=value, error=error, retryable=result.retry, blob=blob,
             retry_after_ms=math.ceil((result.retry_after_sec or 0) * 1000))
+
+    def _success(self, result: Result) -> Finish:
+        """The command behind a plain success: most results, so without a detour."""
+        task_id, attempt = parse_attempt(result.id) or (0, 0)
+        return Finish(task_id, attempt, self.join.worker_id, Ending.SUCCEEDED,
+                      bytes(result.result) or None)
 
     # ------------------------------------------------------------ to the worker
 
@@ -195,6 +220,12 @@ class Session:
         if len(attempts) > room:
             self._news.set()
         return list(attempts[:room])
+
+
+def is_plain(result: Result) -> bool:
+    """Whether it is a success small enough for a row."""
+    return (result.error is None and not result.stopped
+            and len(result.result) <= INLINE_BYTES_MAX)
 
 
 def attempt_of(given: Given, payload: bytes | None) -> Attempt:

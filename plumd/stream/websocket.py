@@ -19,7 +19,14 @@ from plumd.engine import Engine
 from plumd.errors import Overloaded, PlumError
 from plumd.model import Detach, Drain, Leave
 from plumd.sdk.protocol import (
-    ITEMS_MAX, DaemonEnd, Down, PeerError, RemoteProtocolError, Registered, Up, fitting,
+    ITEMS_MAX,
+    DaemonEnd,
+    Down,
+    PeerError,
+    Registered,
+    RemoteProtocolError,
+    Up,
+    fitting,
 )
 from plumd.store.blobs import Blobs
 from plumd.stream.session import Session, join_of, registered_of

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 import trio
-from serving import Client, Served, running
 
 from plumd.api.admission import Policy
 from plumd.api.app import build_app, rule_of
@@ -28,6 +27,7 @@ from plumd.errors import (
     TooMany,
     VersionMismatch,
 )
+from tests.api.serving import Client, Served, running
 
 
 async def seen(request: Request) -> Response:

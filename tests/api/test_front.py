@@ -10,7 +10,6 @@ import msgspec
 import pytest
 import trio
 import trio.testing
-from serving import LIMITS, Answer, Client, Served, cold, no_stream, reset_on_close, running
 
 from plumd.api.admission import Policy
 from plumd.api.app import build_app
@@ -19,6 +18,16 @@ from plumd.api.gate import Gate
 from plumd.api.hot import HotTable
 from plumd.api.routes import Handler, Request, Response, Route
 from plumd.errors import Invalid, StaleAttempt
+from tests.api.serving import (
+    LIMITS,
+    Answer,
+    Client,
+    Served,
+    cold,
+    no_stream,
+    reset_on_close,
+    running,
+)
 
 
 class Body(msgspec.Struct):

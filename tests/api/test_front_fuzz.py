@@ -12,7 +12,6 @@ import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving import no_stream
 
 from plumd.api.admission import Policy
 from plumd.api.app import build_app
@@ -21,6 +20,7 @@ from plumd.api.gate import Gate
 from plumd.api.hot import HotTable, may_be_ours, parse_hot, parse_stream
 from plumd.api.limits import Limits
 from plumd.api.routes import Request, Response, Route
+from tests.api.serving import no_stream
 
 GOOD = b"POST /v1/tasks HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n{}"
 UPGRADE = (b"GET /v1/embedded-workers/w/stream HTTP/1.1\r\nHost: 127.0.0.1\r\n"

@@ -18,13 +18,13 @@ import pytest
 import trio
 import trio.testing
 import trio_websocket
-from serving import LIMITS, Client, Served, no_stream, running
 
 from plumd.api.admission import Policy
 from plumd.api.app import build_app
 from plumd.api.front import STREAM_ROUTE, bind, serve
 from plumd.api.gate import Gate
 from plumd.api.routes import Request, Response, Route
+from tests.api.serving import LIMITS, Client, Served, no_stream, running
 
 PATH = "/v1/embedded-workers/w-1/stream"
 KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="

@@ -13,7 +13,6 @@ import msgspec
 import pytest
 import trio
 import trio.testing
-from serving import Answer, Served, running
 
 from plumd.api.context import Context
 from plumd.api.services import Services, routes
@@ -29,6 +28,7 @@ from plumd.services import Registry
 from plumd.store.blobs import Blobs
 from plumd.store.definitions import Catalog
 from plumd.store.store import Store
+from tests.api.serving import Answer, Served, running
 
 HTTP = {"serviceName": "web", "port": 80, "protocol": "http"}
 

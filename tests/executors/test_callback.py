@@ -11,7 +11,6 @@ import msgspec
 import pytest
 import trio
 import trio.testing
-from farside import Behave, Call, Caller, answer, far_side, refusing_port, replying, silent
 
 from plumd.carrier import LocalCarrier
 from plumd.clock import SystemClock
@@ -26,6 +25,16 @@ from plumd.store.blobs import Blobs
 from plumd.store.definitions import Catalog
 from plumd.store.store import Store
 from plumd.store.tasks import TaskRow
+from tests.executors.farside import (
+    Behave,
+    Call,
+    Caller,
+    answer,
+    far_side,
+    refusing_port,
+    replying,
+    silent,
+)
 
 
 def attempt(url: str, payload: bytes = b"null", number: int = 1, *,

@@ -370,7 +370,7 @@ async def test_stop_ends_a_tree_that_hides_and_ignores(tmp_path: Path, shim_path
     assert outcome.ending == Ending.CANCELED
     assert outcome.error is not None
     assert (outcome.error.code, outcome.error.signal) == ("canceled", "SIGKILL")
-    assert outcome.error.detail is not None
+    assert outcome.error.detail is not msgspec.UNSET
     sent = json.loads(bytes(outcome.error.detail))["signals"]
     assert [entry["signal"] for entry in sent] == ["SIGTERM", "SIGKILL"]
     assert sent[0]["processes"] == sent[1]["processes"] == 7

@@ -13,12 +13,12 @@ from typing import NoReturn
 import pytest
 import trio
 import trio.testing
-from farside import Call, Caller, answer, far_side, refusing_port, replying, silent
 
 from plumd.api import admission
 from plumd.executors import outgoing
 from plumd.executors.outgoing import BODY_BYTES_MAX, KEEP_S
 from plumd.executors.targets import CallFailed, Policy
+from tests.executors.farside import Call, Caller, answer, far_side, refusing_port, replying, silent
 
 
 async def failure(client: Caller, url: str, body: bytes = b"1") -> CallFailed:

@@ -12,7 +12,6 @@ import msgspec
 import pytest
 import trio
 import trio.testing
-from farside import Call, Caller, FarSide, far_side, refusing_port, replying, silent
 
 from plumd.balance import Endpoint
 from plumd.carrier import LocalCarrier
@@ -38,6 +37,7 @@ from plumd.store import tasks
 from plumd.store.blobs import Blobs
 from plumd.store.definitions import Catalog
 from plumd.store.store import Change, Store, Tx
+from tests.executors.farside import Call, Caller, FarSide, far_side, refusing_port, replying, silent
 
 T = TypeVar("T")
 

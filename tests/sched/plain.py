@@ -10,8 +10,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from plumd.model import (
-    Cancel, Detach, Drain, Ending, Finish, Join, Leave, Limits, Nap, Start, Submit,
-    TaskState as S, WorkerKind,
+    Cancel,
+    Detach,
+    Drain,
+    Ending,
+    Finish,
+    Join,
+    Leave,
+    Limits,
+    Nap,
+    Start,
+    Submit,
+    WorkerKind,
+)
+from plumd.model import (
+    TaskState as S,
 )
 
 POOLS = {1: "!service", 2: "!os_process"}
@@ -263,10 +276,7 @@ class Plain:
             if task.deadline_ns is None or task.deadline_ns > ns:
                 continue
             task.deadline_ns = None
-            if task.state == S.RETRYING:
-                task.due_ms = min(task.due_ms, now_ms)
-                self.enqueue(task, ns)
-            elif task.state == S.PENDING and task.delayed:
+            if task.state == S.RETRYING or (task.state == S.PENDING and task.delayed):
                 task.due_ms = min(task.due_ms, now_ms)
                 self.enqueue(task, ns)
             elif task.state == S.PENDING:

@@ -7,14 +7,26 @@ from collections.abc import Callable
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.sched.plain import Plain
 
 from plumd._sched import Scheduler
 from plumd.clock import Instant
 from plumd.model import (
-    Cancel, CoreCommand, Detach, Drain, Ending, Finish, Join, Leave, Limits, Nap, Start, Submit,
-    TaskState, WorkerKind,
+    Cancel,
+    CoreCommand,
+    Detach,
+    Drain,
+    Ending,
+    Finish,
+    Join,
+    Leave,
+    Limits,
+    Nap,
+    Start,
+    Submit,
+    TaskState,
+    WorkerKind,
 )
+from tests.sched.plain import Plain
 
 MS = 10**6
 EPOCH_MS = 1_700_000_000_000
@@ -41,7 +53,8 @@ class CoreMachine(RuleBasedStateMachine):
 
     def delay_ms(self, task_id: int) -> int:
         causes = self.core.why(task_id)
-        assert causes is not None and causes[0].code == "retry_wait"
+        assert causes is not None
+        assert causes[0].code == "retry_wait"
         return causes[0].until_ms - self.ns // MS
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 
 import httpx
 import pytest
@@ -44,7 +45,7 @@ def test_a_submit_sends_only_what_was_given() -> None:
     server = Server(httpx.Response(201, json={"taskId": "1"}), httpx.Response(201, json={}))
     with server.client() as plum:
         assert plum.submit("build") == {"taskId": "1"}
-        plum.submit("build", None, key="k 1"[:2], labels={"a": "b"}, maxRetries=2)
+        plum.submit("build", None, key="k", labels={"a": "b"}, maxRetries=2)
     assert json.loads(server.asked[0].content) == {"name": "build"}
     assert "idempotency-key" not in server.asked[0].headers
     assert json.loads(server.asked[1].content) == {
@@ -94,8 +95,9 @@ def test_who_does_not_answer_is_unreachable() -> None:
 
 
 def test_a_url_that_is_none_is_refused() -> None:
-    with Client("plum.test:8080") as plum, pytest.raises(ValueError, match="is no URL"):
-        plum.task("1")
+    for url in ("plum.test:8080", "http://[::1", "ftp://plum.test"):
+        with pytest.raises(ValueError, match="is no URL"):
+            Client(url)
 
 
 def test_the_server_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,8 +255,8 @@ def test_a_list_longer_than_a_page_is_whole(shared_daemon: Running) -> None:
 @pytest.mark.daemon
 def test_logs_of_a_process_whole_and_followed(shared_daemon: Running) -> None:
     with Client(shared_daemon.url) as plum:
-        task = plum.submit("noise", {"command": "sh", "args": ["-c", "printf 'a\\033b'; sleep 0.3; "
-                                                               "printf 'c\\377'"]},
+        script = "printf 'a\\033b'; sleep 0.3; printf 'c\\377'"
+        task = plum.submit("noise", {"command": "sh", "args": ["-c", script]},
                            executor="os_process")
         task_id = str(task["taskId"])
         assert b"".join(plum.logs(task_id, follow=True)) == b"a\x1bbc\xff"
@@ -270,5 +272,5 @@ def test_waiting_and_events_go_on_through_kill_9(daemon: Running) -> None:
         daemon.kill()
         daemon.start()
         assert plum.wait_task(str(task["taskId"]), 20)["state"] == "Succeeded"
-        states = [event.data["state"] for event, _ in zip(stream, range(2), strict=False)]
+        states = [event.data["state"] for event in islice(stream, 2)]
         assert states == ["Running", "Succeeded"]

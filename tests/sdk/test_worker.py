@@ -240,7 +240,7 @@ async def test_every_kind_of_handler_answers(hall: Hall, worker: Worker) -> None
     assert results["4"] == Result("4")
 
 
-class Strange(Exception):  # noqa: N818 - a user's
+class Strange(Exception):
     def __str__(self) -> str:
         raise ValueError("no text")
 

@@ -11,7 +11,13 @@ import trio
 from trio_websocket import ConnectionClosed
 
 from plumd.sdk.protocol import (
-    Attempt, Down, Failure, Register, Result, Up, WorkerEnd,
+    Attempt,
+    Down,
+    Failure,
+    Register,
+    Result,
+    Up,
+    WorkerEnd,
 )
 
 

@@ -19,8 +19,20 @@ from plumd.clock import Instant
 from plumd.engine import Ask, Engine
 from plumd.errors import PlumError
 from plumd.model import (
-    BUILTIN_POOL, BeginRun, Cancel, CancelRun, Join, Limits, RunPlan, StepBody, Submit,
-    TaskDefBody, TaskState, WorkerKind, WorkflowBody, id_text,
+    BUILTIN_POOL,
+    BeginRun,
+    Cancel,
+    CancelRun,
+    Join,
+    Limits,
+    RunPlan,
+    StepBody,
+    Submit,
+    TaskDefBody,
+    TaskState,
+    WorkerKind,
+    WorkflowBody,
+    id_text,
 )
 from plumd.outbox import Outbox
 from plumd.runs import Planner
@@ -35,7 +47,7 @@ from tests.sim.fleet import SimWorker, Starts
 EPOCH_NS = 1_700_000_000 * 10**9
 LIMITS = Limits(backoff_base_ms=200, backoff_cap_ms=2_000, stop_grace_ms=1_000)
 NAMES = ("a", "b", "builtin.echo", "builtin.delay")
-SHM = Path("/dev/shm")
+SHM = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 
 
 class SimClock:
@@ -291,7 +303,7 @@ class World:
 
 async def play(seed: int, steps: int) -> World:
     """Run one seed. Raises AssertionError when a promise is broken."""
-    folder = Path(tempfile.mkdtemp(prefix="plum-sim-", dir=SHM if SHM.is_dir() else None))
+    folder = Path(tempfile.mkdtemp(prefix="plum-sim-", dir=SHM))
     world = World(seed, folder)
     try:
         await world.live(steps)
@@ -305,7 +317,7 @@ async def play(seed: int, steps: int) -> World:
 
 def run_seed(seed: int, steps: int = 500) -> World:
     """One seed in virtual time, with Trio's scheduler made to follow the seed too."""
-    trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING = True
+    vars(trio._core._run)["_ALLOW_DETERMINISTIC_SCHEDULING"] = True
     trio._core._run._r.seed(seed)
     clock = trio.testing.MockClock(autojump_threshold=0)
     return trio.run(play, seed, steps, clock=clock)

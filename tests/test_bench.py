@@ -1,0 +1,53 @@
+"""Every measurement runs, tiny; its figures are looked at by people, not here."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import fleet, latency, scale, throughput, workflows
+from bench.harness import Figures
+
+
+def look(figures: Figures, count: str) -> None:
+    assert figures.values[count] > 0
+    assert all(value >= 0 for value in figures.values.values())
+    assert len(figures.digest) == 12
+
+
+def test_latency() -> None:
+    figures = latency.run(0.5)
+    look(figures, "tasks")
+    assert figures.values["fsyncs_per_task"] <= 2.01, "a lone task has two commits"
+
+
+def test_bulk() -> None:
+    figures = throughput.bulk(0.2, 2_000)
+    look(figures, "rounds")
+    assert figures.values["fsyncs_per_task"] < 0.2, "commits are shared"
+
+
+def test_singles() -> None:
+    look(throughput.singles(0.5, 16), "tasks")
+
+
+def test_workflows() -> None:
+    look(workflows.many(0.5, 4), "runs")
+    look(workflows.long(0.5, 10), "runs")
+
+
+def test_scale() -> None:
+    figures = scale.run(0.6, 100, 5_000)
+    look(figures, "queued")
+
+
+@pytest.mark.parametrize("workers", [30])
+def test_fleet(workers: int) -> None:
+    figures = fleet.beats(1.0, workers)
+    look(figures, "workers")
+    assert figures.values["commits_per_s"] <= 1
+
+
+def test_idle() -> None:
+    figures = fleet.idle(1.0)
+    look(figures, "rss_mb")
+    assert figures.values["wakeups"] <= 3, "an idle daemon wakes for due timers only"
