@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-CORE := plumd/_sched.pyx plumd/_sched.pxd plumd/agent/shim.c setup.py pyproject.toml
+CORE := plumd/_sched.pyx plumd/_heap.pxi plumd/_look.pxi plumd/_sched.pxd plumd/agent/shim.c setup.py pyproject.toml
 
 .PHONY: all build run test test-deps bench soak mutants sim lint clean distclean help \
         controller controller-run ui-build sdk_cpp

@@ -165,5 +165,4 @@ cdef class Scheduler:
     cdef clear_step_events(self)
     cdef int load_running(self, int32_t slot, Worker worker, int64_t now_ns,
                           int64_t now_ms) except -1
-    cdef tuple why_pending(self, int32_t slot, MatchClass klass)
     cdef uint64_t draw(self) noexcept

@@ -65,156 +65,7 @@ POOLS = (None, "!service", "!os_process")       # of executors; embedded tasks g
 BUILTIN_POOL = "!builtin"
 
 
-@cython.final
-cdef class Heap:
-
-    def __dealloc__(self):
-        free(self.entries)
-
-    cdef int put(self, int32_t* where, int64_t key, int64_t tie, int32_t item) except -1:
-        cdef Entry entry
-        cdef Entry* grown
-        cdef Py_ssize_t i = where[item] - 1
-        entry.key, entry.tie, entry.item = key, tie, item
-        if i < 0:
-            if self.count == self.room:
-                self.room = self.room * 2 if self.room else 16
-                grown = <Entry*> realloc(self.entries, self.room * sizeof(Entry))
-                if grown is NULL:
-                    raise MemoryError()
-                self.entries = grown
-            self.count += 1
-            self.up(where, self.count - 1, entry)
-        elif before(&entry, &self.entries[i]):
-            self.up(where, i, entry)
-        else:
-            self.down(where, i, entry)
-        return 0
-
-    cdef void drop(self, int32_t* where, int32_t item) noexcept:
-        cdef Py_ssize_t i = where[item] - 1
-        cdef Entry last
-        if i < 0:
-            return
-        where[item] = 0
-        self.count -= 1
-        if i == self.count:
-            return
-        last = self.entries[self.count]
-        if i > 0 and before(&last, &self.entries[(i - 1) >> 1]):
-            self.up(where, i, last)
-        else:
-            self.down(where, i, last)
-
-    cdef void up(self, int32_t* where, Py_ssize_t i, Entry moving) noexcept:
-        cdef Py_ssize_t parent
-        while i > 0:
-            parent = (i - 1) >> 1
-            if not before(&moving, &self.entries[parent]):
-                break
-            self.entries[i] = self.entries[parent]
-            where[self.entries[i].item] = <int32_t> (i + 1)
-            i = parent
-        self.entries[i] = moving
-        where[moving.item] = <int32_t> (i + 1)
-
-    cdef void down(self, int32_t* where, Py_ssize_t i, Entry moving) noexcept:
-        cdef Py_ssize_t child
-        while True:
-            child = 2 * i + 1
-            if child >= self.count:
-                break
-            if child + 1 < self.count and before(&self.entries[child + 1], &self.entries[child]):
-                child += 1
-            if not before(&self.entries[child], &moving):
-                break
-            self.entries[i] = self.entries[child]
-            where[self.entries[i].item] = <int32_t> (i + 1)
-            i = child
-        self.entries[i] = moving
-        where[moving.item] = <int32_t> (i + 1)
-
-
-cdef inline bint before(Entry* x, Entry* y) noexcept:
-    return x.key < y.key or (x.key == y.key and x.tie < y.tie)
-
-
-@cython.final
-cdef class IdMap:
-
-    def __dealloc__(self):
-        free(self.keys)
-        free(self.slots)
-
-    cdef int grow(self) except -1:
-        cdef Py_ssize_t old_room = self.mask + 1 if self.keys is not NULL else 0
-        cdef Py_ssize_t room = old_room * 2 if old_room else 64
-        cdef int64_t* old_keys = self.keys
-        cdef int32_t* old_slots = self.slots
-        cdef Py_ssize_t i
-        cdef int64_t* keys = <int64_t*> malloc(room * sizeof(int64_t))
-        cdef int32_t* slots = <int32_t*> malloc(room * sizeof(int32_t))
-        if keys is NULL or slots is NULL:
-            free(keys)
-            free(slots)
-            raise MemoryError()
-        memset(keys, 0, room * sizeof(int64_t))
-        self.keys, self.slots, self.mask, self.count = keys, slots, room - 1, 0
-        for i in range(old_room):
-            if old_keys[i]:
-                self.put(old_keys[i], old_slots[i])
-        free(old_keys)
-        free(old_slots)
-        return 0
-
-    cdef int put(self, int64_t key, int32_t slot) except -1:
-        cdef Py_ssize_t i
-        if self.keys is NULL or self.count * 5 >= (self.mask + 1) * 3:
-            self.grow()
-        i = home(key) & self.mask
-        while self.keys[i] and self.keys[i] != key:
-            i = (i + 1) & self.mask
-        if not self.keys[i]:
-            self.count += 1
-        self.keys[i], self.slots[i] = key, slot
-        return 0
-
-    cdef int32_t get(self, int64_t key) noexcept:
-        cdef Py_ssize_t i
-        if self.keys is NULL or key <= 0:
-            return -1
-        i = home(key) & self.mask
-        while self.keys[i]:
-            if self.keys[i] == key:
-                return self.slots[i]
-            i = (i + 1) & self.mask
-        return -1
-
-    cdef void drop(self, int64_t key) noexcept:
-        cdef Py_ssize_t hole, i, ideal
-        if self.keys is NULL:
-            return
-        hole = home(key) & self.mask
-        while self.keys[hole] != key:
-            if not self.keys[hole]:
-                return
-            hole = (hole + 1) & self.mask
-        self.count -= 1
-        i = hole
-        while True:
-            i = (i + 1) & self.mask
-            if not self.keys[i]:
-                break
-            ideal = home(self.keys[i]) & self.mask
-            if ((i - ideal) & self.mask) >= ((i - hole) & self.mask):
-                self.keys[hole], self.slots[hole] = self.keys[i], self.slots[i]
-                hole = i
-        self.keys[hole] = 0
-
-
-cdef inline Py_ssize_t home(int64_t key) noexcept:
-    cdef uint64_t mixed = <uint64_t> key * <uint64_t> 0x9E3779B97F4A7C15
-    return <Py_ssize_t> (mixed >> 20)
+include "_heap.pxi"
 
 
 @cython.final
@@ -237,15 +88,6 @@ cdef class MatchClass:
         self.free_at = <int32_t*> grown(self.free_at, self.free_room, room, sizeof(int32_t))
         self.free_room = room
         return 0
-
-
-cdef void* grown(void* block, Py_ssize_t old, Py_ssize_t new, size_t size) except NULL:
-    """The block with room for `new` items; the new ones are zero."""
-    cdef char* bigger = <char*> realloc(block, new * size)
-    if bigger is NULL:
-        raise MemoryError()
-    memset(bigger + old * size, 0, (new - old) * size)
-    return bigger
 
 
 cdef bint matches(MatchClass klass, Worker worker):
@@ -1148,42 +990,7 @@ cdef class Scheduler:
         if self.ready_at[slot] == 0:
             return (Cause("delayed", "It must not start before its due time.",
                           until_ms=task.due_ms),)
-        return self.why_pending(slot, klass)
-
-    cdef tuple why_pending(self, int32_t slot, MatchClass klass):
-        cdef Worker worker
-        cdef int away = 0, draining = 0, busy = 0, free = 0
-        causes = []
-        for number in klass.workers:
-            worker = <Worker> self.workers[number]
-            if not worker.attached:
-                away += 1
-            elif worker.draining:
-                draining += 1
-            elif worker.running >= worker.capacity:
-                busy += 1
-            else:
-                free += 1
-        serving = len(self.workers_of_pool.get(klass.pool, ()))
-        if not klass.workers and not serving:
-            causes.append(Cause("no_worker", f"No worker has registered the task {klass.name!r}."))
-        elif not klass.workers:
-            causes.append(Cause(
-                "target_mismatch", f"{serving} serve {klass.name!r}, but none matches the target "
-                f"{klass.target_kind} {klass.target_ref!r}.", workers=serving))
-        if busy:
-            ahead = count_ahead(klass.ready, self.ready_at[slot] - 1)
-            causes.append(Cause("workers_busy", f"All slots of {busy} workers are taken; "
-                                f"{ahead} tasks are ahead.", workers=busy, ahead=ahead))
-        if away:
-            causes.append(Cause("workers_away", f"{away} workers are not connected.", workers=away))
-        if draining:
-            causes.append(Cause("workers_draining", f"{draining} workers take no new tasks.",
-                                workers=draining))
-        if free:
-            causes.append(Cause("dispatching", "A free worker takes it in this moment.",
-                                workers=free))
-        return tuple(causes)
+        return why_pending(self, slot, klass)
 
     def statistics(self):
         """Sizes of everything that grows."""
@@ -1204,54 +1011,7 @@ cdef class Scheduler:
 
     def check(self):
         """Assert every invariant, walking everything: for tests, simulation and diagnosis."""
-        cdef int32_t slot
-        cdef Task* task
-        cdef Worker worker
-        cdef MatchClass klass
-        cdef Py_ssize_t live = 0
-        running = {}
-        waiting = {}
-        for slot in range(<int32_t> self.task_top):
-            task = &self.tasks[slot]
-            if task.id == 0:
-                assert not self.ready_at[slot] and not self.timer_at[slot], "a ghost in a queue"
-                continue
-            live += 1
-            waiting[task.klass] = waiting.get(task.klass, 0) + 1
-            assert self.ids.get(task.id) == slot, "the id map is wrong"
-            assert task.state < SUCCEEDED, "a terminal task is live"
-            in_queue, timed = self.ready_at[slot] != 0, self.timer_at[slot] != 0
-            if task.state == QUEUED:
-                assert not in_queue and not timed, "a Queued task waits for a person only"
-            elif task.state == PENDING:
-                assert in_queue or timed, f"nothing will wake task {task.id:x}"
-                assert task.worker < 0, "a waiting task holds a slot"
-            elif task.state == RETRYING:
-                assert timed and not in_queue and task.worker < 0, "a retry without its timer"
-            else:
-                assert not in_queue, "a running task is queued"
-                assert task.worker >= 0 or timed, "a running task that nobody holds"
-                if task.worker >= 0:
-                    running[task.worker] = running.get(task.worker, 0) + 1
-                if task.napping:
-                    assert timed and task.id in self.naps, "a nap without its timer"
-                if task.timeout_ms and not task.stopping:
-                    assert timed, "a timeout without its timer"
-        assert live == self.task_count == self.ids.count, "the task count is wrong"
-        assert sum(self.counts_by_state()) == live, "the state counts are wrong"
-        for worker in self.worker_of.values():
-            assert worker.running == running.get(worker.slot, 0), "a slot was not freed"
-            assert len(self.held_by(worker.worker_id)) == worker.running, "the list is torn"
-            assert worker.kind == LOCAL or self.lease_at[worker.slot], "a worker without a lease"
-        for klass in self.class_of.values():
-            assert klass.live == waiting.get(klass.number, 0), "the class count is wrong"
-            assert not (klass.ready.count and klass.free.count) or self.dirty_classes, \
-                "a ready task and a free worker were left unmatched"
-            for number in klass.workers:
-                worker = <Worker> self.workers[number]
-                free = (worker.attached and not worker.draining
-                        and worker.running < worker.capacity)
-                assert free == (klass.free_at[number] != 0), "the free heap is wrong"
+        check_all(self)
 
 
 cdef inline bint has_input(command):
@@ -1266,16 +1026,4 @@ cdef bint same_worker(a, b):
             and a.app_version == b.app_version and a.instance_id == b.instance_id)
 
 
-cdef int count_ahead(Heap heap, Py_ssize_t i) except -1:
-    """How many entries come before entry i (at most AHEAD_MAX): only smaller ones are visited."""
-    cdef int count = 0
-    cdef Py_ssize_t at
-    todo = [0]
-    while todo and count < AHEAD_MAX:
-        at = todo.pop()
-        if at >= heap.count or at == i or not before(&heap.entries[at], &heap.entries[i]):
-            continue
-        count += 1
-        todo.append(2 * at + 1)
-        todo.append(2 * at + 2)
-    return count
+include "_look.pxi"

@@ -66,6 +66,7 @@ class LocalCarrier:
         self.blobs = blobs
         self.executor = executor
         self._running: dict[tuple[int, int], Stop] = {}
+        self._ended = trio.Event()
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -75,10 +76,11 @@ class LocalCarrier:
             task_status.started()
             await trio.sleep_forever()
 
-    @property
-    def busy(self) -> int:
-        """How many attempts are being carried out."""
-        return len(self._running)
+    async def wait_idle(self) -> None:
+        """Return when nothing is being carried out."""
+        while self._running:
+            self._ended = trio.Event()
+            await self._ended.wait()
 
     def give(self, attempts: Sequence[Given]) -> None:
         assert self._nursery is not None, "the carrier runs before the engine"
@@ -103,6 +105,7 @@ class LocalCarrier:
             await self._bring_home(given, outcome)
         finally:
             del self._running[given.task_id, given.attempt]
+            self._ended.set()
 
     async def _outcome(self, given: Given, stop: Stop) -> Outcome:
         try:

@@ -11,6 +11,7 @@ Leaving is the tree unwound: doors first, then executors, the engine last.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gc
 import ipaddress
@@ -48,6 +49,7 @@ from plumd.carrier import BuiltinCarrier, LocalCarrier
 from plumd.clock import SystemClock, draw_seed
 from plumd.config import Config
 from plumd.engine import Engine
+from plumd.errors import PlumError
 from plumd.executors.callback import Callback
 from plumd.executors.os_process import OsProcess
 from plumd.executors.outgoing import Client
@@ -57,9 +59,11 @@ from plumd.model import (
     BUILTIN_POOL,
     OS_PROCESS_POOL,
     SERVICE_POOL,
+    Drain,
     Join,
     Limits,
     WorkerKind,
+    attempt_text,
 )
 from plumd.outbox import Outbox
 from plumd.retention import DAY_MS, Keep, Retention
@@ -76,7 +80,6 @@ BUILTIN: Final = "local:builtin"
 OS_PROCESS: Final = "local:os_process"
 SERVICE: Final = "local:service"
 SWITCH_S: Final = 0.0005
-DRAIN_POLL_S: Final = 0.05
 
 
 class DataDirInUse(Exception):
@@ -154,7 +157,7 @@ class Daemon:
         table = [
             *tasks.routes(task_handlers),
             *task_defs.routes(task_defs.TaskDefs(context, task_handlers)),
-            *workflows.routes(workflows.Workflows(context)),
+            *workflows.routes(workflows.Workflows(context, self.retention.poke)),
             *workers.routes(workers.Workers(context, Exchanges(self.engine, self.blobs))),
             *service_routes.routes(service_routes.Services(context, self.registry)),
             front.STREAM_ROUTE,
@@ -179,6 +182,7 @@ class Daemon:
         self.client.policy = msgspec.structs.replace(self.client.policy, listeners=own)
         leave = trio.Event()
         async with trio.open_nursery() as nursery:
+            await self.end_strays()
             for carrier in self.carriers:
                 await nursery.start(carrier.run)
             nursery.start_soon(self.store.run_checkpoints)
@@ -200,7 +204,28 @@ class Daemon:
                 log.info("leaving")
                 self.engine.stop_accepting()
                 self.streams.drain()
+                self.start_nothing_new()
+            await self.wait_for_calls()
             nursery.cancel_scope.cancel()
+
+    def start_nothing_new(self) -> None:
+        """What waits goes on waiting; it is started when the daemon is back."""
+        with contextlib.suppress(PlumError):    # the disk is down: then nothing is started anyway
+            self.engine.post([Drain(join.worker_id) for join in self.local_workers()], urgent=True)
+
+    async def wait_for_calls(self) -> None:
+        """Let calls that are under way bring their answers home, for those die with the daemon;
+        processes live on without it."""
+        with trio.move_on_after(self.config.shutdown_sec):
+            for carrier in self.carriers:
+                if carrier.executor is not self.processes:
+                    await carrier.wait_idle()
+
+    async def end_strays(self) -> None:
+        """Processes that the database does not know of: it was restored, or belongs elsewhere."""
+        live = set(self.engine.core.held_by(OS_PROCESS))
+        for pair in await trio.to_thread.run_sync(self.processes.sweep, live):
+            log.warning("ended a stray process", extra={"attempt": attempt_text(*pair)})
 
     async def open_doors(self, sockets: Sequence[socket.socket], leave: trio.Event,
                          limits: DoorLimits, *, task_status: trio.TaskStatus[list[str]]
