@@ -10,11 +10,12 @@ from typing import Final
 
 import click
 
-from bench import fleet, harness, latency, scale, throughput, workflows
+from bench import fleet, floor, harness, latency, scale, throughput, workflows
 from bench.harness import Figures
 
 SECONDS: Final = 20.0
 QUESTIONS: Final[dict[str, Callable[[float], Figures]]] = {
+    "floor": floor.run,
     "latency": latency.run,
     "bulk": throughput.bulk,
     "singles": throughput.singles,

@@ -37,9 +37,9 @@ def probe(daemon: Daemon, line: Connection, seconds: float) -> list[float]:
 
 
 def run(seconds: float, few: int = 1_000, many: int = 1_000_000) -> Figures:
-    """The tasks that wait and the probe share the class of workers, so the queue is walked."""
-    flags = ("--os-process-slots", "1")
-    with harness.daemon(flags) as daemon, Connection(daemon.port) as line:
+    """Tasks queue behind the four slots of a worker that never answers; others are probed."""
+    with harness.daemon() as daemon, Connection(daemon.port) as line, \
+            harness.worker(daemon.url, 4, "waiting", "block"):
         queue(line, few, "waiting")
         small = harness.median(probe(daemon, line, seconds / 2))
         begun = time.monotonic()

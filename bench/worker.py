@@ -1,4 +1,7 @@
-"""The worker process of a measurement: python -m bench.worker URL CAPACITY NAME MODE."""
+"""The worker process of a measurement: python -m bench.worker URL CAPACITY NAME MODE.
+
+MODE: noop answers null, stamp answers the time at which it was called, block never answers.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,14 @@ def main() -> None:
         del payload
         return time.monotonic_ns()
 
-    worker.task(name, inline=True)(stamp if mode == "stamp" else noop)
+    async def block(payload: object) -> None:
+        del payload
+        await trio.sleep_forever()
+
+    if mode == "block":
+        worker.task(name)(block)
+    else:
+        worker.task(name, inline=True)(stamp if mode == "stamp" else noop)
 
     async def serve() -> None:
         async with trio.open_nursery() as nursery:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench import fleet, latency, scale, throughput, workflows
+from bench import fleet, floor, latency, scale, throughput, workflows
 from bench.harness import Figures
 
 
@@ -12,6 +12,10 @@ def look(figures: Figures, count: str) -> None:
     assert figures.values[count] > 0
     assert all(value >= 0 for value in figures.values.values())
     assert len(figures.digest) == 12
+
+
+def test_floor() -> None:
+    look(floor.run(0.3), "round_trips")
 
 
 def test_latency() -> None:

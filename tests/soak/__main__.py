@@ -92,7 +92,7 @@ class Soak:
         self.wait_for_listener(listener)
         auditor = self.audit(listener, fleet, record)
         fleet.stop()
-        auditor.check("workers live and leave as they should", fleet.surprises)
+        auditor.check("workers live and leave as they should", fleet.complaints())
         code = self.daemon.stop()
         auditor.check("the daemon came to rest and left cleanly", [] if at_rest and code == 0 else [
             f"at rest {at_rest}, exit code {code}"])

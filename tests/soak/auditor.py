@@ -10,6 +10,7 @@ from pathlib import Path
 import apsw
 import msgspec
 
+from plumd.store import sql
 from tests.soak.ledger import Ask, Ledger
 from tests.soak.wire import Caller, Frame, Run, Task, frames
 
@@ -245,8 +246,8 @@ class Auditor:
         try:
             said = [str(row[0]) for row in db.execute("PRAGMA integrity_check")]
             self.check("the database file is whole", [] if said == ["ok"] else said)
-            rows: list[tuple[int, int]] = db.execute(
-                "SELECT first_seq, count FROM events ORDER BY first_seq").fetchall()
+            rows: list[tuple[int, int]] = list(sql.rows(
+                db, "SELECT first_seq, count FROM events ORDER BY first_seq"))
         finally:
             db.close()
         self.check("event numbers have no holes", [

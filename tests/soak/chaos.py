@@ -66,6 +66,13 @@ class Fleet:
                 process.kill()
                 process.wait()
 
+    def complaints(self) -> list[str]:
+        """What went wrong in any of them: a worker says no more than that its line broke."""
+        said = (self.folder / "workers.log").read_text(errors="replace").splitlines()
+        return [*self.surprises, *(
+            line for number, line in enumerate(said)
+            if "Error" in line and any("Traceback" in before for before in said[:number][-80:]))]
+
     def records(self) -> list[str]:
         """Every line that any of them ever wrote."""
         return [line for path in sorted(self.folder.glob("w*.record"))

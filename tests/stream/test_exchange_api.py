@@ -121,7 +121,9 @@ def test_a_new_session_takes_over_and_the_old_one_is_turned_away(api: Api) -> No
     old, new = Poller(api, "x-new", "old"), Poller(api, "x-new", "new")
     old.register("x.new")
     again, once = api.task("x.new"), api.task("x.new", onLost="fail")
-    held = old.attempt()["id"]
+    held = again["taskId"]
+    given = old.say(waitSec=WAIT_S)["attempts"]
+    assert {one["id"] for one in given} == {held, once["taskId"]}  # type: ignore[attr-defined]
     down = new.register("x.new")
     while not down.get("attempts"):
         down = new.say(waitSec=WAIT_S)
