@@ -166,6 +166,8 @@ class Tasks:
         with self.context.watching(task_id) as over:
             if self.engine.core.knows(task_id) is not None:
                 await until(over, seconds)
+            else:
+                await self.context.settled()    # its end may be on its way to the disk
 
     async def shown(self, task_id: int, status: int, *headers: tuple[str, str]) -> Response:
         """The task as it is now."""

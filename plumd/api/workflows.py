@@ -314,6 +314,8 @@ class Workflows:
         with self.context.watching(run_id) as over:
             if run_id in self.engine.runs.live:
                 await until(over, seconds)
+            else:
+                await self.context.settled()    # its end may be on its way to the disk
 
     async def page_runs(self, request: Request) -> Response:
         """Newest first."""

@@ -60,5 +60,5 @@ def since(db: apsw.Connection, seq: int, limit: int) -> list[Record]:
 
 def prune(db: apsw.Connection, before_ms: int, before_seq: int, count: int) -> int:
     """Forget up to count records older than a time or a number; answers how many went."""
-    db.execute(SQL["prune"], (before_ms, before_seq, count))
+    db.execute(SQL["prune"], (count, before_ms, before_seq))
     return db.changes()

@@ -2,10 +2,11 @@
 INSERT INTO events (first_seq, count, at_ms, items) VALUES (?,?,?,?);
 
 -- name: next_seq
-SELECT coalesce((SELECT first_seq + count FROM events ORDER BY first_seq DESC LIMIT 1), 1);
+SELECT coalesce((SELECT first_seq + count FROM events
+    WHERE first_seq = (SELECT max(first_seq) FROM events)), 1);
 
 -- name: oldest_seq
-SELECT coalesce((SELECT first_seq FROM events ORDER BY first_seq LIMIT 1), 1);
+SELECT coalesce((SELECT min(first_seq) FROM events), 1);
 
 -- name: has
 SELECT 1 FROM events WHERE first_seq = ?;
@@ -16,6 +17,8 @@ SELECT first_seq, count, items FROM events
 WHERE first_seq >= coalesce((SELECT max(first_seq) FROM events WHERE first_seq <= ?), 0)
 ORDER BY first_seq LIMIT ?;
 
+-- The oldest records come first, so no more than the slice is looked at.
 -- name: prune
 DELETE FROM events WHERE first_seq IN
-    (SELECT first_seq FROM events WHERE at_ms < ? OR first_seq < ? ORDER BY first_seq LIMIT ?);
+    (SELECT first_seq FROM (SELECT first_seq, at_ms FROM events ORDER BY first_seq LIMIT ?)
+    WHERE at_ms < ? OR first_seq < ?);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
 import apsw
 import msgspec
@@ -11,12 +11,12 @@ import msgspec
 from plumd.endings import ENCODE_ERROR, error_of, result_of
 from plumd.model import Changed, Created, Ended, Row, TaskState
 from plumd.store import sql
+from plumd.store.sql import SQLiteValue
 
 SQL: Final = sql.load("tasks")
 INSERT, MOVE = SQL["insert"], SQL["move"]
 ENCODE: Final = msgspec.json.Encoder().encode
 
-Value: TypeAlias = int | str | bytes | None
 
 
 class TaskRow(msgspec.Struct, frozen=True, gc=False):
@@ -101,8 +101,8 @@ def insert(db: apsw.Connection, created: Sequence[Created]) -> None:
 
 def end(db: apsw.Connection, ended: Sequence[Ended]) -> None:
     """Results of tasks that are over, and the records of attempts that others follow."""
-    results: list[tuple[Value, ...]] = []
-    attempts: list[tuple[Value, ...]] = []
+    results: list[tuple[SQLiteValue, ...]] = []
+    attempts: list[tuple[SQLiteValue, ...]] = []
     for one in ended:
         error = error_of(one)
         text = None if error is None else ENCODE_ERROR(error).decode()
@@ -171,27 +171,26 @@ class Filter(msgspec.Struct, frozen=True):
 
 def page(db: apsw.Connection, want: Filter) -> list[TaskRow]:
     """One page, newest first. Every shape of it walks an index or the key, never a whole table."""
-    source, where, values = "tasks t", [], []
-    order: list[Value] = []
+    source, key, where = "tasks t", "t.id", []
+    values: list[SQLiteValue] = []
     if want.label is not None:
-        source = "task_labels l JOIN tasks t ON t.id = l.task_id"
+        source, key = "task_labels l JOIN tasks t ON t.id = l.task_id", "l.task_id"
         where += ["l.key = ?", "l.value = ?"]
-        order += [*want.label]
+        values += want.label
     for column, value in (("def_id", want.def_id), ("run_id", want.run_id), ("name", want.name)):
         if value:
             where.append(f"t.{column} = ?")
-            order.append(value)
+            values.append(value)
     if want.def_id:
         where.append("t.def_id > 0")
     if want.run_id:
         where.append("t.run_id > 0")
     if want.state is not None:
         where.append("t.state = ?")
-        order.append(want.state)
-    where.append("t.id < ?")
-    order.append(want.before or (1 << 63) - 1)
-    values = [*order, want.limit]
-    text = SQL["page"].format(source=source, where=" AND ".join(where))
+        values.append(want.state)
+    where.append(f"{key} < ?")
+    values += [want.before or (1 << 63) - 1, want.limit]
+    text = SQL["page"].format(source=source, where=" AND ".join(where), order=key)
     return [TaskRow(*row) for row in db.execute(text, values)]
 
 

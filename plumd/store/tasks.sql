@@ -42,14 +42,14 @@ SELECT t.id, t.name, t.kind, t.target_kind, t.target_ref, t.def_id, t.def_versio
 FROM tasks t LEFT JOIN task_inputs i ON i.id = t.id LEFT JOIN task_results r ON r.id = t.id
 WHERE t.id = ?;
 
--- The {where} and the limit are put together by tasks.py from fixed pieces; values are bound.
+-- {source}, {where} and {order} are put together by tasks.py from fixed pieces; values are bound.
 -- name: page
 SELECT t.id, t.name, t.kind, t.target_kind, t.target_ref, t.def_id, t.def_version, t.priority,
     t.timeout_ms, t.queue_timeout_ms, t.max_retries, t.on_lost, t.run_id, t.step, t.origin_id,
     t.scheduled_ms, t.created_ms, t.state, t.attempt, t.worker_id, t.due_ms, t.started_ms,
     t.finished_ms, t.cancel_ms, i.payload, i.blob, i.labels, r.result, r.blob, r.error
 FROM {source} LEFT JOIN task_inputs i ON i.id = t.id LEFT JOIN task_results r ON r.id = t.id
-WHERE {where} ORDER BY t.id DESC LIMIT ?;
+WHERE {where} ORDER BY {order} DESC LIMIT ?;
 
 -- name: input
 SELECT payload, blob FROM task_inputs WHERE id = ?;
@@ -62,7 +62,7 @@ SELECT attempt, ending, worker_id, node_id, started_ms, finished_ms, error
 FROM attempts WHERE task_id = ? ORDER BY attempt;
 
 -- name: of_run
-SELECT id, state, step, attempt, started_ms, finished_ms FROM tasks WHERE run_id = ? ORDER BY id;
+SELECT id, state, step, attempt, started_ms, finished_ms FROM tasks WHERE run_id = ? AND run_id > 0 ORDER BY id;
 
 -- name: delete
 DELETE FROM tasks WHERE id = ? AND state >= 4;

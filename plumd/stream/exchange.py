@@ -60,10 +60,10 @@ class Exchanges:
             commands.append(Drain(worker_id))
         ask = await session.take_in(up, commands)
         if ask.replies[0].code:
+            self._forget(worker_id, session)
             raise Overloaded(ask.replies[0].detail)
         if up.bye:
-            self._sessions.pop(worker_id, None)
-            self.engine.outbox.unregister(worker_id, session)
+            self._forget(worker_id, session)
             await self.engine.call_all([Leave(worker_id)], urgent=True)
             return Response(200, end.send(Down(ack=session.ack)))
         beat_sec = 10.0 if up.register is None else up.register.beat_sec
@@ -92,8 +92,7 @@ class Exchanges:
         if known is None or known.kicked or known.join.session != up.session:
             raise SessionReplaced("this session is not known here: register", field="session")
         if not self.engine.beat(worker_id, up.session):
-            self._sessions.pop(worker_id, None)
-            self.engine.outbox.unregister(worker_id, known)
+            self._forget(worker_id, known)
             raise SessionReplaced("the lease ran out: register again", field="session")
         return known, msgspec.structs.replace(known.join, holding=pairs(up.holding or ()))
 
@@ -104,14 +103,18 @@ class Exchanges:
                 await session.wait_news()
             self.engine.beat(join.worker_id, join.session)
 
+    def _forget(self, worker_id: str, session: Session) -> None:
+        if self._sessions.get(worker_id) is session:
+            del self._sessions[worker_id]
+        self.engine.outbox.unregister(worker_id, session)
+
     def _sweep(self) -> None:
         """Forget sessions that are over and whose workers never came again."""
         if len(self._sessions) < self._sweep_at:
             return
         for worker_id, session in list(self._sessions.items()):
             if session.kicked:
-                del self._sessions[worker_id]
-                self.engine.outbox.unregister(worker_id, session)
+                self._forget(worker_id, session)
         self._sweep_at = max(SWEEP_SESSIONS, 2 * len(self._sessions))
 
 

@@ -443,3 +443,18 @@ def test_the_largest_payload_and_one_byte_more(api: Api) -> None:
     answer = api.ask("POST", "/v1/tasks", b'{"payload":"' + b"x" * (limit + (1 << 20)) + b'"}')
     refused(answer, 413, "too_large")
     assert api.count() == before
+
+
+def test_who_waits_for_an_end_sees_it_whenever_it_asks(api: Api) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        apis = [Api(api.daemon) for _ in range(4)]
+
+        def race(index: int) -> object:
+            own = apis[index % 4]
+            return own.ended(own.task(payload=index)["taskId"])["state"]
+
+        try:
+            assert set(pool.map(race, range(400))) == {"Succeeded"}
+        finally:
+            for own in apis:
+                own.http.close()

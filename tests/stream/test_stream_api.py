@@ -252,6 +252,20 @@ async def test_deleting_a_worker_closes_its_line(api: Api) -> None:
         assert await worker.code() in (1000, 1001)
 
 
+@pytest.mark.parametrize(("worker_id", "task"), [
+    ("local:builtin", "fine"), ("local%3Aos_process", "fine"), ("s-thief", "!os_process"),
+    ("s-thief", "!builtin"), ("x" * 201, "fine")])
+async def test_nobody_takes_the_place_of_the_daemons_own_executors(
+        api: Api, worker_id: str, task: str) -> None:
+    before = api.count()
+    async with line(api.daemon, worker_id) as worker:
+        await worker.say(register={"session": "a", "tasks": [task]}, holding=[])
+        assert (await worker.hear())["error"]["code"] == "invalid"  # type: ignore[index]
+        assert await worker.code() == 1001
+    assert api.ended(api.task()["taskId"])["worker"] == "local:builtin"
+    assert api.count() == (before[0] + 1, *before[1:])
+
+
 BAD_FIRST = [
     b"", b"{", b"null", b"[]", b"\xff", b"{}", b'{"beat": true}',
     b'{"session": "a", "holding": []}', b'{"register": {"session": "a"}, "holding": []}',

@@ -1,0 +1,285 @@
+"""What a mutant of the core once survived, or must never again: one promise a test."""
+
+from __future__ import annotations
+
+import pytest
+
+from plumd._sched import Scheduler
+from plumd.clock import Instant
+from plumd.model import (
+    Cancel,
+    CoreCommand,
+    Drain,
+    Ended,
+    Ending,
+    Finish,
+    Join,
+    Leave,
+    Limits,
+    OnLost,
+    Reply,
+    Row,
+    Submit,
+    TaskState,
+    WorkerKind,
+)
+
+MS = 10**6
+EPOCH_MS = 1_700_000_000_000
+LEASE_MS = 3_000
+LIMITS = Limits(backoff_base_ms=100, backoff_cap_ms=100, lost_extra=1, stop_grace_ms=500,
+                age_ms_per_priority=1_000)
+
+
+class Room:
+    """A core with a clock, and everything that it has told so far."""
+
+    def __init__(self) -> None:
+        self.ms = EPOCH_MS
+        self.core = Scheduler(LIMITS, 1)
+        self.starts: list[tuple[str, int, int]] = []
+        self.stops: list[tuple[str, int, int, str]] = []
+        self.ended: list[Ended] = []
+
+    @property
+    def now(self) -> Instant:
+        return Instant(self.ms * MS, self.ms * MS)
+
+    def do(self, command: CoreCommand) -> Reply:
+        reply = self.core.apply(command, self.now)
+        self.settle()
+        return reply
+
+    def settle(self) -> None:
+        self.core.tick(self.now)
+        _, _, ended, _, starts, stops, _, _, _ = self.core.take()
+        self.starts += [(one[0], one[2], one[3]) for one in starts]
+        self.stops += stops
+        self.ended += ended
+        self.core.check()
+
+    def wait(self, ms: int) -> None:
+        """Time passes; whatever is due on the way is done when it is due."""
+        until_ms = self.ms + ms
+        while (due_ns := self.core.next_due_ns()) is not None and due_ns <= until_ms * MS:
+            self.ms = max(self.ms, -(-due_ns // MS))
+            self.settle()
+        self.ms = until_ms
+        self.settle()
+
+    def join(self, worker_id: str = "w", session: str = "s1", capacity: int = 1,
+             holding: tuple[tuple[int, int], ...] = ()) -> Reply:
+        return self.do(Join(worker_id, WorkerKind.SESSION, session, ("t",), capacity=capacity,
+                            lease_ms=LEASE_MS, holding=holding))
+
+    def state(self, task_id: int) -> TaskState | None:
+        """Of a live task; None when it is over."""
+        known = self.core.knows(task_id)
+        return None if known is None else TaskState(known[0])
+
+    def end_of(self, task_id: int) -> TaskState:
+        return next(TaskState(one.state) for one in reversed(self.ended)
+                    if one.task_id == task_id)
+
+
+@pytest.fixture
+def room() -> Room:
+    return Room()
+
+
+def row(task_id: int, state: TaskState, *, started_ms: int = 0, timeout_ms: int = 0,
+        cancel_ms: int = 0, worker_id: str | None = "w") -> Row:
+    """A committed row as the store gives it."""
+    return (task_id, state, "t", 0, "", "", 5, timeout_ms, 0, 0, 0, EPOCH_MS, 0, started_ms,
+            cancel_ms, 1, 0, 0, worker_id, 0, -1, 0)
+
+
+def test_a_report_of_an_older_attempt_changes_nothing(room: Room) -> None:
+    room.join()
+    room.do(Submit(1, "t", max_retries=1))
+    room.do(Finish(1, 1, "w", Ending.FAILED))
+    room.wait(200)
+    assert room.starts == [("w", 1, 1), ("w", 1, 2)]
+    reply = room.do(Finish(1, 1, "w", Ending.SUCCEEDED))
+    assert (reply.code, reply.attempt) == ("stale_attempt", 2)
+    assert room.state(1) == TaskState.RUNNING
+
+
+def test_only_the_holder_reports(room: Room) -> None:
+    room.join("w")
+    room.do(Submit(1, "t"))
+    room.join("other")
+    assert room.do(Finish(1, 1, "other")).code == "stale_attempt"
+    assert room.do(Finish(1, 1, "w")).ok
+    assert room.end_of(1) == TaskState.SUCCEEDED
+
+
+def test_a_retry_comes_by_itself(room: Room) -> None:
+    room.join()
+    room.do(Submit(1, "t", max_retries=1))
+    room.do(Finish(1, 1, "w", Ending.FAILED))
+    assert room.state(1) == TaskState.RETRYING
+    room.core.beat("w", "s1", room.now)
+    room.wait(200)
+    assert room.starts[-1] == ("w", 1, 2)
+
+
+def test_a_slot_is_free_when_its_attempt_has_ended(room: Room) -> None:
+    room.join(capacity=1)
+    room.do(Submit(1, "t"))
+    room.do(Submit(2, "t"))
+    assert room.starts == [("w", 1, 1)]
+    room.do(Finish(1, 1, "w"))
+    assert room.starts == [("w", 1, 1), ("w", 2, 1)]
+
+
+def test_a_silent_worker_loses_its_work_after_its_lease(room: Room) -> None:
+    room.join("w", capacity=50)
+    for task_id in range(1, 51):
+        room.do(Submit(task_id, "t"))
+    room.join("spare", "s2", capacity=50)
+    room.wait(LEASE_MS // 2)
+    room.core.beat("spare", "s2", room.now)
+    room.wait(LEASE_MS // 2)
+    again = [start for start in room.starts if start[2] == 2]
+    assert sorted(again) == [("spare", task_id, 2) for task_id in range(1, 51)]
+
+
+def test_a_beat_keeps_the_lease(room: Room) -> None:
+    room.join()
+    room.do(Submit(1, "t"))
+    for _ in range(8):
+        room.wait(LEASE_MS // 2)
+        assert room.core.beat("w", "s1", room.now)
+    assert room.starts == [("w", 1, 1)]
+    assert room.state(1) == TaskState.RUNNING
+
+
+def test_a_timeout_stops_the_work_and_then_ends_it(room: Room) -> None:
+    room.join()
+    room.do(Submit(1, "t", timeout_ms=400))
+    room.wait(400)
+    assert room.stops == [("w", 1, 1, "timeout")]
+    assert room.state(1) == TaskState.RUNNING, "it may still run there"
+    room.do(Finish(1, 1, "w", Ending.CANCELED))
+    assert room.end_of(1) == TaskState.TIMEOUT
+
+
+def test_a_timeout_goes_on_after_a_restart(room: Room) -> None:
+    room.core.load_worker(Join("w", WorkerKind.SESSION, "s1", ("t",), lease_ms=LEASE_MS), room.now)
+    room.core.load([row(1, TaskState.RUNNING, started_ms=EPOCH_MS - 100, timeout_ms=400)],
+                   room.now)
+    room.wait(300)
+    assert room.stops == [("w", 1, 1, "timeout")]
+
+
+def test_a_queue_timeout_ends_what_nobody_took(room: Room) -> None:
+    room.do(Submit(1, "t", queue_timeout_ms=500))
+    room.wait(500)
+    assert room.end_of(1) == TaskState.TIMEOUT
+
+
+def test_cancel_ends_what_waits_for_its_retry(room: Room) -> None:
+    room.join(capacity=2)
+    room.do(Submit(1, "t", max_retries=5))
+    room.do(Finish(1, 1, "w", Ending.FAILED))
+    assert room.do(Cancel(1)).state == TaskState.CANCELED
+    room.wait(1_000)
+    assert room.end_of(1) == TaskState.CANCELED
+    assert room.starts == [("w", 1, 1)]
+
+
+def test_a_cancel_outlives_the_daemon(room: Room) -> None:
+    room.core.load_worker(Join("w", WorkerKind.SESSION, "s1", ("t",), lease_ms=LEASE_MS), room.now)
+    room.core.load([row(1, TaskState.RUNNING, started_ms=EPOCH_MS, cancel_ms=EPOCH_MS)], room.now)
+    room.join("w", "s1", holding=((1, 1),))
+    assert ("w", 1, 1, "canceled") in room.stops
+    room.do(Finish(1, 1, "w", Ending.SUCCEEDED))
+    assert room.end_of(1) == TaskState.CANCELED
+
+
+def test_a_new_process_of_a_worker_holds_nothing(room: Room) -> None:
+    room.join("w", "s1")
+    room.do(Submit(1, "t"))
+    room.join("w", "s2")
+    assert room.starts == [("w", 1, 1), ("w", 1, 2)]
+    assert room.do(Finish(1, 1, "w")).code == "stale_attempt"
+
+
+def test_a_claim_that_never_arrived_is_sent_again_and_one_that_did_is_not(room: Room) -> None:
+    room.join("w", "s1", capacity=2)
+    room.do(Submit(1, "t"))
+    room.do(Submit(2, "t"))
+    room.starts.clear()
+    room.join("w", "s1", capacity=2, holding=((2, 1),))
+    assert room.starts == [("w", 1, 1)]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_worker_is_told_what_is_not_its_any_more(room: Room, known: bool) -> None:
+    room.join("w", "s1")
+    room.do(Submit(1, "t"))
+    room.do(Finish(1, 1, "w"))
+    if not known:
+        room.wait(LEASE_MS)
+    room.join("w", "s1", holding=((1, 1),))
+    assert room.stops == [("w", 1, 1, "stale")]
+
+
+def test_who_leaves_gives_back_what_it_held(room: Room) -> None:
+    room.join("w")
+    room.do(Submit(1, "t"))
+    room.join("next", "s2")
+    room.do(Leave("w"))
+    assert room.starts == [("w", 1, 1), ("next", 1, 2)]
+
+
+def test_the_more_urgent_task_goes_first(room: Room) -> None:
+    room.do(Submit(1, "t", priority=2))
+    room.do(Submit(2, "t", priority=9))
+    room.join()
+    assert room.starts == [("w", 2, 1)]
+
+
+def test_waiting_makes_urgent(room: Room) -> None:
+    """One step of priority is worth one second of waiting here."""
+    room.do(Submit(1, "t", priority=0))
+    room.wait(9_500)
+    room.do(Submit(2, "t", priority=9))
+    room.join()
+    assert room.starts == [("w", 1, 1)]
+
+
+def test_a_delayed_task_waits_for_its_time(room: Room) -> None:
+    room.join(capacity=2)
+    room.do(Submit(1, "t", due_ms=room.ms + 700))
+    room.wait(699)
+    assert not room.starts
+    room.wait(1)
+    assert room.starts == [("w", 1, 1)]
+
+
+def test_on_lost_fail_runs_once(room: Room) -> None:
+    room.join("w")
+    room.do(Submit(1, "t", on_lost=OnLost.FAIL, max_retries=5))
+    room.do(Leave("w"))
+    assert room.end_of(1) == TaskState.FAILED
+
+
+def test_a_task_that_loses_its_workers_ends_at_last(room: Room) -> None:
+    for number in range(LIMITS.lost_extra + 1):
+        room.join("w", f"s{number}")
+        if number == 0:
+            room.do(Submit(1, "t"))
+    room.do(Leave("w"))
+    assert [one.ending for one in room.ended] == [Ending.LOST] * (LIMITS.lost_extra + 1)
+    assert room.end_of(1) == TaskState.FAILED
+
+
+def test_a_draining_worker_gets_nothing_more(room: Room) -> None:
+    room.join("w", capacity=5)
+    room.do(Drain("w"))
+    room.do(Submit(1, "t"))
+    assert not room.starts
+    room.do(Drain("w", on=False))
+    assert room.starts == [("w", 1, 1)]

@@ -1,0 +1,70 @@
+"""Every statement that an API query or the engine runs walks an index or the key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+from plumd.store import migrate, sql
+
+SUBJECTS = ("tasks", "events", "workers", "keys", "flows", "definitions", "services", "blobs")
+# Few rows, read whole on purpose, or no more of them than the slice's limit.
+WHOLE = {
+    ("workers", "all"), ("workers", "prune"), ("services", "all"),
+    ("definitions", "workflows_using"),
+    ("definitions", "hidden_workflows"), ("events", "prune"),
+}
+PIECES = {
+    ("tasks", "page"): [
+        ("tasks t", "t.id < ?"), ("tasks t", "t.state = ? AND t.id < ?"),
+        ("tasks t", "t.name = ? AND t.id < ?"),
+        ("tasks t", "t.def_id = ? AND t.def_id > 0 AND t.id < ?"),
+        ("tasks t", "t.run_id = ? AND t.run_id > 0 AND t.id < ?"),
+        ("task_labels l JOIN tasks t ON t.id = l.task_id",
+         "l.key = ? AND l.value = ? AND l.task_id < ?")],
+    ("flows", "page"): [
+        ("", "id < ?"), ("", "id < ? AND workflow_id = ?"), ("", "id < ? AND state = ?")],
+}
+
+
+def statements() -> Iterator[tuple[str, str, str]]:
+    for subject in SUBJECTS:
+        for name, text in sql.load(subject).items():
+            pieces = PIECES.get((subject, name))
+            if pieces is None:
+                yield subject, name, text
+            else:
+                for number, (source, where) in enumerate(pieces):
+                    yield subject, f"{name}-{number}", text.format(
+                        source=source, where=where, order=where.split()[-3])
+
+
+@pytest.fixture(scope="module")
+def db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[apsw.Connection]:
+    opened = migrate.open_writer(tmp_path_factory.mktemp("queries") / "plum.db", log_bytes=0)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize(("subject", "name", "text"), list(statements()),
+                         ids=lambda value: value if len(str(value)) < 40 else "")
+def test_no_statement_reads_a_whole_table(db: apsw.Connection, subject: str, name: str,
+                                          text: str) -> None:
+    if (subject, name) in WHOLE:
+        return
+    count = len(re.findall(r"\?", text))
+    plan = [row[3] for row in db.execute("EXPLAIN QUERY PLAN " + text, (1,) * count)]
+    for step in plan:
+        assert not re.match(r"SCAN (?!json_each|CONSTANT|\(subquery)", step) or \
+            "USING" in step, f"{subject}.{name}: {step}"
+    assert not any("TEMP B-TREE" in step and "ORDER BY" in step for step in plan), \
+        f"{subject}.{name} sorts: {plan}"
+
+
+def test_every_subject_is_looked_at() -> None:
+    found = {path.stem for path in (Path(sql.__file__).parent).glob("*.sql")}
+    assert found == {*SUBJECTS, "quarantine"}
