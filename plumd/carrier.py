@@ -132,12 +132,12 @@ class LocalCarrier:
 
     async def _bring_home(self, given: Given, outcome: Outcome) -> None:
         """Tell the engine, again and again while the disk is down."""
-        value, blob = await self.blobs.keep(outcome.result)
-        finish = Finish(
-            given.task_id, given.attempt, given.worker_id, outcome.ending, value, outcome.error,
-            outcome.retryable, outcome.retry_after_ms, blob)
         while True:
             try:
+                value, blob = await self.blobs.keep(outcome.result)
+                finish = Finish(
+                    given.task_id, given.attempt, given.worker_id, outcome.ending, value,
+                    outcome.error, outcome.retryable, outcome.retry_after_ms, blob)
                 await self.engine.call_all([finish], urgent=True)
             except PlumError:
                 await trio.sleep(AGAIN_S)

@@ -12,7 +12,14 @@ from plumd.errors import Invalid, TooLarge
 from plumd.executors import builtin
 from plumd.executors.command import parse_command
 from plumd.model import (
-    BUILTIN_PREFIX, KINDS, ON_LOST, VALUE_BYTES_MAX, Kind, Submit, TaskDefBody, parse_id,
+    BUILTIN_PREFIX,
+    KINDS,
+    ON_LOST,
+    VALUE_BYTES_MAX,
+    Kind,
+    Submit,
+    TaskDefBody,
+    parse_id,
 )
 from plumd.store.definitions import Catalog, Versioned
 
@@ -20,8 +27,10 @@ TARGETS: Final = ("", "node", "app", "deployment", "worker", "labels", "service"
 SEC_MAX: Final = 315_360_000
 RETRIES_MAX: Final = 1_000
 
-Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^!\x00-\x1f\x7f][^\x00-\x1f\x7f]*$")]
-Ref = Annotated[str, Meta(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
+# `$` alone would let a line feed at the end through.
+Name = Annotated[str, Meta(min_length=1, max_length=200,
+                           pattern=r"^(?!!)[^\x00-\x1f\x7f]*$(?!\n)")]
+Ref = Annotated[str, Meta(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)")]
 Seconds = Annotated[float, Meta(ge=0, le=SEC_MAX)]
 Retries = Annotated[int, Meta(ge=0, le=RETRIES_MAX)]
 Priority = Annotated[int, Meta(ge=0, le=9)]

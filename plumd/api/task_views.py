@@ -9,7 +9,15 @@ from msgspec import Raw
 
 from plumd.engine import Engine
 from plumd.model import (
-    ENDINGS, KINDS, ON_LOST, TASK_STATES, Cause, Submit, TaskError, TaskState, id_text,
+    ENDINGS,
+    KINDS,
+    ON_LOST,
+    TASK_STATES,
+    Cause,
+    Submit,
+    TaskError,
+    TaskState,
+    id_text,
 )
 from plumd.store.blobs import Blobs
 from plumd.store.tasks import AttemptRow, TaskRow

@@ -14,6 +14,7 @@ from typing import Final
 import apsw
 import trio
 
+from plumd.errors import StorageDown
 from plumd.model import INLINE_BYTES_MAX
 from plumd.store import sql
 from plumd.store.migrate import sync_directory
@@ -35,11 +36,16 @@ class Blobs:
     async def keep(self, value: bytes | None) -> tuple[bytes | None, str]:
         """(value, "") when it is small enough for a row, else (None, its file's name).
 
+        Raises: StorageDown.
         Cancel: nothing is lost but a file that nobody names yet.
         """
         if value is None or len(value) <= INLINE_BYTES_MAX:
             return value, ""
-        return None, await trio.to_thread.run_sync(self.put, value)
+        try:
+            return None, await trio.to_thread.run_sync(self.put, value)
+        except OSError as error:
+            raise StorageDown(f"a large value cannot be written: {error.strerror}",
+                              retry_after_s=1) from error
 
     def put(self, value: bytes) -> str:
         """Write a value durably and answer its name; what is there already is not written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from importlib.resources import files
 from pathlib import Path
@@ -52,7 +53,8 @@ def open_writer(path: Path, vfs: str | None = None, *,
         if fresh:
             sync_directory(path.parent)
         if vfs is None and log_bytes:
-            prefill_log(path, log_bytes)
+            with contextlib.suppress(OSError):      # only quicker, and a full disk may not want it
+                prefill_log(path, log_bytes)
     except BaseException:
         db.close(True)
         raise

@@ -96,6 +96,7 @@ class Store:
         self._readers = [migrate.open_reader(path, vfs) for _ in range(READERS)]
         self._reading = trio.CapacityLimiter(READERS)
         self._writing = trio.CapacityLimiter(1)
+        self._away = False
         self._watch_log()
         self.next_seq = events.next_seq(self.db)
         self.commit_ns = 0
@@ -229,8 +230,10 @@ class Store:
 
     def reopen(self) -> None:
         """A fresh writing connection after an error, so that only what the disk has is seen."""
+        self._away = True           # until it is there, points are read by the reader
         self.db.close(True)
         self.db = migrate.open_writer(self.path, self.vfs, log_bytes=self._log_bytes)
+        self._away = False
         self._watch_log()
         self.next_seq = events.next_seq(self.db)
         self.commit_ns = 0
