@@ -58,7 +58,8 @@ class Blobs:
             path.parent.mkdir(mode=0o700, exist_ok=True)
             sync_directory(self.root)
         draft = path.with_name(f".{digest}.{os.getpid()}")
-        with draft.open("wb") as file:
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(fd, "wb") as file:
             file.write(value)
             file.flush()
             os.fsync(file.fileno())

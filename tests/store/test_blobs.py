@@ -1,4 +1,4 @@
-"""Large values: in files by their content, durable before they are named, swept when they are not."""
+"""Large values: in files by their content, swept when no row names them any more."""
 
 from __future__ import annotations
 
