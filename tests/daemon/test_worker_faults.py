@@ -26,7 +26,7 @@ def test_b1_work_of_a_killed_worker_is_run_by_another_within_its_lease(daemon: R
             assert {task.worker for task in api.tasks("&state=Running")} == {"heir"}
             past = msgspec.json.decode(api.get(f"/v1/tasks/{ids[0]}/attempts"))
             assert (past[0]["ending"], past[0]["worker"]) == ("lost", "doomed")
-            assert [worker["workerId"] for worker in api.workers() if worker["state"] != "Offline"
+            assert [worker["workerId"] for worker in api.workers() if worker["health"] != "Offline"
                     ] == ["heir"]
             canceled = api.post("/v1/tasks/bulk-cancel", {"taskIds": ids})
             assert canceled.status == 200, canceled
@@ -62,7 +62,7 @@ def test_b2_a_worker_that_slept_past_its_lease_has_no_say(daemon: Running) -> No
             assert [(task.state, task.attempt, task.worker) for task in ended] == [
                 ("Succeeded", 2, "other")] * 5
             wait_for(lambda: any(worker["workerId"] == "sleeper" for worker in api.workers()
-                                 if worker["state"] != "Offline"), "it registers again")
+                                 if worker["health"] != "Offline"), "it registers again")
             assert [api.task(task_id).ending for task_id in ids] == [
                 task.ending for task in ended]
             assert sleeper.process.poll() is None

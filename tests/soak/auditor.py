@@ -113,7 +113,7 @@ class Auditor:
         done: dict[str, str] = {}
         wrong_attempts: list[str] = []
         for line in lines:
-            word, attempt_id, by = line.split(" ")
+            word, attempt_id, by, _ = line.split(" ")
             if word == "start":
                 starts[attempt_id] += 1
                 task_id, _, number = attempt_id.partition(".")

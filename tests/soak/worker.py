@@ -1,6 +1,6 @@
 """A worker that writes down every start and every end before anybody else hears of it.
 
-python -m tests.soak.worker URL WORKER_ID FILE
+python -m tests.soak.worker URL WORKER_ID FILE [CAPACITY]
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ class Done(msgspec.Struct, frozen=True):
 def main() -> None:
     """Serve until SIGTERM."""
     url, worker_id, path = sys.argv[1:4]
+    capacity = int(sys.argv[4]) if len(sys.argv) > 4 else CAPACITY
     record = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    worker = Worker(url, worker_id=worker_id, capacity=CAPACITY, beat_s=BEAT_S,
+    worker = Worker(url, worker_id=worker_id, capacity=capacity, beat_s=BEAT_S,
                     drain_timeout_s=5)
 
     def note(word: str, context: Context) -> None:
-        os.write(record, f"{word} {context.id} {worker_id}\n".encode())
+        os.write(record, f"{word} {context.id} {worker_id} {time.monotonic()}\n".encode())
 
     def end(work: Work, context: Context) -> Done:
         if context.attempt <= work.fail_until:
@@ -56,7 +57,11 @@ def main() -> None:
     @worker.task("soak.async", type=Work)
     async def pause(work: Work, context: Context) -> Done:
         note("start", context)
-        await trio.sleep(work.ms / 1000)
+        try:
+            await trio.sleep(work.ms / 1000)
+        except trio.Cancelled:
+            note("cut", context)
+            raise
         return end(work, context)
 
     @worker.task("soak.thread", type=Work)

@@ -1,0 +1,99 @@
+"""The OpenAPI document against the daemon that it describes: generated requests, good and bad.
+
+PLUM_SCHEMATHESIS_EXAMPLES says how many of each sort an operation gets (default 12); a nightly
+run may take thousands.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import APIOperation, BaseSchema, Case, GenerationMode
+from schemathesis import checks as known_checks
+from schemathesis.checks import CHECKS
+from schemathesis.core.failures import Failure, FailureGroup
+
+from tests.api.live import Api, serving
+
+pytestmark = pytest.mark.daemon
+api = pytest.fixture(scope="module", name="api")(serving)
+
+EXAMPLES = int(os.environ.get("PLUM_SCHEMATHESIS_EXAMPLES", "12"))
+ENDLESS = ("/v1/events", "/v1/embedded-workers/{id}/stream")
+"""Event streams never end, and a WebSocket is no JSON; test_events_api and tests/stream have them."""
+
+known_checks.load_all_checks()
+CHECKED = CHECKS.get_by_names([
+    "not_a_server_error", "status_code_conformance", "content_type_conformance",
+    "response_headers_conformance", "response_schema_conformance", "negative_data_rejection"])
+
+
+@pytest.fixture(scope="module")
+def schema(api: Api) -> BaseSchema:
+    """The live document."""
+    return schemathesis.openapi.from_url(f"{api.daemon.url}/openapi.json")
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[requests.Session]:
+    """One connection for all requests, by no proxy."""
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session
+
+
+def operations(schema: BaseSchema) -> Iterator[APIOperation]:
+    """Those whose bodies are read strictly and whose answers end."""
+    for result in schema.get_all_operations():
+        operation = result.ok()
+        if operation.path in ENDLESS or "x-plum-lenient" in operation.definition.raw:
+            continue
+        yield operation
+
+
+def things(api: Api, number: int) -> dict[str, str]:
+    """One of each that is there: the first word of a path -> an id that it may name."""
+    definition = api.made("/v1/task-defs", {"name": f"there {number}"})
+    flow = api.made("/v1/workflows", {"name": f"there {number}", "steps": [
+        {"definitionId": definition["defId"]}]})
+    run = api.made(f"/v1/workflows/{flow['workflowId']}?action=run")
+    task = api.ended(api.task("builtin.echo", payload={"a": 1}, labels={"k": "v"})["taskId"])
+    api.done("POST", "/v1/workers/register", {"workerId": "there", "url": "http://127.0.0.1:1/"})
+    return {"tasks": str(task["taskId"]), "task-defs": str(definition["defId"]),
+            "workflows": str(flow["workflowId"]), "workflow-runs": str(run["runId"]),
+            "workers": "there", "embedded-workers": "there"}
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+def test_the_daemon_does_what_its_document_says(
+        api: Api, schema: BaseSchema, session: requests.Session, mode: GenerationMode) -> None:
+    asked: dict[str, int] = {}
+    for number, operation in enumerate(operations(schema)):
+        ids = things(api, number + 1000 * list(GenerationMode).index(mode))
+
+        @given(case=operation.as_strategy(mode), known=st.booleans())
+        @settings(max_examples=EXAMPLES, database=None, deadline=None, print_blob=True,
+                  phases=(Phase.generate, Phase.shrink),
+                  suppress_health_check=list(HealthCheck))
+        def ask(case: Case, known: bool, ids: dict[str, str] = ids) -> None:
+            if known and "id" in case.path_parameters:
+                case.path_parameters["id"] = ids[case.operation.path.split("/")[2]]
+            answer = case.call(session=session, timeout=30)
+            case.validate_response(answer, checks=CHECKED)
+            asked[case.operation.label] = asked.get(case.operation.label, 0) + 1
+
+        try:
+            ask()
+        except (Failure, FailureGroup) as failure:
+            raise AssertionError(f"{operation.label}: {failure}") from None
+        except Exception as failure:
+            if type(failure).__name__ == "Unsatisfiable":
+                continue            # nothing about it can be wrong
+            raise
+    assert len(asked) > (20 if mode is GenerationMode.POSITIVE else 12), asked

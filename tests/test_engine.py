@@ -1,0 +1,204 @@
+"""The engine's loop: one commit for many, replies after it, the truth when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import apsw
+import pytest
+import trio
+
+from plumd.engine import QUEUE_WEIGHT_MAX, Ask, Engine
+from plumd.errors import NotFound, OutcomeUnknown, Overloaded, StorageDown
+from plumd.model import Cancel, Join, Limits, Submit, TaskState, WorkerKind
+from plumd.outbox import Given, Outbox
+from plumd.runs import Planner
+from plumd.store import tasks
+from plumd.store.definitions import Catalog
+from plumd.store.store import Tx
+from tests.sim.disk import FaultyStore, Truth
+from tests.sim.world import SimClock
+
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+
+class Hand:
+    """A carrier that keeps what it is given."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.given: list[Given] = []
+        self.durable: list[bool] = []
+        self.kicks: list[str] = []
+
+    def give(self, attempts: Sequence[Given]) -> None:
+        self.given.extend(attempts)
+        for one in attempts:
+            row = tasks.get(self.engine.store.point, one.task_id)
+            self.durable.append(row is not None and row.state == TaskState.RUNNING)
+
+    def stop(self, worker_id: str, task_id: int, attempt: int, reason: str) -> None:
+        pass
+
+    def kick(self, worker_id: str, session: str, code: str) -> None:
+        del worker_id, session
+        self.kicks.append(code)
+
+
+@asynccontextmanager
+async def running(path: Path) -> AsyncIterator[tuple[Engine, FaultyStore]]:
+    store = FaultyStore(path / "plum.db", SimClock(), Truth())
+    engine = Engine(store, SimClock(), Outbox(store), Planner(Catalog(store)), Limits(), 1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(engine.run)
+        yield engine, store
+        nursery.cancel_scope.cancel()
+    store.close()
+
+
+def worker(capacity: int = 1) -> Join:
+    return Join("w", WorkerKind.SESSION, "s", ("t",), capacity=capacity)
+
+
+async def test_who_arrives_together_shares_a_commit(tmp_path: Path) -> None:
+    async with running(tmp_path) as (engine, store):
+        before = store.commits
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(engine.call, Submit(engine.new_id(), "t"))
+        assert store.commits - before <= 2
+        assert engine.core.counts_by_state()[1] == 50
+
+
+async def test_a_claim_is_durable_before_it_is_given(tmp_path: Path) -> None:
+    async with running(tmp_path) as (engine, _):
+        hand = Hand(engine)
+        engine.outbox.register("w", hand)
+        await engine.call(worker(3))
+        for _ in range(3):
+            await engine.call(Submit(engine.new_id(), "t", payload=b"7"))
+        assert [one.payload for one in hand.given] == [b"7"] * 3
+        assert hand.durable == [True] * 3
+
+
+async def test_a_refused_store_command_undoes_itself_alone(tmp_path: Path) -> None:
+    async with running(tmp_path) as (engine, _):
+
+        def refuse(tx: Tx) -> None:
+            tx.emit("alert", "never", "x", "y", 1)
+            tx.db.execute("INSERT INTO quarantine VALUES (1, 'x', 'y', 'z', 1)")
+            raise NotFound("nothing here")
+
+        task_id = engine.new_id()
+        beside = engine.post([Submit(task_id, "t")])
+        with pytest.raises(NotFound):
+            await engine.write(refuse)
+        await beside.done.wait()
+        assert engine.store.peek(tasks.get, task_id) is not None
+        assert not engine.store.point.execute("SELECT * FROM quarantine").fetchall()
+        records = engine.journal.since(1) or []
+        assert not any(event[0] == "alert" for record in records for event in record.items)
+
+
+async def test_a_full_queue_says_so(tmp_path: Path) -> None:
+    async with running(tmp_path) as (engine, _):
+        engine.post([Cancel(1)] * QUEUE_WEIGHT_MAX)
+        with pytest.raises(Overloaded) as caught:
+            engine.post([Cancel(1)])
+        assert caught.value.retry_after_s
+        engine.post([Cancel(1)], urgent=True)       # what workers say is always taken
+
+
+async def test_a_caller_that_leaves_leaves_its_command_whole(tmp_path: Path) -> None:
+    async with running(tmp_path) as (engine, _):
+        task_id = engine.new_id()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await engine.call(Submit(task_id, "t"))
+        assert scope.cancelled_caught
+        await engine.call(Cancel(1))
+        assert engine.store.peek(tasks.get, task_id) is not None
+
+
+@pytest.mark.parametrize(("fault", "kept"), [("error_before", False), ("error_after", True)])
+async def test_after_a_failed_commit_the_callers_get_the_truth(
+        fault: str, kept: bool, tmp_path: Path) -> None:
+    async with running(tmp_path) as (engine, store):
+        hand = Hand(engine)
+        engine.outbox.register("w", hand)
+        await engine.call(worker())
+        first = engine.new_id()
+        store.fault = fault
+        if kept:
+            assert (await engine.call(Submit(first, "t"))).ok
+        else:
+            with pytest.raises(StorageDown):
+                await engine.call(Submit(first, "t"))
+        await trio.sleep(5)
+        assert not engine.down
+        assert (store.peek(tasks.get, first) is not None) == kept
+        assert hand.kicks == ["restarting"], "lines are closed, so that workers say what they hold"
+        assert not hand.given, "nothing of a failed commit was let out"
+        engine.core.check()
+
+
+async def test_a_store_command_whose_answer_was_lost(tmp_path: Path) -> None:
+    async with running(tmp_path) as (engine, store):
+        store.fault = "error_after"
+        with pytest.raises(OutcomeUnknown):
+            await engine.write(lambda tx: tx.now_ms)
+
+
+async def test_while_the_disk_is_away_writes_are_refused_and_reads_go_on(
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(tmp_path) as (engine, store):
+        task_id = engine.new_id()
+        await engine.call(Submit(task_id, "t"))
+        away = True
+
+        def refuse(change: object) -> object:
+            if away:
+                raise apsw.IOError("the disk is away")
+            return FaultyStore.commit_now(store, change)  # type: ignore[arg-type]  # as it came
+
+        monkeypatch.setattr(store, "commit_now", refuse)
+        with pytest.raises(StorageDown):
+            await engine.call(Submit(engine.new_id(), "t"))
+        passes = engine.passes
+        await trio.sleep(10)
+        assert "the disk is away" in engine.down
+        assert engine.passes > passes, "an outage of the disk is no hang"
+        with pytest.raises(StorageDown):
+            engine.post([Cancel(task_id)])
+        assert store.peek(tasks.get, task_id) is not None
+        away = False
+        await trio.sleep(5)
+        assert not engine.down
+        assert (await engine.call(Cancel(task_id))).ok
+
+
+async def test_then_is_called_before_effects_are_let_out(tmp_path: Path) -> None:
+    async with running(tmp_path) as (engine, _):
+        hand = Hand(engine)
+        engine.outbox.register("w", hand)
+        await engine.call(worker())
+        seen: list[int] = []
+
+        def note(ask: Ask) -> None:
+            del ask
+            seen.append(len(hand.given))
+
+        await engine.post([Submit(engine.new_id(), "t")], then=note).done.wait()
+        assert seen == [0]
+        assert len(hand.given) == 1
+
+
+async def test_ids_go_up_whatever_the_clock_does(tmp_path: Path) -> None:
+    async with running(tmp_path) as (engine, _):
+        first = engine.new_id()
+        many = engine.new_ids(1_000)
+        assert first < many[0]
+        assert engine.new_id() > many[-1]
