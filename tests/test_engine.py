@@ -9,6 +9,7 @@ from pathlib import Path
 import apsw
 import pytest
 import trio
+from trio.testing import MockClock
 
 from plumd.engine import QUEUE_WEIGHT_MAX, Ask, Engine
 from plumd.errors import NotFound, OutcomeUnknown, Overloaded, StorageDown
@@ -21,7 +22,11 @@ from plumd.store.store import Tx
 from tests.sim.disk import FaultyStore, Truth
 from tests.sim.world import SimClock
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+@pytest.fixture
+def clock(autojump_clock: MockClock) -> MockClock:
+    """Virtual time: a test that takes it takes no time."""
+    return autojump_clock
 
 
 class Hand:
@@ -62,7 +67,9 @@ def worker(capacity: int = 1) -> Join:
     return Join("w", WorkerKind.SESSION, "s", ("t",), capacity=capacity)
 
 
-async def test_who_arrives_together_shares_a_commit(tmp_path: Path) -> None:
+async def test_who_arrives_together_shares_a_commit(
+        tmp_path: Path, clock: MockClock) -> None:
+    assert clock.autojump_threshold == 0
     async with running(tmp_path) as (engine, store):
         before = store.commits
         async with trio.open_nursery() as nursery:
@@ -72,7 +79,9 @@ async def test_who_arrives_together_shares_a_commit(tmp_path: Path) -> None:
         assert engine.core.counts_by_state()[1] == 50
 
 
-async def test_a_claim_is_durable_before_it_is_given(tmp_path: Path) -> None:
+async def test_a_claim_is_durable_before_it_is_given(
+        tmp_path: Path, clock: MockClock) -> None:
+    assert clock.autojump_threshold == 0
     async with running(tmp_path) as (engine, _):
         hand = Hand(engine)
         engine.outbox.register("w", hand)
@@ -83,7 +92,9 @@ async def test_a_claim_is_durable_before_it_is_given(tmp_path: Path) -> None:
         assert hand.durable == [True] * 3
 
 
-async def test_a_refused_store_command_undoes_itself_alone(tmp_path: Path) -> None:
+async def test_a_refused_store_command_undoes_itself_alone(
+        tmp_path: Path, clock: MockClock) -> None:
+    assert clock.autojump_threshold == 0
     async with running(tmp_path) as (engine, _):
 
         def refuse(tx: Tx) -> None:
@@ -102,7 +113,9 @@ async def test_a_refused_store_command_undoes_itself_alone(tmp_path: Path) -> No
         assert not any(event[0] == "alert" for record in records for event in record.items)
 
 
-async def test_a_full_queue_says_so(tmp_path: Path) -> None:
+async def test_a_full_queue_says_so(
+        tmp_path: Path, clock: MockClock) -> None:
+    assert clock.autojump_threshold == 0
     async with running(tmp_path) as (engine, _):
         engine.post([Cancel(1)] * QUEUE_WEIGHT_MAX)
         with pytest.raises(Overloaded) as caught:
@@ -111,7 +124,9 @@ async def test_a_full_queue_says_so(tmp_path: Path) -> None:
         engine.post([Cancel(1)], urgent=True)       # what workers say is always taken
 
 
-async def test_a_caller_that_leaves_leaves_its_command_whole(tmp_path: Path) -> None:
+async def test_a_caller_that_leaves_leaves_its_command_whole(
+        tmp_path: Path, clock: MockClock) -> None:
+    assert clock.autojump_threshold == 0
     async with running(tmp_path) as (engine, _):
         task_id = engine.new_id()
         with trio.CancelScope() as scope:
@@ -124,7 +139,8 @@ async def test_a_caller_that_leaves_leaves_its_command_whole(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("fault", "kept"), [("error_before", False), ("error_after", True)])
 async def test_after_a_failed_commit_the_callers_get_the_truth(
-        fault: str, kept: bool, tmp_path: Path) -> None:
+        fault: str, kept: bool, tmp_path: Path, clock: MockClock) -> None:
+    assert clock.autojump_threshold == 0
     async with running(tmp_path) as (engine, store):
         hand = Hand(engine)
         engine.outbox.register("w", hand)
@@ -144,7 +160,9 @@ async def test_after_a_failed_commit_the_callers_get_the_truth(
         engine.core.check()
 
 
-async def test_a_store_command_whose_answer_was_lost(tmp_path: Path) -> None:
+async def test_a_store_command_whose_answer_was_lost(
+        tmp_path: Path, clock: MockClock) -> None:
+    assert clock.autojump_threshold == 0
     async with running(tmp_path) as (engine, store):
         store.fault = "error_after"
         with pytest.raises(OutcomeUnknown):
@@ -153,7 +171,8 @@ async def test_a_store_command_whose_answer_was_lost(tmp_path: Path) -> None:
 
 async def test_while_the_disk_is_away_writes_are_refused_and_reads_go_on(
         tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch: pytest.MonkeyPatch, clock: MockClock) -> None:
+    assert clock.autojump_threshold == 0
     async with running(tmp_path) as (engine, store):
         task_id = engine.new_id()
         await engine.call(Submit(task_id, "t"))
@@ -180,7 +199,9 @@ async def test_while_the_disk_is_away_writes_are_refused_and_reads_go_on(
         assert (await engine.call(Cancel(task_id))).ok
 
 
-async def test_then_is_called_before_effects_are_let_out(tmp_path: Path) -> None:
+async def test_then_is_called_before_effects_are_let_out(
+        tmp_path: Path, clock: MockClock) -> None:
+    assert clock.autojump_threshold == 0
     async with running(tmp_path) as (engine, _):
         hand = Hand(engine)
         engine.outbox.register("w", hand)
@@ -196,7 +217,9 @@ async def test_then_is_called_before_effects_are_let_out(tmp_path: Path) -> None
         assert len(hand.given) == 1
 
 
-async def test_ids_go_up_whatever_the_clock_does(tmp_path: Path) -> None:
+async def test_ids_go_up_whatever_the_clock_does(
+        tmp_path: Path, clock: MockClock) -> None:
+    assert clock.autojump_threshold == 0
     async with running(tmp_path) as (engine, _):
         first = engine.new_id()
         many = engine.new_ids(1_000)

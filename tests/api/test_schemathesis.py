@@ -14,6 +14,7 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
 from schemathesis import APIOperation, BaseSchema, Case, GenerationMode
 from schemathesis import checks as known_checks
 from schemathesis.checks import CHECKS
@@ -70,30 +71,41 @@ def things(api: Api, number: int) -> dict[str, str]:
             "workers": "there", "embedded-workers": "there"}
 
 
+def ask_all(operation: APIOperation, mode: GenerationMode, ids: dict[str, str],
+            session: requests.Session) -> int:
+    """How many generated requests an operation answered as documented. Raises: Failure."""
+    asked = 0
+
+    @given(case=operation.as_strategy(mode), known=st.booleans())
+    @settings(max_examples=EXAMPLES, database=None, deadline=None, print_blob=True,
+              phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck))
+    def ask(case: Case, known: bool) -> None:
+        nonlocal asked
+        if known and "id" in case.path_parameters:
+            case.path_parameters["id"] = ids[operation.path.split("/")[2]]
+        answer = case.call(session=session, timeout=30)
+        case.validate_response(answer, checks=CHECKED)
+        asked += 1
+
+    try:
+        ask()
+    except Unsatisfiable:
+        return 0            # nothing about it can be wrong
+    return asked
+
+
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 def test_the_daemon_does_what_its_document_says(
         api: Api, schema: BaseSchema, session: requests.Session, mode: GenerationMode) -> None:
-    asked: dict[str, int] = {}
+    asked, wrong = {}, []
     for number, operation in enumerate(operations(schema)):
         ids = things(api, number + 1000 * list(GenerationMode).index(mode))
-
-        @given(case=operation.as_strategy(mode), known=st.booleans())
-        @settings(max_examples=EXAMPLES, database=None, deadline=None, print_blob=True,
-                  phases=(Phase.generate, Phase.shrink),
-                  suppress_health_check=list(HealthCheck))
-        def ask(case: Case, known: bool, ids: dict[str, str] = ids) -> None:
-            if known and "id" in case.path_parameters:
-                case.path_parameters["id"] = ids[case.operation.path.split("/")[2]]
-            answer = case.call(session=session, timeout=30)
-            case.validate_response(answer, checks=CHECKED)
-            asked[case.operation.label] = asked.get(case.operation.label, 0) + 1
-
         try:
-            ask()
+            asked[operation.label] = ask_all(operation, mode, ids, session)
         except (Failure, FailureGroup) as failure:
-            raise AssertionError(f"{operation.label}: {failure}") from None
-        except Exception as failure:
-            if type(failure).__name__ == "Unsatisfiable":
-                continue            # nothing about it can be wrong
-            raise
-    assert len(asked) > (20 if mode is GenerationMode.POSITIVE else 12), asked
+            found = failure.exceptions if isinstance(failure, FailureGroup) else [failure]
+            wrong.append("\n".join([operation.label, *map(str, found), *getattr(
+                failure, "__notes__", ())]))
+    assert not wrong, "\n\n".join(wrong)
+    assert sum(count > 0 for count in asked.values()) > (
+        20 if mode is GenerationMode.POSITIVE else 12), asked
