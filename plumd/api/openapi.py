@@ -30,9 +30,9 @@ IDEMPOTENCY_KEY: Final = Query(
     "back and nothing is made twice; with another body the answer is 422.")
 
 PREFER: Final = Query(
-    "Prefer", str, "`wait=N`: answer at the end, or after N seconds (at most 60).")
+    "Prefer", str, "wait=N: the answer comes at the end, or after N seconds (at most 60).")
 IF_MATCH: Final = Query(
-    "If-Match", str, 'Only if this is still the version, like `"3"`; else the answer is 412.')
+    "If-Match", str, 'Only if this is still the version, like "3"; else the answer is 412.')
 LAST_EVENT_ID: Final = Query(
     "Last-Event-ID", str, "The number of the last event that was read; the next ones follow.")
 

@@ -148,10 +148,10 @@ def check_payload(kind: Kind, name: str, target_kind: str, target_ref: str,
     means = builtin.builtin_of(name, target_kind, target_ref) if kind == Kind.EMBEDDED else ""
     if means not in ("", name) and name.startswith(BUILTIN_PREFIX):
         raise Invalid(f"the name says {name}, the target {means}", field="targetRef")
+    if means == name and means not in ("", *builtin.NAMES):
+        raise Invalid(f"there is no builtin task {name!r}; there are {', '.join(builtin.NAMES)}",
+                      field="name")
     try:
-        if means and target_kind != "builtin" and means not in builtin.NAMES:
-            raise Invalid(f"there is no builtin task {name!r}; there are "
-                          f"{', '.join(builtin.NAMES)}", field="name")
         if means:
             builtin.check(means, payload)
         if kind == Kind.OS_PROCESS and (whole or payload is not None):

@@ -186,8 +186,7 @@ def routes(handlers: TaskDefs) -> list[Route]:
               answers={204: None}),
         Route("GET", one + "/versions", handlers.versions, "List all versions", tag, read,
               answers={200: list[TaskDefView]}, query=(LIMIT, CURSOR)),
-        Route("POST", one, handlers.act, "Run a task definition. With `Prefer: wait=N` the answer "
-              "comes at the task's end, or after N seconds.", tag, "tasks:write",
+        Route("POST", one, handlers.act, "Run a task definition", tag, "tasks:write",
               body=RunAsked, body_optional=True, answers={201: TaskView}, hot=True,
               query=(PREFER, Query("action", str, "run", required=True, choices=("run",))),
               body_bytes_max=BODY_MAX),

@@ -109,8 +109,8 @@ def fresh_view(command: Submit, state: int, attempt: int, created_ms: int) -> Ta
         task_id=id_text(command.task_id), name=command.name, def_id=id_of(command.def_id),
         def_version=command.def_version or None, executor=KINDS[command.kind],
         target_kind=command.target_kind, target_ref=command.target_ref, state=TASK_STATES[state],
-        priority=command.priority, labels=dict(command.labels), payload=payload, result=NULL, attempt=attempt,
-        max_retries=command.max_retries, timeout_sec=command.timeout_ms / 1000,
+        priority=command.priority, labels=dict(command.labels), payload=payload, result=NULL,
+        attempt=attempt, max_retries=command.max_retries, timeout_sec=command.timeout_ms / 1000,
         queue_timeout_sec=command.queue_timeout_ms / 1000, on_lost=ON_LOST[command.on_lost],
         origin_task_id=id_of(command.origin_id), created_at=created_ms,
         due_at=time_of(command.due_ms), omitted=("payload",) if command.blob else ())

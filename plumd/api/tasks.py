@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Annotated, Final
 
 import msgspec
@@ -363,6 +364,7 @@ class Tasks:
         number = query_int(query, "attempt", row.attempt, low=0, high=1 << 31)
         offset = query_int(query, "offset", 0, low=0, high=1 << 53)
         if query_bool(query, "follow"):
+            await trio.to_thread.run_sync(self.processes.read_log, row.id, number, offset, 1)
             return Response(200, content_type=PLAIN, stream=self.follow(row.id, number, offset))
         limit = query_int(query, "limit", 1 << 20, low=1, high=1 << 24)
         page = await trio.to_thread.run_sync(
@@ -373,17 +375,18 @@ class Tasks:
             ("plum-finished", "true" if page.finished else "false")))
 
     async def follow(self, task_id: int, number: int, offset: int) -> AsyncIterator[bytes]:
-        """The output as it comes, until the attempt is over."""
-        while True:
-            page = await trio.to_thread.run_sync(
-                self.processes.read_log, task_id, number, offset, FOLLOW_BYTES)
-            if page.entries:
-                yield b"".join(entry.data for entry in page.entries)
-            elif page.finished:
-                return
-            offset = page.next_offset
-            if not page.entries:
-                await self.processes.wait_log(task_id, number, offset)
+        """The output as it comes, until the attempt is over or its log was deleted."""
+        with suppress(NotFound):
+            while True:
+                page = await trio.to_thread.run_sync(
+                    self.processes.read_log, task_id, number, offset, FOLLOW_BYTES)
+                if page.entries:
+                    yield b"".join(entry.data for entry in page.entries)
+                elif page.finished:
+                    return
+                offset = page.next_offset
+                if not page.entries:
+                    await self.processes.wait_log(task_id, number, offset)
 
 
 def item_problem(refusal: PlumError, where: str) -> Problem:
@@ -406,9 +409,8 @@ def before_of(request: Request) -> int:
 def routes(handlers: Tasks) -> list[Route]:
     """The table's part about tasks."""
     read, write = "tasks:read", "tasks:write"
-    wait = "With `Prefer: wait=N` the answer comes at the task's end, or after N seconds."
     return [
-        Route("POST", "/v1/tasks", handlers.submit, f"Submit a task. {wait}", "tasks", write,
+        Route("POST", "/v1/tasks", handlers.submit, "Submit a task", "tasks", write,
               body=TaskCreate, answers={201: TaskView}, query=(PREFER,), hot=True,
               body_bytes_max=BODY_MAX),
         Route("POST", "/v1/tasks/bulk", handlers.bulk, "Submit up to 10,000 tasks", "tasks", write,
@@ -421,7 +423,7 @@ def routes(handlers: Tasks) -> list[Route]:
                   LIMIT, CURSOR, Query("state", str, "Only these", choices=TASK_STATES),
                   Query("name", str, "Only of this name"), Query("defId", str, "Only of this one"),
                   Query("runId", str, "Only of this run"), Query("label", str, "key=value"))),
-        Route("GET", "/v1/tasks/{id}", handlers.get, f"Get a task. {wait}", "tasks", read,
+        Route("GET", "/v1/tasks/{id}", handlers.get, "Get a task", "tasks", read,
               answers={200: TaskView}, query=(PREFER,)),
         Route("POST", "/v1/tasks/{id}", handlers.act, "Start, cancel or rerun a task", "tasks",
               write, answers={200: TaskView, 201: TaskView}, query=(

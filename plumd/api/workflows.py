@@ -384,8 +384,7 @@ def routes(handlers: Workflows) -> list[Route]:
               body_bytes_max=BODY_MAX),
         Route("DELETE", one, handlers.delete, "Delete a workflow and its history", tag, write,
               answers={204: None}),
-        Route("POST", one, handlers.act, "Run a workflow. With `Prefer: wait=N` the answer comes "
-              "at the run's end, or after N seconds.", tag, "workflows:run",
+        Route("POST", one, handlers.act, "Run a workflow", tag, "workflows:run",
               body=WorkflowRunAsked, body_optional=True, answers={201: RunView}, hot=True,
               query=(PREFER, Query("action", str, "run", required=True, choices=("run",)))),
         Route("GET", "/v1/workflow-runs", handlers.page_runs, "List runs, newest first", tag, read,

@@ -136,6 +136,12 @@ def refused(answer: httpx.Response, status: int, code: str, field: str | None = 
     return problem
 
 
+def listed(value: object) -> list[Json]:
+    """A part of an answer that must be a list of objects."""
+    assert isinstance(value, list), value
+    return value
+
+
 def next_page(answer: httpx.Response) -> str | None:
     """Where the Link header points to, None on the last page."""
     link = answer.headers.get("link")

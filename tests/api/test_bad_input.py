@@ -10,16 +10,17 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.api.live import Api, Json, raw_exchange, refused, serving
+from tests.api.live import Api, Json, listed, raw_exchange, refused, serving
 
 pytestmark = pytest.mark.daemon
 api = pytest.fixture(scope="module", name="api")(serving)
 
 NO_IDS = ("0", "zz", "000000000000abc", "f" * 16, "f" * 17, "-1", "1e5", "../x", "é", "%", "\x00",
           "0.1", "'; DROP TABLE tasks; --", "x" * 3000)
-WRONG = {"string": (1, True, [], {}), "integer": ("1", 1.5, True, [], {}, 10 ** 30),
-         "number": ("1", True, [], {}), "boolean": ("true", 1, [], {}),
-         "array": ("x", 1, {}, True), "object": ("x", 1, [], True)}
+WRONG: dict[str, tuple[object, ...]] = {
+    "string": (1, True, [], {}), "integer": ("1", 1.5, True, [], {}, 10 ** 30),
+    "number": ("1", True, [], {}), "boolean": ("true", 1, [], {}),
+    "array": ("x", 1, {}, True), "object": ("x", 1, [], True)}
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 SESSIONS = ("/v1/embedded-workers/{id}/exchange", "/v1/embedded-workers/{id}/stream")
 
@@ -74,7 +75,7 @@ class Operation:
         path = self.path
         for each in self.parameters("path"):
             text = ids.get(self.path.split("/")[2], "000000000000abc")
-            path = path.replace("{%s}" % each["name"], text)
+            path = path.replace(f"{{{each['name']}}}", text)
         for each in self.parameters("query"):
             if each["required"]:
                 schema: Json = each["schema"]  # type: ignore[assignment]
@@ -236,12 +237,12 @@ def test_bodies_must_be_declared_as_json(api: Api, ids: dict[str, str]) -> None:
     assert api.count()[:4] == before[:4]
 
 
-def test_ids_that_name_nothing(api: Api, ids: dict[str, str]) -> None:
+def test_ids_that_name_nothing(api: Api) -> None:
     before = api.count()
     for each in operations(api):
         if not each.parameters("path") or each.path in SESSIONS:
             continue
-        body = {} if each.body is not None else None
+        body: Json | None = {} if each.body is not None else None
         if each.path.startswith("/v1/workflows") and each.method == "PUT":
             body = {"name": "x", "steps": []}
         for bad in NO_IDS:
@@ -422,9 +423,10 @@ def test_strange_but_good_values_come_back_as_they_went(api: Api) -> None:
 def test_tasks_that_could_only_fail_are_refused(api: Api, body: Json, field: str) -> None:
     before = api.count()
     refused(api.ask("POST", "/v1/tasks", body), 422, "invalid", field)
-    [item] = api.done("POST", "/v1/tasks/bulk", {"tasks": [body]})["results"]  # type: ignore[misc]
-    assert item["error"]["field"] == f"tasks[0].{field}"
-    assert item["error"]["status"] == 422
+    [item] = listed(api.done("POST", "/v1/tasks/bulk", {"tasks": [body]})["results"])
+    error = item["error"]
+    assert isinstance(error, dict)
+    assert (error["field"], error["status"]) == (f"tasks[0].{field}", 422)
     if "defId" not in body and body:
         definition = {key: value for key, value in body.items() if key != "payload"}
         if "payload" in body:

@@ -6,6 +6,7 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import apsw
 import pytest
@@ -33,7 +34,7 @@ class Reader:
         assert self.headers["content-type"] == "text/event-stream"
         self.rest = b""
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -87,7 +88,7 @@ def test_resume_without_loss_or_doubles(api: Api) -> None:
         first = api.task()
         whole = list(states_of(reader, first["taskId"]))
         ids = [api.task()["taskId"] for _ in range(20)]
-        later = []
+        later: list[tuple[int, str, Json]] = []
         while len(ids) > len({data["taskId"] for _, _, data in later
                               if data["state"] == "Succeeded"}):
             later.append(reader.event())
@@ -157,7 +158,7 @@ def test_events_go_on_across_a_kill(tmp_path: Path) -> None:
         api.done("POST", f"/v1/tasks/{missed['taskId']}?action=cancel")
         fresh = api.task()
         with Reader(daemon, "/v1/events", f"Last-Event-ID: {before[-1][0]}") as reader:
-            seen = []
+            seen: list[tuple[int, str, Json]] = []
             while not seen or seen[-1][2].get("taskId") != fresh["taskId"] or (
                     seen[-1][2]["state"] != "Succeeded"):
                 seen.append(reader.event())

@@ -48,12 +48,12 @@ def test_the_declared_type_of_a_body_does_not_count(api: Api, declared: str) -> 
     b'\r\n\t {"workerId":"keys","url":"http://127.0.0.1:1/","nodeId":"n","tasks":["t"]}\x00\x00',
     b'{"workerId":"keys","url":"http://127.0.0.1:1/","nodeId":"n","tasks":["t"]}{"workerId":"x"}',
     b'{"workerId":"keys","url":"http://127.0.0.1:1/","nodeId":"n","tasks":["t"]}garbage \xff\xfe',
-    b'{"workerId":"keys","url":"http://127.0.0.1:1/","nodeId":"n","tasks":["t"],"labels":null,'
-    b'"capacity":null,"more":{"a":[1,{"b":null}]},"":1,"WORKER":2}',
-    b'{"workerId":"wrong","workerId":"keys","url":"http://127.0.0.1:1/","nodeId":"n",'
-    b'"tasks":["t"]}',
-    b'{"workerId":"keys","WORKERID":"wrong","url":"http://127.0.0.1:1/","nodeId":"n",'
-    b'"tasks":["t"]}',
+    (b'{"workerId":"keys","url":"http://127.0.0.1:1/","nodeId":"n","tasks":["t"],"labels":null,'
+     b'"capacity":null,"more":{"a":[1,{"b":null}]},"":1,"WORKER":2}'),
+    (b'{"workerId":"wrong","workerId":"keys","url":"http://127.0.0.1:1/","nodeId":"n",'
+     b'"tasks":["t"]}'),
+    (b'{"workerId":"keys","WORKERID":"wrong","url":"http://127.0.0.1:1/","nodeId":"n",'
+     b'"tasks":["t"]}'),
 ])
 def test_how_bodies_are_read(api: Api, body: bytes) -> None:
     assert post(api, REGISTER, body)[0] == 200
@@ -72,7 +72,8 @@ def test_keys_of_labels_and_values_are_left_as_they_are(api: Api) -> None:
 
 
 @pytest.mark.parametrize(("body", "status", "code", "field"), [
-    (b"", 400, "malformed", None), (b"{", 400, "malformed", None), (b"\xff", 400, "malformed", None),
+    (b"", 400, "malformed", None), (b"{", 400, "malformed", None),
+    (b"\xff", 400, "malformed", None),
     (b"nul", 400, "malformed", None), (b"null", 422, "invalid", "workerId"),
     (b"[]", 422, "invalid", None), (b"{}", 422, "invalid", "workerId"),
     (b'{"workerId":null,"url":"http://h/"}', 422, "invalid", "workerId"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.api.live import WAIT_S, Api, Json, next_page, no_defects, refused, serving, whole
+from tests.api.live import WAIT_S, Api, Json, listed, next_page, refused, serving, whole
 from tests.daemon.running import Running
 
 pytestmark = pytest.mark.daemon
@@ -66,8 +66,7 @@ def test_a_task_from_its_submit_to_its_end(api: Api) -> None:
     assert (attempt["attemptId"], attempt["ending"]) == (made["taskId"], "succeeded")
     assert api.get(f"/v1/tasks/{made['taskId']}/why") == {
         "taskId": made["taskId"], "state": "Succeeded", "causes": []}
-    listed = api.items("/v1/tasks?limit=1")[0]
-    assert listed == task
+    assert api.items("/v1/tasks?limit=1")[0] == task
 
 
 def test_what_is_left_out_has_its_default(api: Api) -> None:
@@ -96,7 +95,7 @@ def test_a_delayed_start_waits_for_its_time(api: Api) -> None:
     later = api.task(delaySec=3600)
     assert later["state"] == "Pending"
     assert 3_590_000 < later["dueAt"] - later["createdAt"] <= 3_600_000  # type: ignore[operator]
-    [cause] = api.get(f"/v1/tasks/{later['taskId']}/why")["causes"]  # type: ignore[misc]
+    [cause] = listed(api.get(f"/v1/tasks/{later['taskId']}/why")["causes"])
     assert cause["code"]
     assert cause["untilMs"] == later["dueAt"]
     soon = api.ended(api.task(delaySec=0.2)["taskId"])
@@ -203,13 +202,52 @@ def test_the_higher_priority_goes_first(api: Api) -> None:
     order = []
     for seq in range(1, 4):
         down = api.done("POST", path, {"session": "s", "holding": [], "waitSec": WAIT_S})
-        [attempt] = down["attempts"]  # type: ignore[misc]
+        [attempt] = listed(down["attempts"])
         order.append(attempt["id"])
         down = api.done("POST", path, {"session": "s", "holding": [attempt["id"]], "seq": seq,
                                        "results": [{"id": attempt["id"], "result": seq}]})
         assert down["ack"] == seq
     assert order == [ids[1], ids[2], ids[0]]
     assert [api.ended(each)["result"] for each in order] == [1, 2, 3]
+
+
+def test_the_log_of_a_process(api: Api) -> None:
+    task = api.task("talks", executor="os_process", payload={
+        "command": "sh", "args": ["-c", "echo one; read line; echo two; exit 3"]})
+    path = f"/v1/tasks/{task['taskId']}/logs"
+    done = api.ended(task["taskId"])
+    assert (done["state"], done["error"]["exitCode"]) == ("Failed", 3)  # type: ignore[index]
+    answer = api.ask("GET", path)
+    assert (answer.status_code, answer.text) == (200, "one\ntwo\n")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert answer.headers["plum-finished"] == "true"
+    assert api.ask("GET", f"{path}?follow=true").text == "one\ntwo\n"
+    end = answer.headers["plum-next-offset"]
+    assert api.ask("GET", f"{path}?attempt=1&offset={end}").text == ""
+    refused(api.ask("GET", f"{path}?attempt=2"), 404, "not_found")
+    api.gone(f"/v1/tasks/{task['taskId']}")
+    refused(api.ask("GET", path), 404, "not_found")
+
+
+@pytest.mark.parametrize("query", ["", "?follow=true", "?follow=true&attempt=0", "?attempt=7"])
+def test_a_task_without_a_log(api: Api, query: str) -> None:
+    task = api.ended(api.task()["taskId"])
+    refused(api.ask("GET", f"/v1/tasks/{task['taskId']}/logs{query}"), 404, "not_found")
+
+
+def test_a_log_is_followed_while_it_is_written(api: Api) -> None:
+    task = api.task("drips", executor="os_process", payload={
+        "command": "sh", "args": ["-c", "echo begun; sleep 3600"]})
+    path = f"/v1/tasks/{task['taskId']}"
+    while api.ask("GET", f"{path}/logs").status_code == 404:
+        assert api.get(path)["state"] in ("Pending", "Running")
+    with httpx.stream("GET", f"{api.daemon.url}{path}/logs?follow=true", trust_env=False,
+                      timeout=WAIT_S) as answer:
+        chunks = answer.iter_text()
+        assert next(chunks) == "begun\n"
+        api.done("POST", f"{path}?action=cancel")
+        assert "".join(chunks) == ""
+    assert api.ended(task["taskId"])["state"] == "Canceled"
 
 
 # ---------------------------------------------------------------- lists
@@ -284,10 +322,10 @@ def test_ten_thousand_in_one_request_and_their_end_in_another(api: Api) -> None:
     assert len(set(ids)) == 9_998
     again = api.ask("POST", "/v1/tasks/bulk", {"tasks": items}, headers={"idempotency-key": "many"})
     assert whole(again, 200) == answer
-    listed = list(api.walk("/v1/tasks?name=bulk.of.many&limit=1000"))
-    assert [task["taskId"] for task in listed] == ids[::-1]
+    found = list(api.walk("/v1/tasks?name=bulk.of.many&limit=1000"))
+    assert [task["taskId"] for task in found] == ids[::-1]
     by_index = [index for index in range(10_000) if index not in (5, 9_999)]
-    assert [task["payload"] for task in listed] == by_index[::-1]
+    assert [task["payload"] for task in found] == by_index[::-1]
     done = api.done("POST", "/v1/tasks/bulk-cancel", {"taskIds": ids})
     assert done["results"] == [{"taskId": each} for each in ids]
     states = {task["state"] for task in api.walk("/v1/tasks?name=bulk.of.many&limit=1000")}
@@ -413,10 +451,10 @@ def test_large_payloads_and_results_are_shown_whole_but_not_in_lists(api: Api) -
     assert shown["payload"] == payload
     assert shown["result"] == {"echo": payload}
     assert shown["omitted"] == []
-    [listed] = api.items("/v1/tasks?label=size=large")
-    assert listed["payload"] is None
-    assert listed["result"] is None
-    assert listed["omitted"] == ["payload", "result"]
+    [short] = api.items("/v1/tasks?label=size=large")
+    assert short["payload"] is None
+    assert short["result"] is None
+    assert short["omitted"] == ["payload", "result"]
     again = api.ended(api.made(f"/v1/tasks/{task['taskId']}?action=rerun")["taskId"])
     assert again["payload"] == payload
     small = api.ended(api.task("builtin.echo", payload="x" * 60_000)["taskId"])

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.api.live import WAIT_S, Api, Json, refused, serving, whole
+from tests.api.live import WAIT_S, Api, Json, listed, refused, serving, whole
 
 pytestmark = pytest.mark.daemon
 api = pytest.fixture(scope="module", name="api")(serving)
@@ -112,7 +112,7 @@ def test_drain_and_resume(api: Api, called: Called) -> None:
     assert shown["health"] == "Draining"
     task = api.task("drained")
     assert api.get(f"/v1/tasks/{task['taskId']}")["state"] == "Pending"
-    [cause, *_] = api.get(f"/v1/tasks/{task['taskId']}/why")["causes"]  # type: ignore[misc]
+    [cause, *_] = listed(api.get(f"/v1/tasks/{task['taskId']}/why")["causes"])
     assert cause["code"]
     assert not called.told
     assert api.done("POST", "/v1/workers/drained?action=resume")["health"] == "Healthy"

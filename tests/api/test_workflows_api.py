@@ -166,7 +166,7 @@ def test_pages_and_filters_of_runs(api: Api, limit: int) -> None:
     bad = workflow(api, f"bad {limit}", definition(api, "builtin.fail"))
     ids = [run(api, good)["runId"] for _ in range(3)]
     failed = run(api, bad)["runId"]
-    seen = []
+    seen: list[object] = []
     for each in api.walk(f"/v1/workflow-runs?workflowId={good['workflowId']}&limit={limit}"):
         if not seen:
             run(api, good)

@@ -141,12 +141,19 @@ class Api(Caller):
 
     def workers(self) -> list[dict[str, object]]:
         """All workers."""
-        found: list[dict[str, object]] = msgspec.json.decode(self.get("/v1/workers"))
+        found: list[dict[str, object]] = msgspec.json.decode(self.get("/v1/embedded-workers"))
         return found
 
     def state(self) -> Status:
         """How much is under way."""
         return self.status()
+
+
+def crash(daemon: Running, api: Api) -> None:
+    """kill -9 and a new start; the connection is dialled anew."""
+    daemon.kill()
+    daemon.start()
+    api.close()
 
 
 def rows(daemon: Running, statement: str) -> list[tuple[object, ...]]:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from tests.daemon.plant import Api, change, hand, rows, wait_for
+from tests.daemon.plant import Api, change, crash, hand, rows, wait_for
 from tests.daemon.running import Running
 from tests.soak.__main__ import make_workflow
 from tests.soak.wire import Frame, Run, Task, frames
@@ -26,9 +26,7 @@ def test_an_idempotency_key_outlives_the_daemon(daemon: Running) -> None:
     with Api(daemon) as api:
         first = api.post("/v1/tasks", body, idempotency_key="k")
         assert first.status == 201
-        daemon.kill()
-        daemon.start()
-    with Api(daemon) as api:
+        crash(daemon, api)
         again = api.post("/v1/tasks", body, idempotency_key="k")
         other = api.post("/v1/tasks", {**body, "priority": 1}, idempotency_key="k")
         assert (again.status, other.status) == (201, 422)
@@ -51,8 +49,7 @@ def test_a_run_goes_on_where_it_stood(daemon: Running) -> None:
             return found.steps[step].state
 
         wait_for(lambda: state_of(1) == "Running", "the second step runs")
-        daemon.kill()
-        daemon.start()
+        crash(daemon, api)
         wait_for(lambda: state_of(2) == "Succeeded", "the third step ends")
         assert msgspec.json.decode(api.get(path), type=Run).state == "Succeeded"
         tasks = api.tasks(f"&runId={run.run_id}")
@@ -84,7 +81,7 @@ def test_the_event_log_is_the_same_before_and_after(daemon: Running) -> None:
 
 def test_a_poison_task_is_set_aside_and_all_others_go_on(daemon: Running) -> None:
     with Api(daemon) as api:
-        ids = [api.submit("soak.async", priority=3).task_id for _ in range(5)]
+        ids = [api.submit("soak.async", payload={}).task_id for _ in range(5)]
     daemon.kill()
     change(daemon, "UPDATE tasks SET name = CAST(? AS TEXT) WHERE id = ?",
            (POISON, int(ids[1], 16)))
@@ -93,6 +90,7 @@ def test_a_poison_task_is_set_aside_and_all_others_go_on(daemon: Running) -> Non
         for task_id in (ids[0], *ids[2:]):
             assert api.ended(task_id).state == "Succeeded"
         assert api.state().live == 0
+        assert {task.task_id: task.state for task in api.tasks()}[ids[1]] == "Failed"
     assert rows(daemon, "SELECT subject, row_id FROM quarantine") == [
         ("task", str(int(ids[1], 16)))]
     alerts = [frame for frame in heard(daemon) if frame.name == "alert"]
@@ -107,8 +105,10 @@ def test_a_poison_worker_is_set_aside(daemon: Running) -> None:
         daemon.kill()
         change(daemon, "UPDATE workers SET body = ? WHERE id = ?", (POISON, "bad"))
         daemon.start()
-        task = api.submit("soak.async")
+        api.close()
+        task = api.submit("soak.async", payload={})
         assert api.ended(task.task_id).state == "Succeeded"
+        assert "good" in {worker["workerId"] for worker in api.workers()}
     assert rows(daemon, "SELECT subject, row_id FROM quarantine") == [("worker", "bad")]
 
 
@@ -116,7 +116,7 @@ def test_a_poison_worker_is_set_aside(daemon: Running) -> None:
 def test_a_poison_run_is_set_aside(daemon: Running, column: str) -> None:
     with Api(daemon) as api:
         path = f"/v1/workflows/{make_workflow(api)}?action=run"
-        runs = [msgspec.json.decode(api.post(path).body, type=Run).run_id for _ in range(3)]
+        runs = [msgspec.json.decode(api.post(path, {"payload": {}}).body, type=Run).run_id for _ in range(3)]
     daemon.kill()
     value: str | int = "[1, oops" if column == "pins" else 77
     change(daemon, f"UPDATE workflow_runs SET {column} = ? WHERE id = ?",
@@ -126,7 +126,8 @@ def test_a_poison_run_is_set_aside(daemon: Running, column: str) -> None:
         for run_id in (runs[0], runs[2]):
             answer = api.call("GET", f"/v1/workflow-runs/{run_id}", headers={"Prefer": "wait=15"})
             assert msgspec.json.decode(answer.body, type=Run).state == "Succeeded"
-        assert api.call("GET", f"/v1/workflow-runs/{runs[1]}").status < 500
+        assert msgspec.json.decode(api.get(f"/v1/workflow-runs/{runs[1]}"), type=Run
+                                   ).state == "Failed"
         assert api.call("GET", "/v1/workflow-runs").status == 200
     assert rows(daemon, "SELECT subject, row_id FROM quarantine") == [
         ("workflow_run", str(int(runs[1], 16)))]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.load import flood, head
-from tests.daemon.plant import ROOT, Api, resident_mb, rows, wait_for
+from tests.daemon.plant import ROOT, Api, crash, resident_mb, rows, wait_for
 from tests.daemon.running import Running
 
 pytestmark = pytest.mark.daemon
@@ -156,7 +156,7 @@ def test_b20_large_values_live_in_files_and_too_large_ones_nowhere(daemon: Runni
     with Api(daemon) as api:
         one = api.submit("builtin.echo", payload=large)
         ended = api.ended(one.task_id)
-        assert ended.result == b'{"echo":"' + large.encode() + b'"}'
+        assert bytes(ended.result) == b'{"echo":"' + large.encode() + b'"}'
         api.ended(api.submit("builtin.echo", payload=text).task_id)
         number = int(one.task_id, 16)
         assert rows(daemon, f"SELECT payload FROM task_inputs WHERE id = {number}") == [(None,)]
@@ -170,8 +170,7 @@ def test_b20_large_values_live_in_files_and_too_large_ones_nowhere(daemon: Runni
         assert b"16777216" in refused.body or b"16 MiB" in refused.body, refused.body
         assert b'"too_large"' in refused.body
         assert api.state().commits == before
-        daemon.kill()
-        daemon.start()
+        crash(daemon, api)
         assert api.task(one.task_id).ending == ended.ending
 
 

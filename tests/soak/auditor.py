@@ -61,7 +61,7 @@ class Auditor:
         for page in self.caller.pages(f"/v1/workflow-runs?limit={PAGE}"):
             for run in msgspec.json.decode(page, type=list[Run]):
                 self.runs[run.run_id] = run
-                self.by_ask[run.payload.ask].append(run.run_id)
+                self.by_ask[run.payload.ask if run.payload else ""].append(run.run_id)
         states = Counter(task.state for task in self.tasks.values())
         self.facts.update({"tasks": len(self.tasks), "runs": len(self.runs)} | states)
 

@@ -76,7 +76,7 @@ class Run(msgspec.Struct, frozen=True, rename="camel"):
 
     run_id: str
     state: str
-    payload: RunPayload
+    payload: RunPayload | None = None
     finished_at: int | None = None
     steps: tuple[Step, ...] | None = None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.live import WAIT_S, Api, Json, refused, serving
+from tests.api.live import WAIT_S, Api, Json, listed, refused, serving
 from tests.daemon.running import Running
 
 pytestmark = pytest.mark.daemon
@@ -39,8 +39,8 @@ class Poller:
     def attempt(self, *holding: object) -> Json:
         """The one attempt that comes next."""
         down = self.say(*holding, waitSec=WAIT_S)
-        [attempt] = down["attempts"]  # type: ignore[misc]
-        return dict(attempt)
+        [attempt] = listed(down["attempts"])
+        return attempt
 
     def report(self, *results: Json, holding: tuple[object, ...] = ()) -> Json:
         self.seq += 1
@@ -127,7 +127,7 @@ def test_a_new_session_takes_over_and_the_old_one_is_turned_away(api: Api) -> No
     down = new.register("x.new")
     while not down.get("attempts"):
         down = new.say(waitSec=WAIT_S)
-    [attempt] = down["attempts"]  # type: ignore[misc]
+    [attempt] = listed(down["attempts"])
     assert attempt["id"] == f"{again['taskId']}.2"
     before = api.get(f"/v1/tasks/{again['taskId']}")
     refused(api.ask("POST", old.path, {"session": "old", "holding": [], "seq": 1, "results": [
@@ -234,14 +234,21 @@ def test_a_daemon_that_leaves_answers_those_who_wait(tmp_path: Path) -> None:
         worker = Poller(api, "x-leave")
         worker.register("x.leave")
         assert daemon.process is not None
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(1) as pool, Api(daemon) as other:
+            seen = last_seen(other)
+            threading.Event().wait(0.02)
             waiting = pool.submit(worker.say, waitSec=60)
-            until = threading.Event()
-            while not api.get("/v1/status")["workers"]:
-                until.wait(0.01)
-            until.wait(0.3)         # by then the exchange waits inside the daemon
+            while last_seen(other) < seen + 10:     # the exchange arrived
+                threading.Event().wait(0.01)
             begun = time.monotonic()
             daemon.process.terminate()
             assert waiting.result(WAIT_S) == {"drain": True}
             assert daemon.process.wait(WAIT_S) == 0
             assert time.monotonic() - begun < 8, "it waited for the worker's patience to end"
+
+
+def last_seen(api: Api) -> int:
+    """When the worker was heard of last, in milliseconds."""
+    seen = api.get("/v1/embedded-workers/x-leave")["lastSeen"]
+    assert isinstance(seen, int)
+    return seen

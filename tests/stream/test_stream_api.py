@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
-from tests.api.live import WAIT_S, Api, Json, serving
+from tests.api.live import WAIT_S, Api, Json, listed, serving
 from tests.daemon.running import Running
 
 pytestmark = pytest.mark.daemon
@@ -47,8 +47,8 @@ class Line:
     async def attempt(self) -> Json:
         """The one attempt that comes next."""
         down = await self.hear()
-        [attempt] = down["attempts"]  # type: ignore[misc]
-        return dict(attempt)
+        [attempt] = listed(down["attempts"])
+        return attempt
 
     async def report(self, *results: Json) -> Json:
         """Say how attempts ended; the acknowledgement."""
@@ -63,12 +63,15 @@ class Line:
     async def code(self) -> int:
         """The code with which the daemon closes the line."""
         with trio.fail_after(WAIT_S):
-            while True:
-                try:
-                    await self.ws.get_message()
-                except ConnectionClosed as closed:
-                    assert closed.reason is not None
-                    return int(closed.reason.code)
+            with pytest.raises(ConnectionClosed) as closed:
+                await self.pass_over()
+        assert closed.value.reason is not None
+        return int(closed.value.reason.code)
+
+    async def pass_over(self) -> None:
+        """Read without end."""
+        while True:
+            await self.ws.get_message()
 
     async def cut(self) -> None:
         """Break the line off without a word, as a network does."""
@@ -193,9 +196,9 @@ async def test_a_line_that_is_back_says_what_it_holds(api: Api) -> None:
     held, lost = api.task("s.back"), api.task("s.back")
     async with line(api.daemon, "s-back") as worker:
         down = await worker.register("a", "s.back")
-        got = list(down.get("attempts", []))  # type: ignore[call-overload]
+        got = listed(down.get("attempts", []))
         while len(got) < 2:
-            got += (await worker.hear())["attempts"]  # type: ignore[operator]
+            got += listed((await worker.hear())["attempts"])
         await worker.cut()
     async with line(api.daemon, "s-back") as worker:
         down = await worker.register("a", "s.back", holding=(held["taskId"],))
@@ -212,16 +215,16 @@ async def test_a_new_session_loses_what_the_old_one_held(api: Api) -> None:
     again, once = api.task("s.new"), api.task("s.new", onLost="fail")
     async with line(api.daemon, "s-new") as worker:
         down = await worker.register("a", "s.new")
-        got = list(down.get("attempts", []))  # type: ignore[call-overload]
+        got = listed(down.get("attempts", []))
         while len(got) < 2:
-            got += (await worker.hear())["attempts"]  # type: ignore[operator]
+            got += listed((await worker.hear())["attempts"])
         await worker.cut()
     async with line(api.daemon, "s-new") as worker:
         down = await worker.register("b", "s.new", holding=(again["taskId"],))
         while "attempts" not in down:
             assert {one["reason"] for one in down.get("cancel", [])} <= {"stale"}  # type: ignore[attr-defined]
             down = await worker.hear()
-        [attempt] = down["attempts"]  # type: ignore[misc]
+        [attempt] = listed(down["attempts"])
         assert attempt["id"] == f"{again['taskId']}.2"
         late = await worker.report({"id": again["taskId"], "result": "of the first"})
         assert late["refused"] == [{"id": again["taskId"], "attempt": 2}]
