@@ -80,6 +80,7 @@ BUILTIN: Final = "local:builtin"
 OS_PROCESS: Final = "local:os_process"
 SERVICE: Final = "local:service"
 SWITCH_S: Final = 0.0005
+TELL_S: Final = 0.2
 
 
 class DataDirInUse(Exception):
@@ -113,6 +114,7 @@ class Daemon:
         self.registry.load()
         self.context = Context(self.engine, catalog, planner, self.blobs)
         self.streams = Streams(self.engine, self.blobs)
+        self.exchanges = Exchanges(self.engine, self.blobs)
         self.carriers = self.register_carriers()
         self.retention = Retention(self.engine, self.blobs, self.processes, Keep(
             round(config.retention_days * DAY_MS), round(config.run_retention_days * DAY_MS),
@@ -158,7 +160,7 @@ class Daemon:
             *tasks.routes(task_handlers),
             *task_defs.routes(task_defs.TaskDefs(context, task_handlers)),
             *workflows.routes(workflows.Workflows(context, self.retention.poke)),
-            *workers.routes(workers.Workers(context, Exchanges(self.engine, self.blobs))),
+            *workers.routes(workers.Workers(context, self.exchanges)),
             *service_routes.routes(service_routes.Services(context, self.registry)),
             front.STREAM_ROUTE,
             *events.routes(events.Events(context)),
@@ -197,14 +199,18 @@ class Daemon:
             async with trio.open_nursery() as doors:
                 limits = DoorLimits(connections_max=self.config.connections_max,
                                     grace_s=self.config.shutdown_sec)
-                addresses = await doors.start(self.open_doors, sockets, leave, limits)
+                closing = trio.Event()
+                addresses = await doors.start(self.open_doors, sockets, closing, limits)
                 log.info("listening", extra={"addresses": ", ".join(addresses)})
                 task_status.started(addresses)
                 await leave.wait()
                 log.info("leaving")
                 self.engine.stop_accepting()
-                self.streams.drain()
                 self.start_nothing_new()
+                self.streams.drain()
+                self.exchanges.drain()
+                await trio.sleep(TELL_S)        # so that workers hear it before their lines end
+                closing.set()
             await self.wait_for_calls()
             nursery.cancel_scope.cancel()
 
@@ -227,13 +233,13 @@ class Daemon:
         for pair in await trio.to_thread.run_sync(self.processes.sweep, live):
             log.warning("ended a stray process", extra={"attempt": attempt_text(*pair)})
 
-    async def open_doors(self, sockets: Sequence[socket.socket], leave: trio.Event,
+    async def open_doors(self, sockets: Sequence[socket.socket], closing: trio.Event,
                          limits: DoorLimits, *, task_status: trio.TaskStatus[list[str]]
                          = trio.TASK_STATUS_IGNORED) -> None:
-        """HTTP and the worker streams on one port, until `leave`."""
+        """HTTP and the worker streams on one port, until `closing`."""
         await front.serve(
             self.app, routes=self.routes, gate=self.gate, sockets=sockets,
-            stream_handler=self.streams.serve, shutdown=leave, limits=limits,
+            stream_handler=self.streams.serve, shutdown=closing, limits=limits,
             task_status=task_status)
 
     def close(self) -> None:

@@ -19,7 +19,8 @@ from plumd.sdk.protocol import Down, Up
 from plumd.store import workers
 from plumd.store.store import Tx
 from plumd.store.workers import WorkerRow
-from plumd.stream.exchange import WORKER_ID_CHARS_MAX, Exchanges, check_names
+from plumd.stream.exchange import Exchanges
+from plumd.stream.session import WORKER_ID_CHARS_MAX, check_names
 
 HTTP_LEASE_MS: Final = 15_000
 GRPC_LEASE_MS: Final = 90_000

@@ -5,7 +5,6 @@ One request at a time: what a request does not name in `holding` is taken as not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -14,18 +13,13 @@ import trio
 from plumd.api.decode import invalid_of
 from plumd.api.routes import Request, Response
 from plumd.engine import Engine
-from plumd.errors import Invalid, Malformed, Overloaded, PlumError, SessionReplaced, TooLarge
+from plumd.errors import Malformed, Overloaded, PlumError, SessionReplaced, TooLarge
 from plumd.model import CoreCommand, Drain, Join, Leave
 from plumd.sdk.protocol import ITEMS_MAX, DaemonEnd, Down, RemoteProtocolError, Up, fitting
 from plumd.store.blobs import Blobs
-from plumd.stream.session import Session, join_of, pairs, registered_of
+from plumd.stream.session import Session, check_names, join_of, pairs, registered_of
 
 WAIT_S_MAX: Final = 60.0
-WORKER_ID_CHARS_MAX: Final = 200
-LOCAL_PREFIX: Final = "local:"
-"""What the ids of the daemon's own executors begin with."""
-POOL_PREFIX: Final = "!"
-"""What the names begin with under which they take their work."""
 SWEEP_SESSIONS: Final = 256
 
 
@@ -127,17 +121,3 @@ def refusal_of(error: RemoteProtocolError, body: bytes) -> PlumError:
     except (ValueError, RecursionError):
         return Malformed(str(error))
     return invalid_of(str(error))
-
-
-def check_names(worker_id: str, tasks: Sequence[str], id_field: str, tasks_field: str) -> None:
-    """Refuse what would put a worker in the place of the daemon's own executors.
-
-    Raises: Invalid.
-    """
-    if not 0 < len(worker_id) <= WORKER_ID_CHARS_MAX or worker_id.startswith(LOCAL_PREFIX):
-        raise Invalid(f"a worker's id has 1 to {WORKER_ID_CHARS_MAX} characters and does not begin "
-                      f"with {LOCAL_PREFIX}", field=id_field)
-    for index, name in enumerate(tasks):
-        if name.startswith(POOL_PREFIX):
-            raise Invalid(f"a task's name does not begin with {POOL_PREFIX}",
-                          field=f"{tasks_field}[{index}]")

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 import trio
 
 from plumd.engine import Ask, Engine
-from plumd.errors import PlumError
+from plumd.errors import Invalid, PlumError
 from plumd.model import (
     INLINE_BYTES_MAX,
     CoreCommand,
@@ -42,6 +43,11 @@ from plumd.store.blobs import Blobs
 
 LEASE_BEATS = 3
 LEASE_S_MIN = 3.0
+WORKER_ID_CHARS_MAX: Final = 200
+LOCAL_PREFIX: Final = "local:"
+"""What the ids of the daemon's own executors begin with."""
+POOL_PREFIX: Final = "!"
+"""What the names begin with under which they take their work."""
 
 
 def lease_s(beat_sec: float) -> float:
@@ -53,6 +59,20 @@ def pairs(ids: Sequence[str]) -> tuple[tuple[int, int], ...]:
     """(task id, attempt) of attempts' ids; the protocol has checked their form."""
     found = (parse_attempt(text) for text in ids)
     return tuple(pair for pair in found if pair is not None)
+
+
+def check_names(worker_id: str, tasks: Sequence[str], id_field: str, tasks_field: str) -> None:
+    """Refuse what would put a worker in the place of the daemon's own executors.
+
+    Raises: Invalid.
+    """
+    if not 0 < len(worker_id) <= WORKER_ID_CHARS_MAX or worker_id.startswith(LOCAL_PREFIX):
+        raise Invalid(f"a worker's id has 1 to {WORKER_ID_CHARS_MAX} characters and does not begin "
+                      f"with {LOCAL_PREFIX}", field=id_field)
+    for index, name in enumerate(tasks):
+        if name.startswith(POOL_PREFIX):
+            raise Invalid(f"a task's name does not begin with {POOL_PREFIX}",
+                          field=f"{tasks_field}[{index}]")
 
 
 def join_of(worker_id: str, register: Register, holding: Sequence[str]) -> Join:

@@ -29,7 +29,7 @@ from plumd.sdk.protocol import (
     fitting,
 )
 from plumd.store.blobs import Blobs
-from plumd.stream.session import Session, join_of, registered_of
+from plumd.stream.session import Session, check_names, join_of, registered_of
 
 log = logging.getLogger("plumd.stream")
 REGISTER_S_MAX: Final = 10
@@ -74,6 +74,11 @@ class Streams:
             await close(ws, end, Farewell(error.code, str(error), PROTOCOL_ERROR))
             return
         if up is None or up.register is None:
+            return
+        try:
+            check_names(worker_id, up.register.tasks, "id", "register.tasks")
+        except PlumError as error:
+            await close(ws, end, Farewell(error.code, error.detail))
             return
         join = join_of(worker_id, up.register, up.holding or ())
         session = Session(self.engine, self.blobs, join)

@@ -325,7 +325,7 @@ async def test_slow_body_is_told_and_ended() -> None:
                 answers.append(await client.answer())
                 assert await client.at_end()
         assert told(answers[0]) == told(answers[1])
-        assert answers[0].status == 400
+        assert answers[0].status == 408
 
 
 async def test_idle_and_slow_heads_are_closed(caplog: pytest.LogCaptureFixture) -> None:

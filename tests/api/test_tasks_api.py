@@ -11,7 +11,19 @@ from pathlib import Path
 
 import httpx
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
+from plumd.api.context import Context, Note, again_as_it_was, once, remember
+from plumd.api.routes import Request, Response
+from plumd.clock import SystemClock
+from plumd.engine import Engine
+from plumd.model import Limits, Submit
+from plumd.outbox import Outbox
+from plumd.runs import Planner
+from plumd.store.blobs import Blobs
+from plumd.store.definitions import Catalog
+from plumd.store.store import Store
 from tests.api.live import WAIT_S, Api, Json, listed, next_page, refused, serving, whole
 from tests.daemon.running import Running
 
@@ -496,3 +508,42 @@ def test_who_waits_for_an_end_sees_it_whenever_it_asks(api: Api) -> None:
         finally:
             for own in apis:
                 own.http.close()
+
+
+async def test_a_repetition_waits_for_what_its_hung_up_forerunner_began(tmp_path: Path) -> None:
+    """The engine stands still meanwhile, so that the first request is canceled in the middle."""
+    clock = SystemClock()
+    store = Store(tmp_path / "plum.db", clock=clock)
+    catalog = Catalog(store)
+    planner = Planner(catalog)
+    engine = Engine(store, clock, Outbox(store), planner, Limits(), 1)
+    context = Context(engine, catalog, planner, Blobs(tmp_path / "blobs"))
+    request = Request("POST", "/v1/tasks", {}, {}, {"idempotency-key": "k"}, b"{}")
+    said: list[bytes] = []
+
+    async def fresh(note: Note) -> Response:
+        command = Submit(engine.new_id(), "never.taken")
+        await engine.call_all((command,), remember(note, 201, b"first"))
+        return Response(201, b"fresh")
+
+    async def ask() -> None:
+        said.append((await once(context, request, fresh, again_as_it_was)).body)
+
+    async def ask_within(scope: trio.CancelScope) -> None:
+        with scope:
+            await ask()
+
+    async with trio.open_nursery() as nursery:
+        hung_up = trio.CancelScope()
+        nursery.start_soon(ask_within, hung_up)
+        await wait_all_tasks_blocked()
+        hung_up.cancel()
+        nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(engine.run)
+        while not said:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert said == [b"first"]
+    assert engine.core.counts_by_state() == (0, 1, 0, 0)
+    store.close()

@@ -87,13 +87,14 @@ def test_b23_a_full_disk(small_disk: Path) -> None:
         taken, refusal = write_until_refused(api)
         check_refusal(refusal)
         reads_go_on(api, daemon, first)
-        check_refusal(submit(api, TEXT))
+        more, refusal = write_until_refused(api)
+        check_refusal(refusal)
         ballast.unlink()
         took_s = wait_for(lambda: works_again(api), "it writes again")
         assert took_s < 10
-        assert {first, *taken} <= {task.task_id for task in api.tasks()}
+        assert {first, *taken, *more} <= {task.task_id for task in api.tasks()}
         crash(daemon, api)
-        assert {first, *taken} <= {task.task_id for task in api.tasks()}
+        assert {first, *taken, *more} <= {task.task_id for task in api.tasks()}
         assert daemon.stop() == 0
 
 
@@ -128,8 +129,8 @@ def test_b23_a_file_that_cannot_be_written(daemon: Running) -> None:
         assert {api.task(task_id).state for task_id in (*ids, nap)} == {"Succeeded"}
 
 
-def test_b23_a_checkpoint_that_fails_is_no_end(daemon: Running) -> None:
-    """The log is full and the database file may not grow: writes fail, and come back."""
+def test_b23_a_log_that_cannot_grow(daemon: Running) -> None:
+    """Small writes still fit in, large ones do not: each is answered as it is."""
     with Api(daemon) as api:
         ids = [api.submit("nobody.does", payload=TEXT).task_id for _ in range(100)]
         forbid_growth(daemon, 33 << 20)
@@ -139,3 +140,16 @@ def test_b23_a_checkpoint_that_fails_is_no_end(daemon: Running) -> None:
         forbid_growth(daemon, resource.RLIM_INFINITY)
         wait_for(lambda: works_again(api), "it writes again")
         assert {*ids, *taken} <= {task.task_id for task in api.tasks()}
+
+
+def test_b23_no_room_to_copy_the_log_into_the_database(small_disk: Path) -> None:
+    """The log has its room, so writes are taken; what cannot be done is what tidies up."""
+    with Running(small_disk / "data") as daemon, Api(daemon) as api:
+        (small_disk / "ballast").write_bytes(bytes(36 << 20))
+        ids = [api.submit("nobody.does", payload=TEXT).task_id for _ in range(300)]
+        reads_go_on(api, daemon, ids[0])
+        (small_disk / "ballast").unlink()
+        wait_for(lambda: works_again(api), "it writes again")
+        assert set(ids) <= {task.task_id for task in api.tasks()}
+        crash(daemon, api)
+        assert set(ids) <= {task.task_id for task in api.tasks()}

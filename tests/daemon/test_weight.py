@@ -131,7 +131,7 @@ def test_b19_more_than_the_engine_takes_at_once_is_refused(daemon: Running) -> N
 
     def press() -> None:
         with Api(daemon) as api:
-            for _ in range(6):
+            for _ in range(3):
                 answer = api.post("/v1/tasks/bulk-cancel", {"taskIds": ids})
                 statuses.append((answer.status, answer.headers.get("retry-after", "")))
 
@@ -146,7 +146,7 @@ def test_b19_more_than_the_engine_takes_at_once_is_refused(daemon: Running) -> N
             thread.join(60)
         assert {status for status, _ in statuses} <= {200, 429, 503}
         assert all(int(retry) >= 1 for status, retry in statuses if status != 200)
-        assert len(statuses) == 48
+        assert len(statuses) == 24
         assert resident_mb(daemon.pid) - before_mb < 200
         assert api.task(kept).state == "Pending"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from plumd.sdk.protocol import Refused
 from tests.daemon.plant import LEASE_S, Api, Hand, hand, wait_for
 from tests.daemon.running import Running
 
@@ -102,8 +103,8 @@ def test_b2_a_report_after_the_lease_is_refused(daemon: Running) -> None:
                                 holding=[task.task_id], seq=1,
                                 results=[{"id": task.task_id, "result": 1}])
         assert status == 200
-        refused = msgspec.json.decode(said["refused"])
-        assert [(one["id"], one["code"]) for one in refused] == [(task.task_id, "stale_attempt")]
+        refused = msgspec.json.decode(said["refused"], type=list[Refused])
+        assert [(one.id, one.code) for one in refused] == [(task.task_id, "stale_attempt")]
         assert api.task(task.task_id).state == "Pending"
 
 
