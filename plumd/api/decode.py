@@ -22,7 +22,7 @@ from plumd.errors import Invalid, Malformed
 DEPTH_MAX: Final = 64
 T = TypeVar("T")
 
-_PATH = re.compile(r" - at `(?P<key>key in )?\$(?P<path>[^`]*)`$")
+_PATH = re.compile(r" - at (?P<key>`?key`? in )?`?\$(?P<path>[^`]*)`$")
 _NAMED = re.compile(r"^Object (?:missing required|contains unknown) field `(?P<name>[^`]*)`")
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _SPACE: Final = b" \t\r\n"

@@ -125,7 +125,9 @@ def _with_schema(kind: object, made: dict[object, object]) -> object:
         inner = tuple(_with_schema(each, made) for each in arguments)
         if inner == arguments:
             return kind
-        return Union[inner] if origin in (Union, types.UnionType) else origin[inner]  # type: ignore[index] # noqa: UP007 - made at run time
+        if origin in (Union, types.UnionType):
+            return Union[inner]     # noqa: UP007 - made at run time
+        return origin[inner]        # type: ignore[index]  # list, tuple, dict
     if not isinstance(kind, type) or not issubclass(kind, msgspec.Struct):
         return kind
     if kind not in made:

@@ -146,7 +146,7 @@ def test_b23_no_room_to_copy_the_log_into_the_database(small_disk: Path) -> None
     """The log has its room, so writes are taken; what cannot be done is what tidies up."""
     with Running(small_disk / "data") as daemon, Api(daemon) as api:
         (small_disk / "ballast").write_bytes(bytes(36 << 20))
-        ids = [api.submit("nobody.does", payload=TEXT).task_id for _ in range(300)]
+        ids = [api.submit("nobody.does", payload=TEXT).task_id for _ in range(250)]
         reads_go_on(api, daemon, ids[0])
         (small_disk / "ballast").unlink()
         wait_for(lambda: works_again(api), "it writes again")

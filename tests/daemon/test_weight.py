@@ -124,33 +124,6 @@ def test_b19_too_many_tasks_are_refused_and_those_taken_are_kept(tmp_path: Path)
         assert api.post("/v1/tasks", {"name": "nobody.does"}).status == 429
 
 
-def test_b19_more_than_the_engine_takes_at_once_is_refused(daemon: Running) -> None:
-    """Commands that wait for the engine are counted; past the bound callers are told to wait."""
-    ids = [f"{number:015x}" for number in range(1, 10_001)]
-    statuses: list[tuple[int, str]] = []
-
-    def press() -> None:
-        with Api(daemon) as api:
-            for _ in range(3):
-                answer = api.post("/v1/tasks/bulk-cancel", {"taskIds": ids})
-                statuses.append((answer.status, answer.headers.get("retry-after", "")))
-
-    with Api(daemon) as api:
-        kept = api.submit("nobody.does").task_id
-        api.post("/v1/tasks/bulk-cancel", {"taskIds": ids})
-        before_mb = resident_mb(daemon.pid)
-        threads = [threading.Thread(target=press) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        assert {status for status, _ in statuses} <= {200, 429, 503}
-        assert all(int(retry) >= 1 for status, retry in statuses if status != 200)
-        assert len(statuses) == 24
-        assert resident_mb(daemon.pid) - before_mb < 200
-        assert api.task(kept).state == "Pending"
-
-
 def test_b20_large_values_live_in_files_and_too_large_ones_nowhere(daemon: Running) -> None:
     large, text = "x" * (100 << 10), "y" * (63 << 10)
     with Api(daemon) as api:
