@@ -35,12 +35,12 @@ class QuickStream(trio.abc.Stream):
         size = max_bytes or RECEIVE_BYTES
         await self._turn()
         while True:
+            self._check_open()
             if self._drained:
                 await trio.lowlevel.wait_readable(self._stream.socket)
                 self._busy = 0
                 self._drained = False
-            if self._stream.socket.fileno() < 0:
-                raise trio.ClosedResourceError
+                self._check_open()
             try:
                 data = os.read(self._fd, size)
             except BlockingIOError:
@@ -53,9 +53,8 @@ class QuickStream(trio.abc.Stream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send everything. Raises and Cancel: as trio.SocketStream."""
-        if self._stream.socket.fileno() < 0:
-            raise trio.ClosedResourceError
         await self._turn()
+        self._check_open()
         try:
             sent = os.write(self._fd, data)
         except BlockingIOError:
@@ -65,6 +64,11 @@ class QuickStream(trio.abc.Stream):
         if sent < len(data):
             self._busy = 0
             await self._stream.send_all(memoryview(data)[sent:])
+
+    def _check_open(self) -> None:
+        """Its number may belong to another file once the socket is closed."""
+        if self._stream.socket.fileno() < 0:
+            raise trio.ClosedResourceError
 
     async def _turn(self) -> None:
         """A checkpoint, now and then a whole one."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import apsw
 import msgspec
@@ -99,7 +99,7 @@ class Api(Caller):
     def __init__(self, daemon: Running) -> None:
         super().__init__(daemon.port)
 
-    def __enter__(self) -> Api:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -44,7 +44,7 @@ def submit(api: Api, text: str = "small") -> Answer:
 
 def write_until_refused(api: Api) -> tuple[list[str], Answer]:
     """(the tasks that were acknowledged, the first refusal)."""
-    taken = []
+    taken: list[str] = []
     for _ in range(ENOUGH):
         answer = submit(api, TEXT)
         if not answer.ok:

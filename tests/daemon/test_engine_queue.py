@@ -14,7 +14,7 @@ from plumd.model import Cancel, Limits
 from plumd.outbox import Outbox
 from plumd.runs import Planner
 from plumd.store.definitions import Catalog
-from plumd.store.store import Change, Store, Tx
+from plumd.store.store import Store
 
 PART = 10_000
 
@@ -38,26 +38,5 @@ async def test_b19_past_its_bound_the_queue_takes_nothing_but_news_from_workers(
                 await engine.call(Cancel(1))
             nursery.cancel_scope.cancel()
         assert {reply.code for ask in asked for reply in ask.replies} == {"wrong_state"}
-    finally:
-        store.close()
-
-
-def large_row(number: int) -> Change:
-    """A commit that takes some pages of the log."""
-    def write(tx: Tx) -> None:
-        tx.db.execute("INSERT INTO task_inputs (id, payload) VALUES (?, zeroblob(50000))",
-                      (number,))
-    return Change(1, calls=[write])
-
-
-def test_a_checkpoint_beside_the_writer_copies_the_log(tmp_path: Path) -> None:
-    """Or else the writer has to do it all, and everybody waits for it."""
-    store = Store(tmp_path / "plum.db")
-    try:
-        before = store.path.stat().st_size
-        for number in range(20):
-            store.commit_now(large_row(number + 1))
-        store._copy_log()
-        assert store.path.stat().st_size - before > 20 * 50_000
     finally:
         store.close()

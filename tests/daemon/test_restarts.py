@@ -116,7 +116,8 @@ def test_a_poison_worker_is_set_aside(daemon: Running) -> None:
 def test_a_poison_run_is_set_aside(daemon: Running, column: str) -> None:
     with Api(daemon) as api:
         path = f"/v1/workflows/{make_workflow(api)}?action=run"
-        runs = [msgspec.json.decode(api.post(path, {"payload": {}}).body, type=Run).run_id for _ in range(3)]
+        answers = [api.post(path, {"payload": {}}) for _ in range(3)]
+        runs = [msgspec.json.decode(one.body, type=Run).run_id for one in answers]
     daemon.kill()
     value: str | int = "[1, oops" if column == "pins" else 77
     change(daemon, f"UPDATE workflow_runs SET {column} = ? WHERE id = ?",

@@ -1,4 +1,4 @@
-"""python -m tests.mutants [WORD ...]: all faults, or those whose description has one of the words."""
+"""python -m tests.mutants [WORD ...]: all faults, or those that a word is said of."""
 
 from __future__ import annotations
 
