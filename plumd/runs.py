@@ -169,7 +169,7 @@ def load(runs: Runs, planner: Planner, bad: list[Unreadable]) -> None:
     store = planner.catalog.store
     for run_id, workflow_id, version, pins, payload, cancel_ms in store.peek(flows.live):
         try:
-            plan = planner.replan(run_id, workflow_id, version, pins, payload)
+            plan = planner.replan(run_id, workflow_id, version, flows.PINS(pins), payload)
         except (NotFound, msgspec.DecodeError, ValueError) as error:
             bad.append(Unreadable("workflow_run", str(run_id), str(error)))
             continue

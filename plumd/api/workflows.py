@@ -296,7 +296,8 @@ class Workflows:
             word = "Skipped" if row.state >= TaskState.SUCCEEDED else "Waiting"
             views.append(StepRunView(
                 step_id=str(index), name=step.name, definition_id=step.definition_id,
-                definition_version=row.pins[index], task_id=id_of(task_id), attempt=attempt,
+                definition_version=row.pins[index] if index < len(row.pins) else 0,
+                task_id=id_of(task_id), attempt=attempt,
                 state=word if state < 0 else TASK_STATES[state], started_at=time_of(started),
                 finished_at=time_of(finished)))
         return tuple(views)

@@ -69,10 +69,9 @@ def write(db: apsw.Connection, begun: Sequence[tuple[RunPlan, int]],
             (end.state, end.finished_ms, ENCODE(end.steps), end.run_id) for end in ended])
 
 
-def live(db: apsw.Connection) -> list[tuple[int, int, int, tuple[int, ...], bytes | None, int]]:
-    """(id, workflow_id, version, pins, payload, cancel_ms) of the runs that go on."""
-    return [(row[0], row[1], row[2], PINS(row[3]), row[4], row[5])
-            for row in db.execute(SQL["live"])]
+def live(db: apsw.Connection) -> list[tuple[int, int, int, str, bytes | None, int]]:
+    """(id, workflow_id, version, pins as JSON, payload, cancel_ms) of the runs that go on."""
+    return list(sql.rows(db, SQL["live"]))
 
 
 def get(db: apsw.Connection, run_id: int) -> RunRow | None:

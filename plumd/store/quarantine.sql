@@ -14,10 +14,12 @@ SELECT id, state, name, kind, target_kind, target_ref, priority, timeout_ms, que
 FROM tasks WHERE id = ?;
 
 -- name: end_task
-UPDATE tasks SET state = 5, finished_ms = ? WHERE id = ?;
+UPDATE tasks SET state = 5, finished_ms = ?, name = '(unreadable)', target_kind = '',
+    target_ref = '', worker_id = NULL WHERE id = ?;
 
 -- name: end_run
-UPDATE workflow_runs SET state = 5, finished_ms = ? WHERE id = ?;
+UPDATE workflow_runs SET state = 5, finished_ms = ?, pins = '[]', payload = NULL, steps = x'5b5d'
+WHERE id = ?;
 
 -- name: offline_worker
 UPDATE workers SET offline_ms = ? WHERE id = ?;

@@ -7,8 +7,9 @@ the measurements behind the bounds.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
@@ -22,12 +23,14 @@ from plumd.model import Changed, Created, Ended, Join, RunPlan
 from plumd.store import events, flows, migrate, tasks, workers
 from plumd.store.events import Event, Record
 
+log = logging.getLogger("plumd.store")
 P = ParamSpec("P")
 T = TypeVar("T")
 
 INLINE_ROWS_MAX: Final = 64
 INLINE_COMMIT_MAX_NS: Final = 1_000_000
 CHECKPOINT_PAGES: Final = 4_000
+CHECKPOINT_AGAIN_S: Final = 1.0
 READERS: Final = 4
 
 
@@ -134,7 +137,8 @@ class Store:
         db = self.db
         if self._log_copied:
             self._log_copied = False
-            db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)     # the little that is left
+            with suppress(apsw.Error):      # the commit itself says whether the disk takes writes
+                db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)     # the little that is left
         db.execute("BEGIN IMMEDIATE")
         try:
             values = [self._run(call, change) for call in change.calls]
@@ -173,19 +177,30 @@ class Store:
         """
         while True:
             await self._checkpoint_wanted.wait()
-            await trio.to_thread.run_sync(self._copy_log)
+            self._log_copied = await trio.to_thread.run_sync(self._copy_log)
             self._checkpoint_wanted = trio.Event()
-            self._log_copied = True
+            if not self._log_copied:
+                await trio.sleep(CHECKPOINT_AGAIN_S)
 
-    def _copy_log(self) -> None:
-        db = apsw.Connection(str(self.path), vfs=self.vfs)
+    def _copy_log(self) -> bool:
+        """Whether it went well; while it does not, the log grows, and the data are safe in it."""
+        try:
+            db = apsw.Connection(str(self.path), vfs=self.vfs)
+        except apsw.Error as error:
+            log.warning("the log cannot be copied", extra={"reason": str(error)})
+            return False
         try:
             db.set_busy_timeout(0)
+            db.pragma("user_version")       # it must have read to know that there is a log
             db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except (apsw.BusyError, apsw.LockedError):
-            return          # the next commit asks again
+            return False        # somebody else is at it
+        except apsw.Error as error:
+            log.warning("the log cannot be copied", extra={"reason": str(error)})
+            return False
         finally:
             db.close(True)
+        return True
 
     def _run(self, call: Call, change: Change) -> object:
         """One store command: what it raises as PlumError undoes it alone and is its answer."""

@@ -354,6 +354,22 @@ def test_bodies_that_break_off_do_nothing(api: Api, ids: dict[str, str]) -> None
     assert api.count() == before
 
 
+@pytest.mark.parametrize(("request_line", "headers"), [
+    ("POST /v1/task-defs", "Content-Type: text/plain\r\n"),
+    ("POST /v1/tasks", "Content-Type: text/plain\r\n"),
+    ("POST /v1/task-defs", "Content-Type: application/json\r\nOrigin: http://evil.example\r\n"),
+    ("POST /v1/nothing", "Content-Type: application/json\r\n"),
+    ("PUT /v1/tasks", "Content-Type: application/json\r\n"),
+])
+def test_an_answer_before_the_body_says_that_the_connection_ends(
+        api: Api, request_line: str, headers: str) -> None:
+    """Else the client's next request would go into a connection that is closed."""
+    head = f"{request_line} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: 2\r\n\r\n"
+    answer = raw_exchange(api.daemon, head.encode())
+    assert answer.startswith(b"HTTP/1.1 4"), answer[:300]
+    assert b"\r\nconnection: close\r\n" in answer.lower(), answer[:500]
+
+
 def cut_off(api: Api, data: bytes) -> None:
     """Send this and hang up; whatever comes back is no success."""
     with socket.create_connection(("127.0.0.1", api.daemon.port), timeout=30) as line:

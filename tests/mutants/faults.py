@@ -10,12 +10,14 @@ STORE: Final = "plumd/store/store.py"
 
 MACHINE: Final = "machine"
 KEPT: Final = "kept"
+ORDER: Final = "order"
 SIM: Final = "sim"
 DAEMON: Final = "daemon"
 
 SUITES: Final = {
     MACHINE: ("-m", "pytest", "-x", "-q", "--hypothesis-seed=1", "tests/sched/test_machine.py"),
     KEPT: ("-m", "pytest", "-x", "-q", "tests/sched/test_kept.py"),
+    ORDER: ("-m", "pytest", "-x", "-q", "tests/daemon/test_engine_order.py"),
     SIM: ("-m", "tests.sim", "--seeds", "16", "--first", "1", "--jobs", "1"),
     DAEMON: ("-m", "pytest", "-x", "-q", "tests/daemon/test_restarts.py"),
 }
@@ -54,7 +56,10 @@ FAULTS: Final = (
     Fault("a slot stays taken when its attempt has ended", CORE,
           "        worker.running -= 1\n", "        pass\n", (KEPT, MACHINE)),
     Fault("a lease never expires", CORE,
-          "            if worker.expires_ns > now_ns:", "            if True:", (KEPT, MACHINE)),
+          """        if worker.kind != LOCAL:
+            self.leases.put(self.lease_at, worker.expires_ns, worker.slot, worker.slot)
+        if back:""",
+          """        if back:""", (KEPT, MACHINE)),
     Fault("a beat does not renew the lease", CORE,
           '''            return False
         worker.expires_ns = <int64_t> now.mono_ns + worker.lease_ns
@@ -123,13 +128,13 @@ FAULTS: Final = (
     Fault("a caller is told before the commit", ENGINE,
           "                first_seq = self.store.next_seq\n",
           "                first_seq = self.store.next_seq\n                self._answer(batch)\n",
-          (SIM,)),
+          (ORDER, SIM)),
     Fault("effects leave before the commit", ENGINE,
           "                first_seq = self.store.next_seq\n",
           '''                first_seq = self.store.next_seq
                 self.outbox.release(change[0].created, starts, stops, kicks)
                 starts, stops, kicks = [], [], []
-''', (SIM,)),
+''', (ORDER,)),
     Fault("the core is not rebuilt after a commit that failed", ENGINE,
           '''            await trio.sleep(PROBE_S)
         self.load()
