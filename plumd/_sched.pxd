@@ -114,7 +114,7 @@ cdef class Scheduler:
     cdef list dirty, created, changed, ended, run_ends, events, starts, stops, kicks, joined, gone
     cdef dict submits
     # constants from limits
-    cdef int64_t age_ms, backoff_base_ms, backoff_cap_ms, stop_grace_ns
+    cdef int64_t age_ms, backoff_base_ms, backoff_cap_ms, stop_grace_ns, restart_grace_ns
     cdef int32_t lost_extra, timers_per_tick
 
     cdef on_submit(self, command, int64_t now_ns, int64_t now_ms)

@@ -128,6 +128,7 @@ cdef class Scheduler:
         self.backoff_base_ms = limits.backoff_base_ms
         self.backoff_cap_ms = limits.backoff_cap_ms
         self.stop_grace_ns = limits.stop_grace_ms * MS
+        self.restart_grace_ns = limits.restart_grace_ms * MS
         self.lost_extra = limits.lost_extra
         self.timers_per_tick = limits.timers_per_tick
         self.ids = IdMap()
@@ -865,12 +866,13 @@ cdef class Scheduler:
         self.submits = {}
 
     def load_worker(self, join, now):
-        """Enter a worker of before the restart: not connected, with one fresh lease."""
+        """Enter a worker of before the restart: not connected, with one fresh lease, long enough
+        for a worker that was told to come back later."""
         cdef Worker worker
         self.place(join, None)
         worker = <Worker> self.worker_of[join.worker_id]
         worker.attached = worker.kind != SESSION
-        worker.expires_ns = <int64_t> now.mono_ns + worker.lease_ns
+        worker.expires_ns = <int64_t> now.mono_ns + max(worker.lease_ns, self.restart_grace_ns)
         if worker.kind != LOCAL:
             self.leases.put(self.lease_at, worker.expires_ns, worker.slot, worker.slot)
         self.refresh(worker)

@@ -103,6 +103,8 @@ class Engine:
         """Turns of the loop, for a watchdog."""
         self._seed = seed
         self._locals = tuple(locals_)
+        self.own_workers = len(self._locals)
+        """How many of the core's workers are executors of this daemon."""
         self._queue: list[Ask] = []
         self._queued = 0
         self._wake = trio.Event()

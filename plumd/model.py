@@ -295,6 +295,8 @@ class Limits(msgspec.Struct, frozen=True):
     backoff_cap_ms: int = 300_000
     lost_extra: int = 3
     stop_grace_ms: int = 10_000
+    restart_grace_ms: int = 20_000
+    """At least so long a worker may stay away after a restart: its own pauses reach 15 s."""
 
 
 class Cause(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):

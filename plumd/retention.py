@@ -55,11 +55,11 @@ class Retention:
     async def run(self) -> None:
         """Until canceled."""
         while True:
+            self._wanted = trio.Event()
             try:
                 await self.round()
             except PlumError as error:
                 log.warning("pruning waits", extra={"reason": error.detail})
-            self._wanted = trio.Event()
             with trio.move_on_after(ROUND_S):
                 await self._wanted.wait()
 
@@ -106,8 +106,8 @@ class Retention:
 
 
 def bury(workflow_id: int, tx: Tx) -> int:
-    """A slice of a deleted workflow's runs; 0 when nothing of it is left."""
-    if flows.prune_workflow(tx.db, workflow_id, SLICE_RUNS):
+    """A slice of a deleted workflow's runs; 0 when there is nothing more to take now."""
+    gone = flows.prune_workflow(tx.db, workflow_id, SLICE_RUNS)
+    if gone == 0 and not flows.has_runs(tx.db, workflow_id):
         definitions.forget_workflow(tx.db, workflow_id)
-        return 0
-    return 1
+    return gone

@@ -40,7 +40,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 from werkzeug.routing import BaseConverter, MapAdapter
 
-from plumd.api.admission import check_media
+from plumd.api.admission import announces_body, check_media
 from plumd.api.connection import CONNECTION_STATE_KEY, Connection
 from plumd.api.gate import (
     EVENT_STREAM,
@@ -186,7 +186,7 @@ async def _serve(app: PlumApp, route: Route, raw_params: Mapping[str, str]) -> Q
     refusal = app.gate.refuse(route, method, headers, peer, scheme=scope["scheme"],
                               body_size=_announced_size(headers))
     if refusal is not None:
-        return _quart_response(refusal, method)
+        return _early(refusal, method, headers)
     try:
         with app.gate.body_budget() as take:
             body = await _read_body(app, route, take)
@@ -203,7 +203,7 @@ async def _serve(app: PlumApp, route: Route, raw_params: Mapping[str, str]) -> Q
             return _quart_response(response, method)
         app.gate.streams.check()
     except PlumError as error:
-        return _quart_response(problem(error), method)
+        return _early(problem(error), method, headers)
     return _quart_stream(app.gate, response, response.stream)
 
 
@@ -231,10 +231,11 @@ def _on_http_error(app: PlumApp) -> Callable[[HTTPException], Awaitable[QuartRes
     async def answer(error: HTTPException) -> QuartResponse:
         scope = current_request.scope
         method = current_request.method
-        refusal = app.gate.refuse(None, method, _headers_of(scope["headers"]),
-                                  _peer_of(scope["client"]), scheme=scope["scheme"])
+        headers = _headers_of(scope["headers"])
+        refusal = app.gate.refuse(None, method, headers, _peer_of(scope["client"]),
+                                  scheme=scope["scheme"])
         if refusal is not None:
-            return _quart_response(refusal, method)
+            return _early(refusal, method, headers)
         if isinstance(error, WrongMethod):
             allowed = ", ".join(sorted(error.valid_methods or ()))
             response = problem(MethodNotAllowed(f"this path takes {allowed}"),
@@ -243,9 +244,19 @@ def _on_http_error(app: PlumApp) -> Callable[[HTTPException], Awaitable[QuartRes
             response = problem(NotFound("there is nothing at this path"))
         else:
             response = internal()   # Quart logged what it was
-        return _quart_response(response, method)
+        return _early(response, method, headers)
 
     return answer
+
+
+def _early(response: Response, method: str, headers: Mapping[str, str]) -> QuartResponse:
+    """An answer that may be out before the request's body is in: over HTTP/1 the connection ends
+    with it, and the client is told, or it would send its next request into a closed one.
+    """
+    made = _quart_response(response, method)
+    if announces_body(headers) and current_request.scope["http_version"].startswith("1"):
+        made.headers["connection"] = "close"
+    return made
 
 
 def _quart_response(response: Response, method: str) -> QuartResponse:

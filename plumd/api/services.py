@@ -19,8 +19,8 @@ from plumd.services import Registry, Seen, Verdict
 
 ENDPOINTS_PER_INSTANCE_MAX: Final = 1_000
 
-Name = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Host = Annotated[str, Meta(max_length=255, pattern=r"^[A-Za-z0-9._:\[\]-]*$")]
+Name = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)")]
+Host = Annotated[str, Meta(max_length=255, pattern=r"^[A-Za-z0-9._:\[\]-]*$(?!\n)")]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Labels = Annotated[dict[Annotated[str, Meta(max_length=100)],
                         Annotated[str, Meta(max_length=500)]], Meta(max_length=64)]

@@ -56,7 +56,8 @@ class System:
         queued, pending, running, retrying = engine.core.counts_by_state()
         return State(
             plumd.__version__, self.node_id, engine.down or "ok", queued, pending, running,
-            retrying, len(engine.runs.live), engine.core.statistics()["workers"],
+            retrying, len(engine.runs.live),
+            engine.core.statistics()["workers"] - engine.own_workers,
             engine.store.commits, round(engine.store.commit_ns / 1e6, 3),
             engine.journal.next_seq, self.trusted_networks)
 

@@ -120,12 +120,17 @@ def delete(db: apsw.Connection, run_id: int) -> bool:
     return True
 
 
-def prune_workflow(db: apsw.Connection, workflow_id: int, count: int) -> bool:
-    """Remove up to count runs of a deleted workflow; True when none is left."""
+def prune_workflow(db: apsw.Connection, workflow_id: int, count: int) -> int:
+    """Remove up to count runs of a deleted workflow that are over; answers how many went."""
     mine: list[tuple[int]] = list(sql.rows(db, SQL["of_workflow"], (workflow_id, count)))
     for row in mine:
         delete(db, row[0])
-    return not db.execute(SQL["any_of_workflow"], (workflow_id,)).fetchall()
+    return len(mine)
+
+
+def has_runs(db: apsw.Connection, workflow_id: int) -> bool:
+    """Whether a workflow still has runs."""
+    return bool(db.execute(SQL["any_of_workflow"], (workflow_id,)).fetchall())
 
 
 def prune(db: apsw.Connection, before_id: int, count: int) -> int:

@@ -74,7 +74,11 @@ async def running(path: Path) -> AsyncIterator[tuple[GatedStore, Engine, Mailbox
         async with trio.open_nursery() as nursery:
             nursery.start_soon(engine.run)
             await engine.call(WORKER)
-            yield store, engine, mailbox
+            try:
+                yield store, engine, mailbox
+            finally:
+                if store.gate is not None:
+                    store.gate.set()        # a commit is not to be interrupted
             nursery.cancel_scope.cancel()
     finally:
         store.close()

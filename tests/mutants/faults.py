@@ -176,7 +176,4 @@ FAULTS: Final = (
             bad.append(Unreadable("task", str(task_id), str(error)))
             return
 ''', (DAEMON,)),
-    Fault("a worker does not know what it has in hand", "plumd/sdk/desk.py",
-          "            if attempt.id in running or outbox.knows(attempt.id):\n",
-          "            if attempt.id in running:\n", (DAEMON,)),
 )
