@@ -216,7 +216,12 @@ async def answers(served: Served, sent: bytes | list[bytes], count: int) -> list
     async with client.stream:
         for segment in [sent] if isinstance(sent, bytes) else sent:
             await client.send(segment)
-        return [await client.answer() for _ in range(count)]
+        found: list[Answer] = []
+        while len(found) < count:
+            found.append(await client.answer())
+            if found[-1].headers.get("connection") == "close":
+                break       # it said so: whoever wants more asks again on another connection
+        return found
 
 
 def told(answer: Answer) -> tuple[int, bytes, dict[str, str]]:
@@ -235,7 +240,8 @@ async def test_both_doors_answer_alike(caplog: pytest.LogCaptureFixture) -> None
         with trio.move_on_after(10) as patience:
             by_front = [told(each) for each in await answers(front, sent, count)]
             by_quart = [told(each) for each in await answers(quart, sent, count)]
-            if by_front != by_quart:
+            # Quart's door may end the connection with an early answer, and says so in it.
+            if not by_quart or by_front[:len(by_quart)] != by_quart:
                 wrong.append(f"{name}: front {by_front!s:.900} quart {by_quart!s:.900}")
             elif by_front[0][0] != status:
                 wrong.append(f"{name}: {by_front[0]!s:.900} instead of {status}")
