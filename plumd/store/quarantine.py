@@ -14,7 +14,7 @@ from plumd.store.store import Call, Tx
 
 SQL: Final = sql.load("quarantine")
 END: Final = {"task": SQL["end_task"], "workflow_run": SQL["end_run"],
-              "worker": SQL["offline_worker"]}
+              "worker": SQL["forget_worker"]}
 
 
 class Unreadable(msgspec.Struct, frozen=True):

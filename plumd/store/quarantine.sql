@@ -21,8 +21,9 @@ UPDATE tasks SET state = 5, finished_ms = ?, name = '(unreadable)', target_kind 
 UPDATE workflow_runs SET state = 5, finished_ms = ?, pins = '[]', payload = NULL, steps = x'5b5d'
 WHERE id = ?;
 
--- name: offline_worker
-UPDATE workers SET offline_ms = ? WHERE id = ?;
+-- A worker that lives registers again; a body that cannot be read would spoil every list of them.
+-- name: forget_worker
+DELETE FROM workers WHERE ? > 0 AND id = ?;
 
 -- name: worker_rows
 SELECT id, body FROM workers WHERE offline_ms = 0 ORDER BY id;
