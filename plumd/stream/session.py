@@ -264,8 +264,3 @@ def refusal(finish: Finish, reply: Reply) -> Refused:
 def registered_of(join: Join, beat_sec: float) -> Registered:
     """The daemon's side of the bargain with this worker."""
     return Registered(lease_sec=join.lease_ms / 1000, beat_sec=beat_sec)
-
-
-def problem_code(error: PlumError) -> str:
-    """The code that closes a line."""
-    return error.code

@@ -50,8 +50,16 @@ def checks(*names: str) -> list[CheckFunction]:
 CONFORMS = checks("not_a_server_error", "status_code_conformance", "content_type_conformance",
                   "response_headers_conformance", "response_schema_conformance")
 REJECTS = checks("negative_data_rejection")
-BY_ITEM = ("/v1/tasks/bulk",)
-"""A bad item of a bulk is refused in the answer's place for it."""
+BY_ITEM = ("/v1/tasks/bulk", "/v1/tasks/bulk-cancel")
+"""A bad item of a bulk is refused in the answer's place for it. And the generator makes no list of
+10,001, yet blames the shorter one that it sends for `maxItems`; the bound has a test of its own."""
+
+
+def test_a_bulk_has_its_bound(api: Api) -> None:
+    for path, body in (("/v1/tasks/bulk-cancel", {"taskIds": ["1"] * 10_001}),
+                       ("/v1/tasks/bulk", {"tasks": [{}] * 10_001})):
+        answer = api.ask("POST", path, body)
+        assert answer.status_code == 422, path
 
 
 @pytest.fixture(scope="module")
