@@ -45,6 +45,7 @@ from plumd.model import (
     TASK_STATES,
     VALUE_BYTES_MAX,
     Cancel,
+    Kind,
     Reply,
     Start,
     Submit,
@@ -61,6 +62,8 @@ from plumd.store.tasks import Filter, TaskRow
 BODY_MAX: Final = VALUE_BYTES_MAX + (1 << 20)
 PLAIN: Final = "text/plain; charset=utf-8"
 FOLLOW_BYTES: Final = 256 * 1024
+LOG_BEGINS_S: Final = 5.0
+LOG_LOOK_S: Final = 0.02
 ITEMS_PER_TURN: Final = 200
 """Of a bulk so many items are checked at a stretch, then others have their turn."""
 
@@ -363,6 +366,7 @@ class Tasks:
         query = request.query
         number = query_int(query, "attempt", row.attempt, low=0, high=1 << 31)
         offset = query_int(query, "offset", 0, low=0, high=1 << 53)
+        await self.log_begins(row, number)
         if query_bool(query, "follow"):
             await trio.to_thread.run_sync(self.processes.read_log, row.id, number, offset, 1)
             return Response(200, content_type=PLAIN, stream=self.follow(row.id, number, offset))
@@ -373,6 +377,14 @@ class Tasks:
         return Response(200, body, PLAIN, (
             ("plum-next-offset", str(page.next_offset)),
             ("plum-finished", "true" if page.finished else "false")))
+
+    async def log_begins(self, row: TaskRow, number: int) -> None:
+        """A process whose attempt was claimed a moment ago has its log a moment later."""
+        if (row.kind, row.state, row.attempt) != (Kind.OS_PROCESS, TaskState.RUNNING, number):
+            return
+        with trio.move_on_after(LOG_BEGINS_S):
+            while not self.processes.directory(row.id, number).exists():  # noqa: ASYNC110 - a file
+                await trio.sleep(LOG_LOOK_S)
 
     async def follow(self, task_id: int, number: int, offset: int) -> AsyncIterator[bytes]:
         """The output as it comes, until the attempt is over or its log was deleted."""
