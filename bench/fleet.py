@@ -23,7 +23,7 @@ def beats(seconds: float, workers: int = 5_000) -> Figures:
         assert fleet.stdout is not None
         try:
             fleet.stdout.readline()
-            time.sleep(2)
+            time.sleep(2)          # the connections settle; then a window is measured
             cpu_s, commits, begun = daemon.cpu_s(), daemon.commits(), time.monotonic()
             time.sleep(seconds)
             took_s = time.monotonic() - begun
@@ -43,7 +43,7 @@ def beats(seconds: float, workers: int = 5_000) -> Figures:
 def idle(seconds: float) -> Figures:
     """Memory and wake-ups of a daemon that nobody asks anything."""
     with harness.daemon() as daemon:
-        time.sleep(3)
+        time.sleep(3)       # start-up settles; then a window is measured
         switches, cpu_s = daemon.status("voluntary_ctxt_switches"), daemon.cpu_s()
         time.sleep(seconds)
         return Figures("idle", {

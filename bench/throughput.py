@@ -69,7 +69,7 @@ def wait_all(line: Connection) -> None:
     while True:
         if idle(line):
             return
-        time.sleep(0.002)
+        time.sleep(0.002)       # so that asking does not load what is measured
 
 
 def idle(line: Connection) -> bool:
