@@ -6,6 +6,7 @@
 - `Upgrade: h2c` let a client switch protocols behind a proxy's back; prior knowledge still works.
 - Two lengths of one body (Content-Length and Transfer-Encoding), and heads over the limit that
   came in one piece, were accepted.
+- Bytes behind the last request that a connection answers cut that answer off.
 - Errors of the parser were answered without a body; they are problem documents here.
 
 These are internals of one version, which is why the version is pinned.
@@ -129,8 +130,28 @@ class SafeH2(H2Protocol):
             await self._flush()
 
 
+class _H11Connection(h11.Connection):
+    """A parser whose errors do not cut an answer that is on its way."""
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        try:
+            return super().next_event()
+        except h11.RemoteProtocolError:
+            if self.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                raise
+            # An answer has begun, and the connection ends with it: say it to its end first.
+            return h11.NEED_DATA
+
+
 class SafeH11(H11Protocol):
     """HTTP/1.1 that answers its parser's errors in words and switches only to HTTP/2 by PRI."""
+
+    def __init__(self, app: AppWrapper, config: Config, context: WorkerContext,
+                 task_group: TaskGroup, state: ConnectionState, ssl: bool, client: Address,
+                 server: Address, send: Send) -> None:
+        super().__init__(app, config, context, task_group, state, ssl, client, server, send)
+        self.connection = _H11Connection(
+            h11.SERVER, max_incomplete_event_size=config.h11_max_incomplete_size)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         if event.method == b"PRI" and event.target == b"*" and event.http_version == b"2.0":
@@ -169,11 +190,6 @@ class SafeH11(H11Protocol):
             status_code=status_code, headers=[*headers, (b"connection", b"close")]))
         await self._send_h11_event(h11.Data(data=response.body))
         await self._send_h11_event(h11.EndOfMessage())
-
-    @property
-    def request_unread(self) -> bool:
-        """Whether the client may still be sending what nobody will read."""
-        return self.connection.their_state in (h11.SEND_BODY, h11.ERROR)
 
 
 class SafeProtocol(ProtocolWrapper):

@@ -255,6 +255,14 @@ async def test_both_doors_answer_alike(caplog: pytest.LogCaptureFixture) -> None
     assert not wrong, "\n".join(wrong)
 
 
+async def test_an_early_answer_is_not_cut_by_what_follows_it() -> None:
+    """Whether it was cut depended on who ran first, so it is asked again and again."""
+    sent, _, status = CASES["refused, then good"]
+    async with running(cold(ROUTES)) as quart:
+        for _ in range(100):
+            assert [each.status for each in await answers(quart, sent, 1)] == [status]
+
+
 async def test_what_is_hot_is_not_hypercorns(caplog: pytest.LogCaptureFixture) -> None:
     """The comparison above compares two things: hot answers have the front's reason phrase."""
     async with running(ROUTES) as front, running(cold(ROUTES)) as quart:
