@@ -133,7 +133,7 @@ class SafeH2(H2Protocol):
 class _H11Connection(h11.Connection):
     """A parser whose errors do not cut an answer that is on its way."""
 
-    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+    def next_event(self) -> type[h11.NEED_DATA | h11.PAUSED] | h11.Event:
         try:
             return super().next_event()
         except h11.RemoteProtocolError:
