@@ -24,4 +24,3 @@ class Limits(msgspec.Struct, frozen=True):
     grace_s: float = 5.0
     stream_grace_s: float = 1.5
     websocket_message_bytes_max: int = 32 * 1024 * 1024
-    websocket_queue_max: int = 64

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+from trio_websocket import ConnectionClosed
 
 from plumd.api.gate import Ticket
 from plumd.api.hot import Head
@@ -19,14 +19,12 @@ from plumd.api.limits import Limits
 from plumd.api.problem import problem, problem_of
 from plumd.api.routes import Request, Response
 from plumd.errors import Malformed
-from plumd.sdk.quick import quick
+from plumd.sdk.messages import MessageSocket, accept_messages
 
 log = logging.getLogger("plumd.api")
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
-StreamHandler = Callable[[WebSocketConnection, str, Request], Awaitable[None]]
-
-_RECEIVE_BYTES = 64 * 1024
+StreamHandler = Callable[[MessageSocket, str, Request], Awaitable[None]]
 
 
 def bad_upgrade(head: Head) -> Response | None:
@@ -53,13 +51,10 @@ async def run_session(stream: Stream, start: bytes, handler: StreamHandler, requ
     Cancel: the socket is closed without the closing handshake.
     """
     async with trio.open_nursery() as nursery:
-        socket: WebSocketConnection | None = None
+        socket: MessageSocket | None = None
         with trio.move_on_after(limits.handshake_s):
-            proposal = await wrap_server_stream(
-                nursery, _Replay(stream, start), message_queue_size=limits.websocket_queue_max,
-                max_message_size=limits.websocket_message_bytes_max,
-                receive_buffer_size=_RECEIVE_BYTES)
-            socket = await proposal.accept()
+            socket = await accept_messages(
+                nursery, stream, start, message_bytes_max=limits.websocket_message_bytes_max)
         if socket is not None:
             code, reason = 1000, ""
             try:
@@ -76,26 +71,3 @@ async def run_session(stream: Stream, start: bytes, handler: StreamHandler, requ
                 await socket.aclose(code, reason)
         nursery.cancel_scope.cancel()
 
-
-class _Replay(trio.abc.Stream):
-    """A stream whose first bytes were read already."""
-
-    def __init__(self, stream: Stream, start: bytes) -> None:
-        self._stream = quick(stream)
-        self._start = start
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if self._start:
-            size = len(self._start) if max_bytes is None else max_bytes
-            data, self._start = self._start[:size], self._start[size:]
-            return data
-        return bytes(await self._stream.receive_some(max_bytes))
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()

@@ -26,6 +26,8 @@ SLICE_S: Final = 0.001
 class Desk:
     """Starts what comes, stops what shall end, and gathers what is to be said about it.
 
+    At most `capacity` handlers run at once, inline ones apart, for they run one by one; attempts
+    beyond it, which a worker with prefetch has in hand, wait for their turn.
     changed: unparked whenever there may be something new to say, or something ended.
     draining: no more attempts are wanted.  leaving: none is even started any more.
     """
@@ -39,6 +41,8 @@ class Desk:
         self.given_up = 0               # attempts that this worker let go, in its whole life
         self._tasks = tasks
         self._progress: dict[str, Progress] = {}
+        self._free = capacity
+        self._waiting: dict[str, tuple[Task, Attempt]] = {}
         self._threads = trio.CapacityLimiter(capacity)
         self._nursery: trio.Nursery | None = None
         self._token: trio.lowlevel.TrioToken | None = None
@@ -108,14 +112,20 @@ class Desk:
                     pause_at = perf_counter() + SLICE_S
 
     def _start(self, task: Task, attempt: Attempt) -> None:
+        scope = trio.CancelScope() if task.mode is Mode.ASYNC else None
+        self.running[attempt.id] = Context(attempt, self._tell, scope)
+        self._waiting[attempt.id] = (task, attempt)
+        self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        """Let attempts run whose turn it is, in the order in which they came."""
         assert self._nursery is not None, "the desk is not open"
-        if task.mode is Mode.ASYNC:
-            context = Context(attempt, self._tell, trio.CancelScope())
-            self._nursery.start_soon(self._run_async, task, attempt, context)
-        else:
-            context = Context(attempt, self._tell)
-            self._nursery.start_soon(self._run_thread, task, attempt, context)
-        self.running[attempt.id] = context
+        while self._free and self._waiting:
+            attempt_id = next(iter(self._waiting))
+            task, attempt = self._waiting.pop(attempt_id)
+            self._free -= 1
+            run = self._run_async if task.mode is Mode.ASYNC else self._run_thread
+            self._nursery.start_soon(run, task, attempt, self.running[attempt_id])
 
     async def _run_async(self, task: Task, attempt: Attempt, context: Context) -> None:
         """One async handler. Cancel: the worker stops; the daemon hears of it from others."""
@@ -135,9 +145,15 @@ class Desk:
         self._ended(context, result)
 
     def _ended(self, context: Context, result: Result | None) -> None:
-        if self.running.get(context.id) is not context:
-            return  # refused or given up meanwhile: nobody waits for it
+        """A handler is done, and its slot free."""
+        self._free += 1
+        self._start_waiting()
+        if self.running.get(context.id) is context:     # else nobody waits for it any more
+            self._report(context, result)
+
+    def _report(self, context: Context, result: Result | None) -> None:
         del self.running[context.id]
+        self._waiting.pop(context.id, None)
         self._progress.pop(context.id, None)
         if context.canceled or result is None:
             result = context.ending(result)
@@ -150,6 +166,7 @@ class Desk:
             context = self.running.pop(attempt_id, None)
             if context is not None:
                 context.stop("stale")
+            self._waiting.pop(attempt_id, None)
             self._progress.pop(attempt_id, None)
         self.outbox.forget(attempt_ids)
 
@@ -157,6 +174,8 @@ class Desk:
         context = self.running.get(attempt_id)
         if context is not None:
             context.stop(reason)
+            if attempt_id in self._waiting:
+                self._report(context, None)
         elif attempt_id not in self.outbox.owed:
             # Not here, so it does not run here: that is what the daemon waits to hear.
             self.outbox.add(Result(attempt_id, stopped=True))
@@ -166,6 +185,8 @@ class Desk:
         for context in self.running.values():
             self.given_up += not context.canceled
             context.stop(LOST, why)
+        for attempt_id in list(self._waiting):
+            self._report(self.running[attempt_id], None)
 
     def abandon(self, why: str) -> None:
         """Report as lost what still runs, without waiting for it."""

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 import trio
 import trio_websocket
 
+from plumd.sdk.messages import MessageSocket, dial_messages
 from plumd.sdk.protocol import MESSAGE_BYTES_MAX
 from plumd.sdk.quick import quick
 
@@ -64,18 +65,16 @@ def websocket_dial(url: str, worker_id: str, *, token: str | None = None,
         tap = _Tap(quick(await _connect(host, port, secure, ssl_context)))
         try:
             with trio.fail_after(HANDSHAKE_S):
-                connection = await trio_websocket.wrap_client_stream(
-                    nursery, tap,  # type: ignore[arg-type]  # any trio Stream will do
-                    parts.netloc.rpartition("@")[2], path, extra_headers=headers,
-                    message_queue_size=4, max_message_size=MESSAGE_BYTES_MAX,
-                    receive_buffer_size=None)
+                messages = await dial_messages(
+                    nursery, tap, parts.netloc.rpartition("@")[2], path, headers=headers,
+                    message_bytes_max=MESSAGE_BYTES_MAX)
             tap.handshake = False
         except trio.TooSlowError:
             raise LineClosed("the WebSocket handshake took too long") from None
         finally:
             if tap.handshake:
                 await trio.aclose_forcefully(tap)
-        return WebSocketLine(connection, tap)
+        return WebSocketLine(messages, tap)
 
     return dial
 
@@ -145,31 +144,30 @@ class _Tap(trio.abc.Stream):
 class WebSocketLine:
     """A Line on an open WebSocket."""
 
-    def __init__(self, connection: trio_websocket.WebSocketConnection,
-                 stream: trio.abc.Stream) -> None:
-        self._connection = connection
+    def __init__(self, messages: MessageSocket, stream: trio.abc.Stream) -> None:
+        self._messages = messages
         self._stream = stream
 
     async def send(self, message: bytes) -> None:
         try:
-            await self._connection.send_message(message.decode())
+            await self._messages.send_text(message)
         except trio_websocket.ConnectionClosed as error:
             raise LineClosed(str(error.reason)) from None
 
     async def receive(self) -> str | bytes:
         try:
-            return await self._connection.get_message()
+            return await self._messages.get_message()
         except trio_websocket.ConnectionClosed as error:
             raise LineClosed(str(error.reason)) from None
 
     async def ping(self) -> None:
         try:
-            await self._connection.ping()
+            await self._messages.ping()
         except trio_websocket.ConnectionClosed as error:
             raise LineClosed(str(error.reason)) from None
 
     async def close(self, code: int | None = None) -> None:
         if code is not None:
             with trio.move_on_after(CLOSE_S):
-                await self._connection.aclose(code)
+                await self._messages.aclose(code)
         await trio.aclose_forcefully(self._stream)

@@ -30,6 +30,11 @@ class Outbox:
     def __len__(self) -> int:
         return len(self.owed)
 
+    @property
+    def unsent(self) -> bool:
+        """Whether a result waits to be sent."""
+        return bool(self._unsent)
+
     def knows(self, attempt_id: str) -> bool:
         """Whether this attempt has ended here, so that it must not be started again."""
         return (attempt_id in self.owed or attempt_id in self._over

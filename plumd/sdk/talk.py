@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Final, final
 
 import trio
@@ -72,6 +73,7 @@ class Talk:
         self._drain_said = False
         self._sent_s = 0.0
         self._progress_s = -PROGRESS_S
+        self._speaking = False  # a message is on its way out: the next one waits for it
 
     async def speak(self, register: Register) -> None:
         """Register, then say what there is to say whenever the line is free for it."""
@@ -83,8 +85,8 @@ class Talk:
         up = Up(register=register, holding=holding, seq=seq, results=results,
                 drain=desk.draining)
         while await self._say(up):
-            while (message := self._collect()) is None:
-                with trio.move_on_at(self._due_s()):
+            while self._speaking or (message := self._collect()) is None:
+                with trio.move_on_at(math.inf if self._speaking else self._due_s()):
                     await desk.changed.park()
             up = message
 
@@ -95,13 +97,22 @@ class Talk:
         self._sent_s = trio.current_time()
         self.bye_said = self.bye_said or up.bye
         data = self._end.send(up)
+        self._speaking = True
         try:
             with trio.fail_after(SEND_S):
                 await self._line.send(data)
         except (LineClosed, trio.TooSlowError):
             await self._line.close()  # the listener finds out by this
             return False
+        finally:
+            self._speaking = False
         return not up.bye
+
+    async def _reply(self) -> None:
+        """Say what a message has led to without waiting for the speaker's turn."""
+        if not self._speaking and self._desk.outbox.unsent and (up := self._collect()) is not None:
+            await self._say(up)
+            self._desk.wake()   # the speaker may have had something to say meanwhile
 
     def _due_s(self) -> float:
         """When there is something to say even if nothing happens: a beat, or held-back progress."""
@@ -153,6 +164,7 @@ class Talk:
                          self._lease.beat_s)
                 self._desk.wake()  # the beat may have become shorter
             await self._desk.take(down)
+            await self._reply()
 
     def _turned_away(self, down: Down) -> None:
         assert down.error is not None

@@ -52,7 +52,9 @@ _Handler = TypeVar("_Handler", bound=Handler)
 class Worker:
     """A worker process, or a part of one. Each object serves once.
 
-    url: where the daemon's API is.  capacity: how many attempts at once.  worker_id: stays the
+    url: where the daemon's API is.  capacity: how many attempts at once.  prefetch: how many more
+    it may have in hand, so that it need not wait for the daemon between short tasks; an attempt's
+    timeout runs while it waits here, and no other worker can take it.  worker_id: stays the
     same over restarts if given; else drawn from host, process and chance.  beat_s: how often the
     daemon hears of it at least; three beats without a word and its attempts are lost.
     drain_timeout_s: how long attempts in hand may still run once it shall stop.
@@ -60,12 +62,14 @@ class Worker:
     What an agent puts into the environment of its processes is the default for url and names.
     """
 
-    def __init__(self, url: str | None = None, *, capacity: int = 4,
+    def __init__(self, url: str | None = None, *, capacity: int = 4, prefetch: int = 0,
                  labels: Mapping[str, str] | None = None, node_id: str | None = None,
                  worker_id: str | None = None, instance_id: str | None = None,
                  app_name: str | None = None, app_version: str | None = None,
                  beat_s: float = 10.0, drain_timeout_s: float = 30.0, token: str | None = None,
                  ssl_context: ssl.SSLContext | None = None, dial: Dial | None = None) -> None:
+        if capacity < 1 or prefetch < 0:
+            raise ValueError(f"capacity {capacity} or prefetch {prefetch} is out of range")
         environ = os.environ
         chance = secrets.token_hex(3)
         self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}-{chance}"
@@ -75,7 +79,7 @@ class Worker:
         self._where = url
         self._tasks: dict[str, Task] = {}
         self._register = Register(
-            session=secrets.token_hex(8), tasks=[], capacity=capacity, beat_sec=beat_s,
+            session=secrets.token_hex(8), tasks=[], capacity=capacity + prefetch, beat_sec=beat_s,
             labels=dict(labels or {}),
             node_id=_pick(node_id, "WORKER_NODE_ID"),
             instance_id=_pick(instance_id, "PLUM_INSTANCE_ID"),

@@ -15,7 +15,7 @@ from plumd.api.routes import Request, Response
 from plumd.engine import Engine
 from plumd.errors import Malformed, Overloaded, PlumError, SessionReplaced, TooLarge
 from plumd.model import CoreCommand, Drain, Join, Leave
-from plumd.sdk.protocol import ITEMS_MAX, DaemonEnd, Down, RemoteProtocolError, Up, fitting
+from plumd.sdk.protocol import ITEMS_MAX, DaemonEnd, Down, RemoteProtocolError, Up
 from plumd.store.blobs import Blobs
 from plumd.stream.session import Session, check_names, join_of, pairs, registered_of
 
@@ -65,10 +65,7 @@ class Exchanges:
         if registered is None:
             await self._wait(session, join, up)
         room = ITEMS_MAX if up.max is None else min(up.max, ITEMS_MAX)
-        down = await session.compose(registered, room)
-        fit = session.put_back(down.attempts, fitting(down.attempts))
-        return Response(200, end.send(Down(registered, down.ack, down.refused, fit, down.cancel,
-                                           down.drain)))
+        return Response(200, end.send(await session.compose(registered, room)))
 
     def _session(self, worker_id: str, up: Up) -> tuple[Session, Join]:
         """The session that a request belongs to, and the Join that it amounts to.

@@ -6,7 +6,7 @@ Stream and long poll issue the same commands through this; neither has rules of 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -38,6 +38,7 @@ from plumd.sdk.protocol import (
     Registered,
     Result,
     Up,
+    fitting,
 )
 from plumd.store.blobs import Blobs
 
@@ -99,6 +100,10 @@ class Session:
         self.kicked = ""
         """Why the line must be closed; "" = it need not."""
         self.draining = False
+        self.sender: Callable[[], bool] | None = None
+        """Tells the worker all that waits, at once; False when it cannot, and news must do."""
+        self.line_full = False
+        """The rest of a message must go out before anything else can."""
         self._given: dict[tuple[int, int], Given] = {}
         self._cancels: dict[tuple[int, int], str] = {}
         self._news = trio.Event()
@@ -108,7 +113,8 @@ class Session:
     def give(self, attempts: Sequence[Given]) -> None:
         for given in attempts:
             self._given[given.task_id, given.attempt] = given
-        self._news.set()
+        if self.sender is None or not self.sender():
+            self._news.set()
 
     def stop(self, worker_id: str, task_id: int, attempt: int, reason: str) -> None:
         del worker_id
@@ -201,8 +207,14 @@ class Session:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to tell."""
-        return not (self._given or self._cancels or self.refused or self.ack or self.kicked
-                    or self.draining)
+        return not (self._given or self.ack or self._cancels or self.refused or self.kicked
+                    or self.draining or self.line_full)
+
+    @property
+    def only_ack(self) -> bool:
+        """Whether there is nothing to tell but that results are safe, for which nobody waits."""
+        return not (self._given or self._cancels or self.refused or self.kicked or self.draining
+                    or self.line_full)
 
     async def wait_news(self) -> None:
         """Return when there may be something to tell."""
@@ -215,21 +227,36 @@ class Session:
         self._given.clear()
 
     async def compose(self, registered: Registered | None, attempts_max: int) -> Down:
-        """Everything that waits, as one message; attempts over the bound stay."""
-        pairs_out = list(self._given)[:attempts_max]
-        given = [self._given.pop(pair) for pair in pairs_out]
+        """Everything that waits, as one message; attempts that do not fit stay."""
+        given = self._next_given(attempts_max)
+        payloads = [await self.blobs.load(one.blob) if one.blob else one.payload for one in given]
+        return self._down(registered, list(map(attempt_of, given, payloads)))
+
+    def compose_nowait(self, attempts_max: int) -> Down | None:
+        """The same at once; None when a payload must be read from a file first."""
+        if any(one.blob for one in self._given.values()):
+            return None
+        return self._down(None, [
+            attempt_of(one, one.payload) for one in self._next_given(attempts_max)])
+
+    def _next_given(self, attempts_max: int) -> list[Given]:
+        if len(self._given) <= attempts_max:
+            given, self._given = list(self._given.values()), {}
+            return given
+        return [self._given.pop(pair) for pair in list(self._given)[:attempts_max]]
+
+    def _down(self, registered: Registered | None, attempts: list[Attempt]) -> Down:
+        room = fitting(attempts)
+        if room < len(attempts):
+            attempts = self._put_back(attempts, room)
         cancels = [CancelNotice(attempt_text(*pair), reason)
                    for pair, reason in self._cancels.items()]
-        refused, self.refused = self.refused, []
-        ack, self.ack = self.ack, 0
-        draining, self.draining = self.draining, False
+        down = Down(registered, self.ack, self.refused, attempts, cancels, self.draining)
         self._cancels.clear()
-        attempts = [attempt_of(one, one.payload) if not one.blob
-                    else attempt_of(one, await self.blobs.load(one.blob)) for one in given]
-        return Down(registered=registered, ack=ack, refused=refused, attempts=attempts,
-                    cancel=cancels, drain=draining)
+        self.ack, self.refused, self.draining = 0, [], False
+        return down
 
-    def put_back(self, attempts: Sequence[Attempt], room: int) -> list[Attempt]:
+    def _put_back(self, attempts: list[Attempt], room: int) -> list[Attempt]:
         """Those of the attempts that fit into one message; the others wait for the next."""
         for attempt in attempts[room:]:
             pair = parse_attempt(attempt.id)
@@ -237,9 +264,8 @@ class Session:
                 self._given[pair] = Given(
                     self.join.worker_id, *pair, attempt.name, int(attempt.timeout_sec * 1000), 0,
                     bytes(attempt.payload) or None, "", False)
-        if len(attempts) > room:
-            self._news.set()
-        return list(attempts[:room])
+        self._news.set()
+        return attempts[:room]
 
 
 def is_plain(result: Result) -> bool:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable
+from functools import partial
 from typing import Final
 
 import msgspec
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection
+from trio_websocket import ConnectionClosed
 
 from plumd.api.routes import Request
 from plumd.engine import Engine
 from plumd.errors import Overloaded, PlumError
 from plumd.model import Detach, Drain, Leave
+from plumd.sdk.messages import MessageSocket
 from plumd.sdk.protocol import (
     ITEMS_MAX,
     DaemonEnd,
@@ -26,7 +28,6 @@ from plumd.sdk.protocol import (
     Registered,
     RemoteProtocolError,
     Up,
-    fitting,
 )
 from plumd.store.blobs import Blobs
 from plumd.stream.session import Session, check_names, join_of, registered_of
@@ -61,7 +62,7 @@ class Streams:
         for session in self._open:
             session.drain()
 
-    async def serve(self, ws: WebSocketConnection, worker_id: str, request: Request) -> None:
+    async def serve(self, ws: MessageSocket, worker_id: str, request: Request) -> None:
         """Talk to one worker until its line ends; the handler of the stream's route.
 
         Cancel: the daemon is leaving; the claim stays, the worker comes back.
@@ -105,7 +106,7 @@ class Streams:
             except PlumError:
                 log.debug("a detach was not taken", extra={"worker_id": join.worker_id})
 
-    async def _talk(self, ws: WebSocketConnection, end: DaemonEnd, session: Session,
+    async def _talk(self, ws: MessageSocket, end: DaemonEnd, session: Session,
                     registered: Registered) -> None:
         """Both directions, until one of them says why the line must end."""
         farewell: list[Farewell] = []
@@ -125,7 +126,7 @@ class Streams:
         if farewell:
             await close(ws, end, farewell[0])
 
-    async def _read(self, ws: WebSocketConnection, end: DaemonEnd,
+    async def _read(self, ws: MessageSocket, end: DaemonEnd,
                     session: Session) -> Farewell | None:
         try:
             return await self._listen(ws, end, session)
@@ -134,7 +135,7 @@ class Streams:
         except PlumError as error:
             return Farewell(error.code, error.detail)
 
-    async def _listen(self, ws: WebSocketConnection, end: DaemonEnd,
+    async def _listen(self, ws: MessageSocket, end: DaemonEnd,
                       session: Session) -> Farewell | None:
         worker_id, nonce = session.join.worker_id, session.join.session
         while True:
@@ -150,29 +151,53 @@ class Streams:
             if up.bye:
                 await self.engine.call_all([Leave(worker_id)], urgent=True)
                 with trio.move_on_after(CLOSE_S):
-                    await ws.send_message(text_of(end, Down(ack=session.ack)))
+                    await ws.send_text(end.send(Down(ack=session.ack)))
                 return None
 
-    async def _write(self, ws: WebSocketConnection, end: DaemonEnd, session: Session,
+    async def _write(self, ws: MessageSocket, end: DaemonEnd, session: Session,
                      registered: Registered | None) -> Farewell | None:
-        while True:
-            if registered is None:
-                await session.wait_news()
-            if session.kicked:
-                return Farewell(session.kicked, "this session is over")
-            down = await session.compose(registered, ITEMS_MAX)
-            registered = None
-            room = fitting(down.attempts)
-            if room < len(down.attempts):
-                down = Down(down.registered, down.ack, down.refused,
-                            session.put_back(down.attempts, room), down.cancel, down.drain)
-            with trio.move_on_after(SEND_S_MAX) as scope:
-                await ws.send_message(text_of(end, down))
-            if scope.cancelled_caught:      # it reads no more: as good as gone
-                return None
+        """Send what gathers, until the session is kicked or its worker reads no more."""
+        session.sender = partial(send_nowait, ws, end, session)
+        try:
+            while True:
+                if registered is None:
+                    await session.wait_news()
+                    if session.only_ack:
+                        await trio.lowlevel.checkpoint()    # whoever waits for an answer goes first
+                if session.kicked:
+                    return Farewell(session.kicked, "this session is over")
+                with trio.move_on_after(SEND_S_MAX) as scope:
+                    if session.line_full:
+                        session.line_full = False
+                        await ws.flush()
+                    if registered is not None or not session.idle:
+                        down = await session.compose(registered, ITEMS_MAX)
+                        registered = None
+                        await ws.send_text(end.send(down))
+                if scope.cancelled_caught:      # it reads no more: as good as gone
+                    return None
+        finally:
+            session.sender = None
 
 
-async def first_message(ws: WebSocketConnection, end: DaemonEnd) -> Up | None:
+def send_nowait(ws: MessageSocket, end: DaemonEnd, session: Session) -> bool:
+    """Tell the worker all that waits, without a turn of the scheduler: the engine calls this.
+
+    False: it is the writer's, because the line is not free or has not taken all of it.
+    """
+    if session.kicked or not ws.ready:
+        return False
+    down = session.compose_nowait(ITEMS_MAX)
+    if down is None:
+        return False
+    try:
+        session.line_full = not ws.send_text_nowait(end.send(down))
+        return session.idle
+    except ConnectionClosed:
+        return False    # the reader hears of it and ends the session; the claims stay
+
+
+async def first_message(ws: MessageSocket, end: DaemonEnd) -> Up | None:
     """The register, or None when nothing came. Raises RemoteProtocolError."""
     with trio.move_on_after(REGISTER_S_MAX):
         try:
@@ -182,18 +207,13 @@ async def first_message(ws: WebSocketConnection, end: DaemonEnd) -> Up | None:
     return None
 
 
-def text_of(end: DaemonEnd, down: Down) -> str:
-    """A message as the WebSocket text that it is."""
-    return end.send(down).decode()
-
-
-async def close(ws: WebSocketConnection, end: DaemonEnd, farewell: Farewell) -> None:
+async def close(ws: MessageSocket, end: DaemonEnd, farewell: Farewell) -> None:
     """Say why, as far as it is still heard, and close the line in bounded time."""
     with trio.move_on_after(CLOSE_S):
         try:
             if farewell.ws_code != PROTOCOL_ERROR:
                 error = PeerError(farewell.code, farewell.message[:1000])
-                await ws.send_message(text_of(end, Down(error=error)))
+                await ws.send_text(end.send(Down(error=error)))
             await ws.aclose(farewell.ws_code, farewell.message[:100])
         except ConnectionClosed:
             return

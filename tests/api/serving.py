@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import msgspec
 import trio
-from trio_websocket import WebSocketConnection
 
 from plumd.api.admission import Policy
 from plumd.api.app import build_app
@@ -17,11 +16,12 @@ from plumd.api.front import bind, serve
 from plumd.api.gate import Gate
 from plumd.api.limits import Limits
 from plumd.api.routes import Request, Route
+from plumd.sdk.messages import MessageSocket
 
 LIMITS = Limits(idle_s=20, head_s=20, body_s=20, send_s=5, linger_s=0.3, grace_s=3,
                 stream_grace_s=1)
 
-StreamHandler = Callable[[WebSocketConnection, str, Request], Awaitable[None]]
+StreamHandler = Callable[[MessageSocket, str, Request], Awaitable[None]]
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -122,7 +122,7 @@ class Client:
         return not self.buffer and not await self.more()
 
 
-async def no_stream(_socket: WebSocketConnection, _worker: str, _request: Request) -> None:
+async def no_stream(_socket: MessageSocket, _worker: str, _request: Request) -> None:
     """A session that ends at once."""
 
 

@@ -24,6 +24,7 @@ from plumd.api.app import build_app
 from plumd.api.front import STREAM_ROUTE, bind, serve
 from plumd.api.gate import Gate
 from plumd.api.routes import Request, Response, Route
+from plumd.sdk.messages import MessageSocket
 from tests.api.serving import LIMITS, Client, Served, no_stream, running
 
 PATH = "/v1/embedded-workers/w-1/stream"
@@ -96,11 +97,12 @@ async def worker(served: Served, path: str = PATH,
         nursery.cancel_scope.cancel()
 
 
-async def talk(socket: trio_websocket.WebSocketConnection, worker: str, request: Request) -> None:
+async def talk(socket: MessageSocket, worker: str, request: Request) -> None:
     """A session that says who it serves, then echoes."""
-    await socket.send_message(f"{worker} {request.query.get('session', '')}")
+    await socket.send_text(f"{worker} {request.query.get('session', '')}".encode())
     while True:
-        await socket.send_message(await socket.get_message())
+        message = await socket.get_message()
+        await socket.send_text(message.encode() if isinstance(message, str) else message)
 
 
 # WebSockets.
@@ -166,7 +168,7 @@ async def test_upgrades_good_and_bad(raw: bytes, status: int) -> None:
 
 
 async def test_failing_session_closes_with_1011(caplog: pytest.LogCaptureFixture) -> None:
-    async def fail(_socket: trio_websocket.WebSocketConnection, _worker: str,
+    async def fail(_socket: MessageSocket, _worker: str,
                    _request: Request) -> None:
         raise RuntimeError("secret")
 

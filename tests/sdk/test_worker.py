@@ -357,7 +357,9 @@ async def test_results_of_a_long_batch_come_before_its_end(hall: Hall, worker: W
     assert heard_early == [True]
 
 
-async def test_small_results_share_messages(hall: Hall, worker: Worker) -> None:
+async def test_small_results_share_messages(hall: Hall) -> None:
+    worker = Worker(dial=hall.dial, worker_id="w1", capacity=100)
+
     @worker.task("async")
     async def coroutine(payload: object) -> object:
         await trio.lowlevel.checkpoint()

@@ -24,10 +24,12 @@ from plumd.sdk.protocol import (
 class Line:
     """The daemon's side of a WebSocket, as far as plumd.stream.websocket uses one."""
 
-    def __init__(self) -> None:
+    def __init__(self, rng: Random) -> None:
         self.up: deque[str] = deque()
         self.down: deque[str] = deque()
         self.cut = False
+        self._rng = rng
+        self._rest = ""             # of a message that went out in part
         self._came = trio.Event()
 
     def deliver(self, text: str) -> None:
@@ -50,11 +52,31 @@ class Line:
         await trio.lowlevel.checkpoint()
         return self.up.popleft()
 
-    async def send_message(self, text: str) -> None:
+    @property
+    def ready(self) -> bool:
+        return not self._rest and self._rng.random() < 0.8
+
+    def send_text_nowait(self, data: bytes) -> bool:
+        assert not self._rest, "a message inside another"
+        if self.cut:
+            raise ConnectionClosed(None)
+        if self._rng.random() < 0.2:
+            self._rest = data.decode()
+            return False
+        self.down.append(data.decode())
+        return True
+
+    async def flush(self) -> None:
         await trio.lowlevel.checkpoint()
         if self.cut:
             raise ConnectionClosed(None)
-        self.down.append(text)
+        if self._rest:
+            self.down.append(self._rest)
+            self._rest = ""
+
+    async def send_text(self, data: bytes) -> None:
+        await self.flush()
+        self.down.append(data.decode())
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
         del code, reason
@@ -114,7 +136,7 @@ class SimWorker:
     def dial(self, now: float) -> Line:
         """A new line; the first message is on it."""
         self.hang_up()
-        self.line, self.end, self.seq = Line(), WorkerEnd(), 0
+        self.line, self.end, self.seq = Line(self.rng), WorkerEnd(), 0
         holding = [*self.running, *(result.id for result in self.unacked)]
         register = Register(session=self.session, tasks=self.tasks, capacity=self.capacity,
                             beat_sec=1.0)

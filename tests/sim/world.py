@@ -11,7 +11,6 @@ from typing import cast
 
 import trio
 import trio.testing
-from trio_websocket import WebSocketConnection
 
 from plumd.api.routes import Request
 from plumd.carrier import BuiltinCarrier
@@ -36,6 +35,7 @@ from plumd.model import (
 )
 from plumd.outbox import Outbox
 from plumd.runs import Planner
+from plumd.sdk.messages import MessageSocket
 from plumd.store import definitions, flows, tasks
 from plumd.store.blobs import Blobs
 from plumd.store.definitions import TASK_DEFS, WORKFLOWS, Catalog
@@ -178,7 +178,7 @@ class World:
 
     async def serve(self, line: object, name: str) -> None:
         request = Request("GET", "/", {"id": name}, {}, {}, b"")
-        await self.streams.serve(cast("WebSocketConnection", line), name, request)
+        await self.streams.serve(cast("MessageSocket", line), name, request)
 
     def settle_asks(self) -> None:
         """What the daemon has acknowledged by now."""
