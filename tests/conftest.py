@@ -7,8 +7,13 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.daemon.running import Running
+
+# How long an example takes says something of the machine, and nothing of the code.
+settings.register_profile("plum", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("plum")
 
 
 @pytest.hookimpl(wrapper=True)
