@@ -3,7 +3,7 @@
     serve
     ├── engine.run            the loop that owns core and writer
     ├── carriers              attempts of the daemon's own executors
-    ├── retention, services   slow work on timers
+    ├── retention, expiry, services   slow work on timers
     └── front                 connections, each its own task
 
 Leaving is the tree unwound: doors first, then executors, the engine last.
@@ -32,6 +32,7 @@ from plumd.api import (
     app,
     events,
     front,
+    kv,
     pages,
     system,
     task_defs,
@@ -55,6 +56,7 @@ from plumd.executors.os_process import OsProcess
 from plumd.executors.outgoing import Client
 from plumd.executors.service import Service
 from plumd.executors.targets import Policy as CallPolicy
+from plumd.expiry import Expiry
 from plumd.model import (
     BUILTIN_POOL,
     OS_PROCESS_POOL,
@@ -112,6 +114,7 @@ class Daemon:
         self.registry = Registry(self.store, clock, self.engine.write,
                                  config.service_health_ttl_sec)
         self.registry.load()
+        self.expiry = Expiry(self.engine)
         self.context = Context(self.engine, catalog, planner, self.blobs)
         self.streams = Streams(self.engine, self.blobs)
         self.exchanges = Exchanges(self.engine, self.blobs)
@@ -162,6 +165,7 @@ class Daemon:
             *workflows.routes(workflows.Workflows(context, self.retention.poke)),
             *workers.routes(workers.Workers(context, self.exchanges)),
             *service_routes.routes(service_routes.Services(context, self.registry)),
+            *kv.routes(kv.KeyValues(context, self.expiry)),
             front.STREAM_ROUTE,
             *events.routes(events.Events(context)),
             *system.routes(state),
@@ -191,6 +195,7 @@ class Daemon:
             nursery.start_soon(self.engine.run)
             nursery.start_soon(self.retention.run)
             nursery.start_soon(self.registry.run)
+            nursery.start_soon(self.expiry.run)
             nursery.start_soon(self.client.run)
             await nursery.start(watch_signals, leave)
             gc.collect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 CODES: dict[str, type[PlumError]] = {}
@@ -18,11 +19,14 @@ class PlumError(Exception):
         CODES[cls.code] = cls
 
     def __init__(self, detail: str, *, field: str | None = None,
-                 retry_after_s: float | None = None) -> None:
+                 retry_after_s: float | None = None,
+                 more: Mapping[str, object] | None = None) -> None:
+        """more: further members of the problem document."""
         super().__init__(detail)
         self.detail = detail
         self.field = field
         self.retry_after_s = retry_after_s
+        self.more = more or {}
 
 
 class Malformed(PlumError):
@@ -83,6 +87,12 @@ class VersionMismatch(PlumError):
     """If-Match named another version than the current one."""
 
     code, status = "version_mismatch", 412
+
+
+class PreconditionFailed(PlumError):
+    """The key is not at the version that was asked for; `current` is what is there, or null."""
+
+    code, status = "precondition_failed", 412
 
 
 class TooLarge(PlumError):

@@ -25,10 +25,12 @@ FUNCTION_LINES_MAX = 70
 LEVELS = {
     "plumd.model": 0, "plumd.errors": 0, "plumd.clock": 0, "plumd.logs": 0,
     "plumd.endings": 1, "plumd.config": 1, "plumd.flow": 1, "plumd.balance": 1,
+    "plumd.values": 1,
     "plumd.sdk": 1, "plumd._sched": 1,
     "plumd.store": 2, "plumd.executors": 2,
     "plumd.outbox": 3, "plumd.journal": 3, "plumd.runs": 3, "plumd.engine": 4,
     "plumd.carrier": 5, "plumd.retention": 5, "plumd.services": 5,
+    "plumd.expiry": 5,
     "plumd.api": 6, "plumd.stream": 6,
     "plumd.daemon": 7, "plumd.cli": 7, "plumd.__main__": 8,
 }
@@ -41,7 +43,8 @@ SDK_SEES = ("plumd.sdk", "plumd")
 TIME_AND_CHANCE = {"time", "random", "secrets", "uuid", "datetime"}
 PURE_OF_TIME = ("plumd.flow", "plumd.endings", "plumd.balance", "plumd.engine", "plumd.store",
                 "plumd.runs", "plumd.outbox", "plumd.journal", "plumd.api", "plumd.stream",
-                "plumd.carrier", "plumd.retention", "plumd.services")
+                "plumd.carrier", "plumd.retention", "plumd.services", "plumd.expiry",
+                "plumd.values")
 SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|DELETE FROM|UPDATE \w+ SET|PRAGMA )")
 
 

@@ -19,7 +19,8 @@ from plumd.api.routes import JSON, Query, Route
 
 Node = dict[str, object]
 
-HEADER_PARAMETERS: Final = frozenset({"If-Match", "Prefer", "Last-Event-ID", "Idempotency-Key"})
+HEADER_PARAMETERS: Final = frozenset({
+    "If-Match", "If-None-Match", "Prefer", "Last-Event-ID", "Idempotency-Key"})
 """A Query of one of these names is documented as a header."""
 
 PAGE_TAG: Final = "pages"
@@ -51,7 +52,7 @@ _ERRORS: Final[Mapping[int, str]] = {
     405: "The path exists, the method does not.",
     408: "The body did not arrive in time.",
     409: "The state does not allow it, the name is taken, or the report is stale.",
-    412: "If-Match named another version.",
+    412: "If-Match or If-None-Match asked for another version than there is.",
     413: "A body, payload or list is over its limit.",
     415: "The body is not declared as application/json.",
     422: "A field or parameter has a wrong type or value; `field` names it.",

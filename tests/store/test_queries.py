@@ -11,12 +11,14 @@ import pytest
 
 from plumd.store import migrate, sql
 
-SUBJECTS = ("tasks", "events", "workers", "keys", "flows", "definitions", "services", "blobs")
+SUBJECTS = ("tasks", "events", "workers", "keys", "flows", "definitions", "services", "blobs",
+            "kv")
 # Few rows, read whole on purpose, or no more of them than the slice's limit.
 WHOLE = {
     ("workers", "all"), ("workers", "prune"), ("services", "all"),
     ("definitions", "workflows_using"),
     ("definitions", "hidden_workflows"), ("events", "prune"),
+    ("kv", "namespaces"),       # of the names, not of the keys
 }
 PIECES = {
     ("tasks", "page"): [
