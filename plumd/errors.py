@@ -125,6 +125,26 @@ class Forbidden(PlumError):
     code, status = "forbidden", 403
 
 
+class DeviceRefused(PlumError):
+    """The device answered an operation with something else than 200; see deviceStatus, deviceBody.
+    """
+
+    code, status = "device_refused", 502
+
+
+class DeviceUnreachable(PlumError):
+    """The device could not be called, or did not answer in time."""
+
+    code, status = "device_unreachable", 502
+
+
+class DeviceTimeout(PlumError):
+    """A device that fetches its operations did not fetch this one, or did not answer it, in time.
+    """
+
+    code, status = "device_timeout", 504
+
+
 class TooMany(PlumError):
     """A limit on how many (open streams, waiting requests) is reached; try again later."""
 

@@ -59,8 +59,12 @@ _ERRORS: Final[Mapping[int, str]] = {
     429: "A limit on how many is reached; see Retry-After.",
     431: "The request's head is over its limit.",
     500: "A defect of the daemon.",
+    502: "The far side said no, or did not answer.",
     503: "Overloaded, shutting down, or the disk refuses writes; see Retry-After.",
+    504: "The far side did not answer in time.",
 }
+_RARE: Final = frozenset({502, 504})
+"""Errors that only those routes have that say so."""
 
 
 def document(routes: Sequence[Route], *, version: str) -> Node:
@@ -219,6 +223,8 @@ def _responses(route: Route, by_type: Mapping[str, object]) -> Node:
     if not route.answers:
         responses["200"] = {"description": "Done."}
     for status in _ERRORS:
+        if status in _RARE and status not in route.errors:
+            continue
         responses.setdefault(str(status), {"$ref": f"#/components/responses/{status}"})
     return responses
 
