@@ -203,10 +203,10 @@ class Resources:
         """Answers and states in, operations out, waiting for them if asked to."""
         body = strict(request.body, Exchange)
         live = self.registry.find(request.params["id"])
+        for each in body.answers:       # also of a session that was replaced meanwhile
+            self.operations.answered(live, each.id, each.status, each.body)
         self.operations.enter(live, body.session)
         self.registry.renew(live)
-        for each in body.answers:
-            self.operations.answered(live, each.id, each.status, each.body)
         if body.states:
             await self.registry.report(live, body.states, body.timestamp)
         found = await self.operations.fetch(live, body.session, body.wait_sec)

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 import trio
+from msgspec import UNSET, UnsetType
 
 from plumd.engine import Engine
 from plumd.store import events, kv
@@ -38,6 +39,8 @@ class Change(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     value: str
     type: Type
     version: int
+    updated_at: int | UnsetType = UNSET
+    expires_at: int | UnsetType = UNSET
     deleted: bool = False
 
 
@@ -90,7 +93,8 @@ def chunks(engine: Engine, news: dict[str, tuple[int, bool]],
             entry = engine.store.peek(kv.get, namespace, key, engine.clock.now().wall_ms)
             if entry is None or entry.version != version:
                 continue        # it was changed again, and that is told next
-            change = Change(namespace, key, entry.value, entry.type, version)
+            change = Change(namespace, key, entry.value, entry.type, version,
+                            entry.updated_at, entry.expires_at)
         out += b"event: kv\ndata: %b\n\n" % ENCODE(change)
         if len(out) > CHUNK_BYTES:
             yield out
