@@ -300,7 +300,7 @@ def routes(handlers: Resources) -> list[Route]:
             serve(f"{base}/operation", handlers.operate,
                   "Have a device carry out operations; waits for its answer",
                   body=OperationsAsked, answers={204: None}, query=(which,),
-                  errors=(502, 504)), permission="devices:operate"),
+                  errors=(502, 504), hot=True), permission="devices:operate"),
         read(base, handlers.page, "List devices", answers={200: list[DeviceView]}, query=(
             Query("nodeId", str, "Only of this node"), Query("type", str, "Only of this type"),
             Query("health", str, "Only those", choices=HEALTHS),
