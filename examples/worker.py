@@ -18,7 +18,7 @@ import trio
 from plumd.sdk import Context, TaskFailed, Worker
 
 worker = Worker(
-    sys.argv[1] if len(sys.argv) > 1 else None,  # None: CONTROLLER_BASE, else 127.0.0.1:8080
+    sys.argv[1] if len(sys.argv) > 1 else None,  # None: PLUM_SERVER, else 127.0.0.1:8080
     capacity=8,                                  # so many attempts at once
     labels={"example": "yes"},                   # tasks may ask for workers with these labels
     drain_timeout_s=20,                          # how long attempts may still run after SIGTERM

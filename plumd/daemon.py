@@ -3,7 +3,8 @@
     serve
     ├── engine.run            the loop that owns core and writer
     ├── carriers              attempts of the daemon's own executors
-    ├── retention, services   slow work on timers
+    ├── retention, expiry     slow work on timers
+    ├── services, devices     who is well, as memory knows it
     └── front                 connections, each its own task
 
 Leaving is the tree unwound: doors first, then executors, the engine last.
@@ -32,7 +33,9 @@ from plumd.api import (
     app,
     events,
     front,
+    kv,
     pages,
+    resources,
     system,
     task_defs,
     tasks,
@@ -48,6 +51,7 @@ from plumd.api.routes import Route
 from plumd.carrier import BuiltinCarrier, LocalCarrier
 from plumd.clock import SystemClock, draw_seed
 from plumd.config import Config
+from plumd.devices import Devices
 from plumd.engine import Engine
 from plumd.errors import PlumError
 from plumd.executors.callback import Callback
@@ -55,6 +59,7 @@ from plumd.executors.os_process import OsProcess
 from plumd.executors.outgoing import Client
 from plumd.executors.service import Service
 from plumd.executors.targets import Policy as CallPolicy
+from plumd.expiry import Expiry
 from plumd.model import (
     BUILTIN_POOL,
     OS_PROCESS_POOL,
@@ -64,7 +69,9 @@ from plumd.model import (
     Limits,
     WorkerKind,
     attempt_text,
+    id_text,
 )
+from plumd.operations import Operations
 from plumd.outbox import Outbox
 from plumd.retention import DAY_MS, Keep, Retention
 from plumd.runs import Planner
@@ -112,6 +119,12 @@ class Daemon:
         self.registry = Registry(self.store, clock, self.engine.write,
                                  config.service_health_ttl_sec)
         self.registry.load()
+        self.expiry = Expiry(self.engine)
+        self.devices = Devices(self.store, clock, self.engine.write)
+        self.devices.load()
+        self.device_client = Client(self.client.policy)     # slow devices take no one else's calls
+        self.operations = Operations(self.devices, self.device_client,
+                                     lambda: id_text(self.engine.new_id()))
         self.context = Context(self.engine, catalog, planner, self.blobs)
         self.streams = Streams(self.engine, self.blobs)
         self.exchanges = Exchanges(self.engine, self.blobs)
@@ -162,6 +175,9 @@ class Daemon:
             *workflows.routes(workflows.Workflows(context, self.retention.poke)),
             *workers.routes(workers.Workers(context, self.exchanges)),
             *service_routes.routes(service_routes.Services(context, self.registry)),
+            *kv.routes(kv.KeyValues(context, self.expiry)),
+            *resources.routes(resources.Resources(context, self.devices, self.operations,
+                                                  self.retention.poke)),
             front.STREAM_ROUTE,
             *events.routes(events.Events(context)),
             *system.routes(state),
@@ -181,7 +197,8 @@ class Daemon:
         sockets = front.bind(specs)
         own = frozenset(each.getsockname()[:2] for each in sockets
                         if each.family != socket.AF_UNIX)
-        self.client.policy = msgspec.structs.replace(self.client.policy, listeners=own)
+        for client in (self.client, self.device_client):
+            client.policy = msgspec.structs.replace(client.policy, listeners=own)
         leave = trio.Event()
         async with trio.open_nursery() as nursery:
             await self.end_strays()
@@ -191,7 +208,10 @@ class Daemon:
             nursery.start_soon(self.engine.run)
             nursery.start_soon(self.retention.run)
             nursery.start_soon(self.registry.run)
+            nursery.start_soon(self.expiry.run)
+            nursery.start_soon(self.devices.run)
             nursery.start_soon(self.client.run)
+            nursery.start_soon(self.device_client.run)
             await nursery.start(watch_signals, leave)
             gc.collect()
             gc.freeze()
@@ -209,6 +229,7 @@ class Daemon:
                 self.start_nothing_new()
                 self.streams.drain()
                 self.exchanges.drain()
+                self.operations.drain()
                 await trio.sleep(TELL_S)        # so that workers hear it before their lines end
                 closing.set()
             await self.wait_for_calls()

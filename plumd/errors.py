@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 CODES: dict[str, type[PlumError]] = {}
@@ -18,11 +19,14 @@ class PlumError(Exception):
         CODES[cls.code] = cls
 
     def __init__(self, detail: str, *, field: str | None = None,
-                 retry_after_s: float | None = None) -> None:
+                 retry_after_s: float | None = None,
+                 more: Mapping[str, object] | None = None) -> None:
+        """more: further members of the problem document."""
         super().__init__(detail)
         self.detail = detail
         self.field = field
         self.retry_after_s = retry_after_s
+        self.more = more or {}
 
 
 class Malformed(PlumError):
@@ -85,6 +89,12 @@ class VersionMismatch(PlumError):
     code, status = "version_mismatch", 412
 
 
+class PreconditionFailed(PlumError):
+    """The key is not at the version that was asked for; `current` is what is there, or null."""
+
+    code, status = "precondition_failed", 412
+
+
 class TooLarge(PlumError):
     """A body, payload, result or list is over its limit; the message names the limit."""
 
@@ -113,6 +123,26 @@ class Forbidden(PlumError):
     """Refused by the rules for Host, Origin, Sec-Fetch-Site or the trusted network."""
 
     code, status = "forbidden", 403
+
+
+class DeviceRefused(PlumError):
+    """The device answered an operation with something else than 200; see deviceStatus, deviceBody.
+    """
+
+    code, status = "device_refused", 502
+
+
+class DeviceUnreachable(PlumError):
+    """The device could not be called, or did not answer in time."""
+
+    code, status = "device_unreachable", 502
+
+
+class DeviceTimeout(PlumError):
+    """A device that fetches its operations did not fetch this one, or did not answer it, in time.
+    """
+
+    code, status = "device_timeout", 504
 
 
 class TooMany(PlumError):

@@ -13,7 +13,7 @@ import trio
 from plumd.engine import Engine
 from plumd.errors import PlumError
 from plumd.executors.os_process import OsProcess
-from plumd.store import definitions, events, flows, keys, tasks, workers
+from plumd.store import definitions, devices, events, flows, keys, kv, tasks, workers
 from plumd.store.blobs import Blobs
 from plumd.store.store import Tx
 
@@ -25,6 +25,8 @@ ROUND_S: Final = 3_600.0
 KEY_MS: Final = 24 * 3_600_000
 DAY_MS: Final = 86_400_000
 OFFLINE_WORKER_MS: Final = 7 * DAY_MS
+GONE_KEY_MS: Final = 7 * DAY_MS
+"""So long a deleted key's last version is known; afterwards only that it was below its floor."""
 BLOB_REST_S: Final = 3_600.0
 
 Slice: TypeAlias = Callable[[Tx], int]
@@ -74,6 +76,10 @@ class Retention:
         gone += await self.slices(lambda tx: events.prune(
             tx.db, now_ms - self.keep.tasks_ms, first_event, SLICE_ROWS))
         gone += await self.slices(lambda tx: keys.prune(tx.db, now_ms - KEY_MS, SLICE_ROWS))
+        gone += await self.slices(lambda tx: kv.forget(tx, now_ms - GONE_KEY_MS, SLICE_ROWS))
+        for number in await self.engine.store.read(devices.reporting):
+            gone += await self.slices(partial(forget_reports, number,
+                                              now_ms - self.keep.tasks_ms))
         await self.engine.write(lambda tx: workers.prune(tx.db, now_ms - OFFLINE_WORKER_MS))
         for workflow_id in await self.engine.store.read(definitions.hidden_workflows):
             await self.slices(partial(bury, workflow_id))
@@ -103,6 +109,11 @@ class Retention:
             return trio.from_thread.run_sync(store.peek, tasks.get, task_id) is not None
 
         await trio.to_thread.run_sync(forget)
+
+
+def forget_reports(number: int, before_ms: int, tx: Tx) -> int:
+    """A slice of a device's reports that are old, or whose device is gone."""
+    return devices.prune(tx, number, before_ms, SLICE_ROWS)
 
 
 def bury(workflow_id: int, tx: Tx) -> int:

@@ -86,6 +86,26 @@ def test_the_quick_start_of_the_readme_runs_as_it_stands(tmp_path: Path) -> None
     assert re.search(r"4 s to go\n3 s to go\n2 s to go\n1 s to go\n", end), end
 
 
+@pytest.mark.daemon
+def test_the_worker_of_the_readme_is_short_and_works(shared_daemon: Running,
+                                                     tmp_path: Path) -> None:
+    [block] = [block for block in blocks(ROOT / "README.md") if block.language == "python"]
+    assert len(block.text.splitlines()) <= 10
+    script = tmp_path / "worker.py"
+    script.write_text(block.text)
+    environment = clean_environment() | {"PLUM_SERVER": shared_daemon.url}
+    process = subprocess.Popen([sys.executable, script], cwd=ROOT, env=environment)
+    try:
+        ran = shared_daemon.plum("task", "run", "shout", "-p", '{"text": "it works"}', "--wait",
+                                 "--wait-timeout", "30", "-o", "json")
+        assert '"IT WORKS"' in ran.stdout, ran
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
 def runnable(page: Path) -> list[Block]:
     return [block for block in blocks(page) if "runnable" in block.words.split()]
 

@@ -25,15 +25,18 @@ FUNCTION_LINES_MAX = 70
 LEVELS = {
     "plumd.model": 0, "plumd.errors": 0, "plumd.clock": 0, "plumd.logs": 0,
     "plumd.endings": 1, "plumd.config": 1, "plumd.flow": 1, "plumd.balance": 1,
+    "plumd.values": 1,
     "plumd.sdk": 1, "plumd._sched": 1,
     "plumd.store": 2, "plumd.executors": 2,
     "plumd.outbox": 3, "plumd.journal": 3, "plumd.runs": 3, "plumd.engine": 4,
     "plumd.carrier": 5, "plumd.retention": 5, "plumd.services": 5,
+    "plumd.expiry": 5, "plumd.devices": 5, "plumd.operations": 5,
     "plumd.api": 6, "plumd.stream": 6,
     "plumd.daemon": 7, "plumd.cli": 7, "plumd.__main__": 8,
 }
 ALSO = {
     ("plumd.runs", "plumd.outbox"), ("plumd.engine", "plumd.runs"),
+    ("plumd.operations", "plumd.devices"),
     ("plumd.stream", "plumd.api"),      # the types of requests and answers
     ("plumd.api", "plumd.stream"),      # the long poll is a route
 }
@@ -41,7 +44,8 @@ SDK_SEES = ("plumd.sdk", "plumd")
 TIME_AND_CHANCE = {"time", "random", "secrets", "uuid", "datetime"}
 PURE_OF_TIME = ("plumd.flow", "plumd.endings", "plumd.balance", "plumd.engine", "plumd.store",
                 "plumd.runs", "plumd.outbox", "plumd.journal", "plumd.api", "plumd.stream",
-                "plumd.carrier", "plumd.retention", "plumd.services")
+                "plumd.carrier", "plumd.retention", "plumd.services", "plumd.expiry",
+                "plumd.values", "plumd.devices", "plumd.operations")
 SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|DELETE FROM|UPDATE \w+ SET|PRAGMA )")
 
 

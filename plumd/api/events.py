@@ -9,20 +9,21 @@ from typing import Final
 import msgspec
 import trio
 
+from plumd.api import watch
 from plumd.api.context import Context
+from plumd.api.kv import check_namespace
 from plumd.api.openapi import LAST_EVENT_ID, EventStream
 from plumd.api.params import query_int
 from plumd.api.routes import Query, Request, Response, Route
+from plumd.api.watch import KEEPALIVE_S, RECORDS_PER_READ, STILL_HERE, WAKE_S_MIN
 from plumd.errors import Invalid
 from plumd.model import TASK_STATES, id_text
 from plumd.store import events
 from plumd.store.events import Event, Record
 
 SSE: Final = "text/event-stream"
-KEEPALIVE_S: Final = 15.0
-WAKE_S_MIN: Final = 0.03
-RECORDS_PER_READ: Final = 200
-TOPICS: Final = ("tasks", "workflows", "runs", "workers", "taskDefs", "services", "alerts")
+TOPICS: Final = ("tasks", "workflows", "runs", "workers", "taskDefs", "services", "resources",
+                 "kv", "alerts")
 ENCODE: Final = msgspec.json.Encoder().encode
 
 
@@ -47,6 +48,16 @@ class RunNews(msgspec.Struct, frozen=True, rename="camel"):
     at: int
 
 
+class KeyNews(msgspec.Struct, frozen=True, rename="camel"):
+    """A key was written or deleted; its value is to be asked for."""
+
+    namespace: str
+    key: str
+    version: int
+    deleted: bool
+    at: int
+
+
 class OtherNews(msgspec.Struct, frozen=True, rename="camel"):
     """What happened to something else."""
 
@@ -67,9 +78,13 @@ def news_of(event: Event) -> tuple[str, str, msgspec.Struct]:
         _, number, workflow_id, state, at_ms = event
         return "runs", "run", RunNews(id_text(int(number)), id_text(int(workflow_id)),
                                       TASK_STATES[int(state)], int(at_ms))
+    if kind == "kv":
+        _, namespace, what, key, version, at_ms = event
+        return "kv", "kv", KeyNews(str(namespace), str(key), int(version), what == "deleted",
+                                   int(at_ms))
     topic = {"worker": "workers", "taskDef": "taskDefs", "workflow": "workflows",
-             "service": "services", "taskDeleted": "tasks", "runDeleted": "runs"}.get(
-                 str(kind), "alerts")
+             "service": "services", "resource": "resources", "taskDeleted": "tasks",
+             "runDeleted": "runs"}.get(str(kind), "alerts")
     ident = id_text(event[1]) if isinstance(event[1], int) else event[1]
     what = "deleted" if str(kind).endswith("Deleted") else str(event[2])
     return topic, str(kind), OtherNews(ident, what, tuple(event[2:]))
@@ -133,7 +148,7 @@ class Events:
             with trio.move_on_at(quiet_at) as quiet:
                 await self.engine.journal.wait_beyond(seq)
             if quiet.cancelled_caught:
-                yield b": still here\n\n"
+                yield STILL_HERE
                 quiet_at = trio.current_time() + KEEPALIVE_S
 
     async def tasks_stream(self, request: Request) -> Response:
@@ -143,8 +158,11 @@ class Events:
             frozenset({"tasks"}), b"event: update\ndata: tasks\n\n"))
 
     async def stream(self, request: Request) -> Response:
-        """`update` / `assignments` for a node."""
-        del request
+        """`update` / `assignments` for a node, or the changes of a namespace's keys."""
+        if "namespace" in request.query:
+            namespace = check_namespace(request.query["namespace"])
+            return Response(200, content_type=SSE, stream=watch.changes(
+                self.engine, namespace, request.query.get("prefix", "")))
         return Response(200, content_type=SSE, stream=self.wake(
             frozenset({"assignments"}), b"event: update\ndata: assignments\n\n"))
 
@@ -157,7 +175,7 @@ class Events:
             with trio.move_on_at(quiet_at) as quiet:
                 await self.engine.journal.wait_beyond(seq)
             if quiet.cancelled_caught:
-                yield b": still here\n\n"
+                yield STILL_HERE
                 quiet_at = trio.current_time() + KEEPALIVE_S
                 continue
             records = self.engine.journal.since(seq)
@@ -186,6 +204,9 @@ def routes(handlers: Events) -> list[Route]:
                   Query("topics", str, f"Some of {topics}, with commas; default all"),
                   Query("lastEventId", str, "For readers that cannot set the header"))),
         wake_up("/v1/tasks/stream", handlers.tasks_stream, "Wake-ups about tasks (old SSE)"),
-        wake_up("/v1/stream", handlers.stream, "Wake-ups for agents (old SSE)",
-                query=(Query("nodeId", str, "The agent's node"),)),
+        wake_up("/v1/stream", handlers.stream,
+                "A namespace's changes, or wake-ups for agents (old SSE)", query=(
+                    Query("namespace", str, "Follow this namespace's keys"),
+                    Query("prefix", str, "Only keys that begin like this"),
+                    Query("nodeId", str, "The agent's node"))),
     ]

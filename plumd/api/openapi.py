@@ -19,7 +19,8 @@ from plumd.api.routes import JSON, Query, Route
 
 Node = dict[str, object]
 
-HEADER_PARAMETERS: Final = frozenset({"If-Match", "Prefer", "Last-Event-ID", "Idempotency-Key"})
+HEADER_PARAMETERS: Final = frozenset({
+    "If-Match", "If-None-Match", "Prefer", "Last-Event-ID", "Idempotency-Key"})
 """A Query of one of these names is documented as a header."""
 
 PAGE_TAG: Final = "pages"
@@ -51,15 +52,19 @@ _ERRORS: Final[Mapping[int, str]] = {
     405: "The path exists, the method does not.",
     408: "The body did not arrive in time.",
     409: "The state does not allow it, the name is taken, or the report is stale.",
-    412: "If-Match named another version.",
+    412: "If-Match or If-None-Match asked for another version than there is.",
     413: "A body, payload or list is over its limit.",
     415: "The body is not declared as application/json.",
     422: "A field or parameter has a wrong type or value; `field` names it.",
     429: "A limit on how many is reached; see Retry-After.",
     431: "The request's head is over its limit.",
     500: "A defect of the daemon.",
+    502: "The far side said no, or did not answer.",
     503: "Overloaded, shutting down, or the disk refuses writes; see Retry-After.",
+    504: "The far side did not answer in time.",
 }
+_RARE: Final = frozenset({502, 504})
+"""Errors that only those routes have that say so."""
 
 
 def document(routes: Sequence[Route], *, version: str) -> Node:
@@ -218,6 +223,8 @@ def _responses(route: Route, by_type: Mapping[str, object]) -> Node:
     if not route.answers:
         responses["200"] = {"description": "Done."}
     for status in _ERRORS:
+        if status in _RARE and status not in route.errors:
+            continue
         responses.setdefault(str(status), {"$ref": f"#/components/responses/{status}"})
     return responses
 

@@ -6,6 +6,7 @@ Source: RFC 9457 (Problem Details for HTTP APIs); RFC 9110 section 10.2.3 (Retry
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -34,7 +35,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 def problem(error: PlumError, *, headers: tuple[tuple[str, str], ...] = ()) -> Response:
     """The answer that tells a caller of this error."""
     return problem_of(error.code, error.status, error.detail, field=error.field,
-                      retry_after_s=error.retry_after_s, headers=headers)
+                      retry_after_s=error.retry_after_s, headers=headers, more=error.more)
 
 
 def internal() -> Response:
@@ -44,12 +45,18 @@ def internal() -> Response:
 
 def problem_of(code: str, status: int, detail: str, *, field: str | None = None,
                retry_after_s: float | None = None,
-               headers: tuple[tuple[str, str], ...] = ()) -> Response:
-    """The problem document of a code and status, with Retry-After where there is one to give."""
-    body = msgspec.json.encode(Problem(
+               headers: tuple[tuple[str, str], ...] = (),
+               more: Mapping[str, object] | None = None) -> Response:
+    """The problem document of a code and status, with Retry-After where there is one to give.
+
+    more: its further members (RFC 9457 section 3.2).
+    """
+    document = Problem(
         type=TYPE_PREFIX + code, title=_title(status), status=status, code=code,
         detail=detail, field=field,
-    ))
+    )
+    body = msgspec.json.encode(
+        {**msgspec.to_builtins(document), **more} if more else document)
     if retry_after_s is None and status in (429, 503):
         retry_after_s = RETRY_AFTER_S
     if retry_after_s is not None:

@@ -59,7 +59,7 @@ class Route(msgspec.Struct, frozen=True):
     (None: empty).  permission: what S3 will ask for, e.g. "tasks:write".
     hot: the thin front may answer it without Quart.  lenient: an old client's route; see
     docs/compatibility.md.  trusted: open to a trusted network without a token.
-    body_bytes_max: over it the answer is 413.
+    body_bytes_max: over it the answer is 413.  errors: its own beside those that all have.
     """
 
     method: str
@@ -76,3 +76,4 @@ class Route(msgspec.Struct, frozen=True):
     lenient: bool = False
     trusted: bool = False
     body_bytes_max: int = 1 << 20
+    errors: tuple[int, ...] = ()

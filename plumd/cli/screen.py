@@ -28,7 +28,7 @@ STYLES: Final = {
     "Succeeded": "green", "Failed": "red", "Timeout": "red", "Canceled": "bright_black",
     "Running": "yellow", "Retrying": "yellow", "Pending": "blue", "Queued": "blue",
     "Skipped": "bright_black", "Healthy": "green", "Draining": "yellow", "Away": "yellow",
-    "Offline": "red", "ok": "green",
+    "Offline": "red", "Unhealthy": "red", "ok": "green",
 }
 # C0 but newline and tab, DEL, C1; then what turns the direction of text or hides in it.
 CONTROLS: Final = re.compile(

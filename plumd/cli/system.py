@@ -58,7 +58,8 @@ def wait_ready(session: Session, seconds: float) -> None:
 
 @click.command(cls=PlumCommand)
 @click.option("--topics", default="", metavar="A,B",
-              help="Some of tasks, workflows, runs, workers, taskDefs, services, alerts.")
+              help="Some of tasks, workflows, runs, workers, taskDefs, services, resources, kv, "
+                   "alerts.")
 @click.option("--from", "from_seq", type=click.IntRange(min=1), metavar="SEQ",
               help="Begin with the event of this number; 1 = the oldest that is kept.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after so many.")
@@ -107,6 +108,9 @@ def words_of(event: Event) -> list[tuple[str, str]]:
                 (f" on {worker}" if worker else "", "")]
     if event.name == "run":
         return [(f"{word(data, 'runId')} ", ""), (state, STYLES.get(state, ""))]
+    if event.name == "kv":
+        what = "deleted" if data.get("deleted") is True else f"version {word(data, 'version')}"
+        return [(f"{word(data, 'namespace')} {word(data, 'key')} {what}", "")]
     return [(f"{word(data, 'id')} {word(data, 'what')}", "")]
 
 

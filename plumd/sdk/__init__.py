@@ -1,4 +1,5 @@
-"""The Python SDK: `from plumd.sdk import Worker` and `from plumd.sdk import Client`.
+"""The Python SDK: `from plumd.sdk import Worker`, and `Client`, `Device`, `KV` likewise; for Trio
+programs there are `AsyncClient` and `AsyncKV`, and a Worker and a Device have `serve`.
 
 The names are looked up when they are first used, so that a script with a Client, like the program
 `plum`, does not wait for the worker's modules to be read.
@@ -10,28 +11,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from plumd.sdk.client import (
-        Client,
+    from plumd.sdk.aio import AsyncClient
+    from plumd.sdk.client import Client
+    from plumd.sdk.device import Device, DeviceReplaced, OperationFailed
+    from plumd.sdk.handlers import Canceled, Context, TaskFailed
+    from plumd.sdk.keys import Change, Conflict, Delete, Entry, Put
+    from plumd.sdk.kv import KV, AsyncKV
+    from plumd.sdk.talk import TurnedAway
+    from plumd.sdk.wire import (
         ClientError,
         Event,
         ProblemError,
         UnreachableError,
         WaitTimeoutError,
     )
-    from plumd.sdk.handlers import Canceled, Context, TaskFailed
-    from plumd.sdk.talk import TurnedAway
     from plumd.sdk.worker import Worker
 
 __all__ = [
-    "Canceled", "Client", "ClientError", "Context", "Event", "ProblemError", "TaskFailed",
-    "TurnedAway", "UnreachableError", "WaitTimeoutError", "Worker",
+    "KV", "AsyncClient", "AsyncKV", "Canceled", "Change", "Client", "ClientError", "Conflict",
+    "Context", "Delete", "Device", "DeviceReplaced", "Entry", "Event", "OperationFailed",
+    "ProblemError", "Put", "TaskFailed", "TurnedAway", "UnreachableError", "WaitTimeoutError",
+    "Worker",
 ]
 
-HOMES: Final = {
-    "Client": "client", "ClientError": "client", "Event": "client", "ProblemError": "client",
-    "UnreachableError": "client", "WaitTimeoutError": "client", "Canceled": "handlers",
-    "Context": "handlers", "TaskFailed": "handlers", "TurnedAway": "talk", "Worker": "worker",
+ROOMS: Final = {
+    "aio": ("AsyncClient",),
+    "client": ("Client",),
+    "device": ("Device", "DeviceReplaced", "OperationFailed"),
+    "handlers": ("Canceled", "Context", "TaskFailed"),
+    "keys": ("Change", "Conflict", "Delete", "Entry", "Put"),
+    "kv": ("KV", "AsyncKV"),
+    "talk": ("TurnedAway",),
+    "wire": ("ClientError", "Event", "ProblemError", "UnreachableError", "WaitTimeoutError"),
+    "worker": ("Worker",),
 }
+HOMES: Final = {name: room for room, names in ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> object:

@@ -73,7 +73,8 @@ class Worker:
         environ = os.environ
         chance = secrets.token_hex(3)
         self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}-{chance}"
-        url = url or environ.get("CONTROLLER_BASE") or "http://127.0.0.1:8080"
+        url = (url or environ.get("PLUM_SERVER") or environ.get("CONTROLLER_BASE")
+               or "http://127.0.0.1:8080")
         self._dial = dial or websocket_dial(url, self.worker_id, token=token,
                                             ssl_context=ssl_context)
         self._where = url

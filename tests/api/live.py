@@ -76,11 +76,12 @@ class Api:
         return task
 
     def count(self) -> tuple[int, ...]:
-        """How many tasks, definitions, workflows, runs and workers of both kinds there are."""
-        return tuple(sum(1 for _ in self.walk(path)) for path in (
+        """How many tasks, definitions, workflows, runs, workers of both kinds and namespaces of
+        keys there are."""
+        return (*(sum(1 for _ in self.walk(path)) for path in (
             "/v1/tasks?limit=1000", "/v1/task-defs?limit=1000", "/v1/workflows?limit=1000",
             "/v1/workflow-runs?limit=1000", "/v1/workers?limit=1000",
-            "/v1/embedded-workers?limit=1000"))
+            "/v1/embedded-workers?limit=1000")), len(listed(self.get("/v1/kv")["namespaces"])))
 
     def walk(self, path: str) -> Iterator[Json]:
         """Every item of a list, page by page along the Link headers."""
@@ -121,8 +122,9 @@ def whole(answer: httpx.Response, status: int) -> Json:
     return found
 
 
-def refused(answer: httpx.Response, status: int, code: str, field: str | None = None) -> Json:
-    """A problem document with this status, code and field."""
+def refused(answer: httpx.Response, status: int, code: str, field: str | None = None,
+            *more: str) -> Json:
+    """A problem document with this status, code and field; more: its further members."""
     assert answer.status_code == status, (answer.status_code, answer.text[:2000])
     assert answer.headers["content-type"] == "application/problem+json"
     problem: Json = answer.json()
@@ -132,7 +134,7 @@ def refused(answer: httpx.Response, status: int, code: str, field: str | None = 
     assert problem["detail"]
     assert problem["title"]
     assert problem.get("field") == field, problem
-    assert set(problem) <= {"type", "title", "status", "code", "detail", "field"}
+    assert set(problem) - {"type", "title", "status", "code", "detail", "field"} == set(more)
     return problem
 
 

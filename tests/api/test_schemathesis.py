@@ -31,8 +31,9 @@ pytestmark = pytest.mark.daemon
 api = pytest.fixture(scope="module", name="api")(serving)
 
 EXAMPLES = int(os.environ.get("PLUM_SCHEMATHESIS_EXAMPLES", "8"))
-ENDLESS = ("/v1/events", "/v1/embedded-workers/{id}/stream")
-"""Event streams never end, and a WebSocket is no JSON: test_events_api and tests/stream."""
+ENDLESS = ("/v1/events", "/v1/embedded-workers/{id}/stream", "/v1/resources/{id}/exchange")
+"""Event streams never end, a WebSocket is no JSON, and a long poll takes its time:
+test_events_api, tests/stream and test_resources_api."""
 
 Operation = APIOperation[OpenApiParameter, OpenApiResponses, OpenApiSecurityParameters,
                          OpenApiSchema]

@@ -11,12 +11,15 @@ import pytest
 
 from plumd.store import migrate, sql
 
-SUBJECTS = ("tasks", "events", "workers", "keys", "flows", "definitions", "services", "blobs")
+SUBJECTS = ("tasks", "events", "workers", "keys", "flows", "definitions", "services", "blobs",
+            "kv", "devices")
 # Few rows, read whole on purpose, or no more of them than the slice's limit.
 WHOLE = {
     ("workers", "all"), ("workers", "prune"), ("services", "all"),
     ("definitions", "workflows_using"),
     ("definitions", "hidden_workflows"), ("events", "prune"),
+    ("devices", "all"), ("devices", "count"), ("devices", "reporting"), ("devices", "prune"),
+    ("kv", "namespaces"),       # of the names, not of the keys
 }
 PIECES = {
     ("tasks", "page"): [

@@ -1,0 +1,317 @@
+"""/v1/kv: the key-value store. Old SDKs' routes, with versions, conditions and expiry beside."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from plumd.api.context import Context, Note, again_as_it_was, answer, once
+from plumd.api.decode import lenient
+from plumd.api.openapi import IDEMPOTENCY_KEY
+from plumd.api.paging import CURSOR, LIMIT_MAX, cursor_key, next_link
+from plumd.api.params import query_int
+from plumd.api.routes import Query, Request, Response, Route
+from plumd.errors import Invalid, NotFound, TooLarge
+from plumd.expiry import Expiry
+from plumd.model import BULK_BYTES_MAX, BULK_ITEMS_MAX
+from plumd.store import kv
+from plumd.store.kv import ANY, Entry, Type, Write
+from plumd.store.store import Tx
+from plumd.values import wrong
+
+VALUE_BYTES_MAX: Final = 1 << 20
+PUT_BYTES_MAX: Final = 6 * VALUE_BYTES_MAX + (64 << 10)
+"""A value of control characters takes six bytes for each of its own."""
+KEY_BYTES_MAX: Final = 512
+NAMESPACE_CHARS_MAX: Final = 100
+SLICE_BYTES: Final = 4 << 20
+"""How much of a list is read and held at once."""
+SLICE_ITEMS: Final = 10_000
+ENCODE: Final = msgspec.json.Encoder().encode
+
+_TAG: Final = re.compile(r'"?([0-9]{1,18})"?')
+
+TtlSec = Annotated[float, Meta(gt=0, le=315_360_000)]
+Version = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class ValueGiven(msgspec.Struct, frozen=True, rename="camel"):
+    """A value to be written; always a string. ttlSec: gone after so long, left out: stays."""
+
+    value: str
+    type: Type = "string"
+    ttl_sec: TtlSec | None = None
+
+
+class ItemGiven(msgspec.Struct, frozen=True, rename="camel"):
+    """One write of a batch. ifVersion: only if it is at this version, 0 = if it is not there."""
+
+    key: str
+    value: str | None = None
+    type: Type = "string"
+    ttl_sec: TtlSec | None = None
+    delete: bool = False
+    if_version: Version | None = None
+
+
+class Batch(msgspec.Struct, frozen=True, rename="camel"):
+    """Writes that happen all or not at all, in this order."""
+
+    items: Annotated[list[ItemGiven], Meta(max_length=BULK_ITEMS_MAX)]
+
+
+class ItemDone(msgspec.Struct, frozen=True, rename="camel"):
+    """A key and the version that it has now; 0 of one that was to be deleted and was not there."""
+
+    key: str
+    version: int
+
+
+class BatchDone(msgspec.Struct, frozen=True, rename="camel"):
+    """What a batch came to, item by item."""
+
+    items: list[ItemDone]
+
+
+class Namespaces(msgspec.Struct, frozen=True, rename="camel"):
+    """All that hold a key."""
+
+    namespaces: list[str]
+
+
+class Keys(msgspec.Struct, frozen=True, rename="camel"):
+    """A namespace's keys, in order."""
+
+    keys: list[str]
+    namespace: str
+
+
+def check_namespace(text: str) -> str:
+    """A namespace's name. Raises: Invalid."""
+    if not 0 < len(text) <= NAMESPACE_CHARS_MAX or "/" in text or not text.isprintable():
+        raise Invalid(f"a namespace has 1 to {NAMESPACE_CHARS_MAX} printable characters and no /",
+                      field="namespace")
+    return text
+
+
+def check_key(text: str, field: str = "key") -> str:
+    """A key. Raises: Invalid."""
+    if not 0 < len(text.encode()) <= KEY_BYTES_MAX or "\0" in text:
+        raise Invalid(f"a key has 1 to {KEY_BYTES_MAX} bytes of UTF-8 and no NUL", field=field)
+    return text
+
+
+def check_value(text: str, kind: Type, field: str = "value") -> str:
+    """A value of its type. Raises: Invalid, TooLarge."""
+    if len(text.encode()) > VALUE_BYTES_MAX:
+        raise TooLarge(f"the value is larger than {VALUE_BYTES_MAX} bytes", field=field)
+    if why := wrong(kind, text):
+        raise Invalid(f"this is no {kind}: {why}", field=field)
+    return text
+
+
+def ttl_ms(seconds: float | None) -> int:
+    """A time to live as the store takes it, 0 = for ever."""
+    return 0 if seconds is None else max(1, round(seconds * 1000))
+
+
+def condition(request: Request) -> int | None:
+    """What If-Match and If-None-Match ask for, as Write.if_version. Raises: Invalid.
+
+    Source: RFC 9110 sections 13.1.1 and 13.1.2.
+    """
+    match, none_match = (request.headers.get(name) for name in ("if-match", "if-none-match"))
+    if none_match is not None:
+        if none_match.strip() != "*" or match is not None:
+            raise Invalid("If-None-Match is * here, and stands alone", field="If-None-Match")
+        return 0
+    if match is None:
+        return None
+    if match.strip() == "*":
+        return ANY
+    found = _TAG.fullmatch(match.strip())
+    if found is None:
+        raise Invalid('If-Match is one version, like "3", or *', field="If-Match")
+    return int(found[1])
+
+
+def write_of(item: ItemGiven, field: str) -> Write:
+    """A batch's item, checked. Raises: Invalid, TooLarge."""
+    check_key(item.key, f"{field}.key")
+    where = f"{field}.ifVersion"
+    if item.delete:
+        if item.value is not None:
+            raise Invalid("an item has a value or deletes", field=f"{field}.value")
+        return Write(item.key, None, if_version=item.if_version, field=where)
+    if item.value is None:
+        raise Invalid("the value is missing", field=f"{field}.value")
+    check_value(item.value, item.type, f"{field}.value")
+    return Write(item.key, item.value, item.type, ttl_ms(item.ttl_sec), item.if_version, where)
+
+
+class KeyValues:
+    """The handlers."""
+
+    def __init__(self, context: Context, expiry: Expiry) -> None:
+        self.context = context
+        self.engine = context.engine
+        self.store = context.store
+        self.expiry = expiry
+
+    @property
+    def now_ms(self) -> int:
+        """Unix ms."""
+        return self.engine.clock.now().wall_ms
+
+    # ------------------------------------------------------------ writes
+
+    async def put(self, request: Request) -> Response:
+        """The value is on disk when this answers."""
+        namespace, key = names_of(request)
+        body = lenient(request.body, ValueGiven)
+        field = "If-None-Match" if "if-none-match" in request.headers else "If-Match"
+        one = Write(key, check_value(body.value, body.type), body.type, ttl_ms(body.ttl_sec),
+                    condition(request), field)
+
+        async def fresh(note: Note) -> Response:
+            def put(tx: Tx) -> Entry:
+                kv.write(tx, namespace, [one])
+                entry = kv.get(tx.db, namespace, key, tx.now_ms)
+                assert entry is not None, "it was written in this transaction"
+                note.write(tx, 200, ENCODE(entry))
+                return entry
+
+            entry = await self.engine.write(put)
+            self.expiry.note(one.ttl_ms)
+            return tagged(entry)
+
+        return await once(self.context, request, fresh, again_as_it_was)
+
+    async def delete(self, request: Request) -> Response:
+        """What is not there is deleted already, unless a version of it is asked for."""
+        namespace, key = names_of(request)
+        one = Write(key, None, if_version=condition(request), field="If-Match")
+        await self.engine.write(lambda tx: kv.write(tx, namespace, [one]))
+        return Response(204)
+
+    async def batch(self, request: Request) -> Response:
+        """All or nothing."""
+        namespace = check_namespace(request.params["ns"])
+        body = lenient(request.body, Batch)
+        writes = [write_of(item, f"items[{index}]") for index, item in enumerate(body.items)]
+
+        async def fresh(note: Note) -> Response:
+            def carry_out(tx: Tx) -> bytes:
+                versions = kv.write(tx, namespace, writes)
+                done = ENCODE(BatchDone([ItemDone(one.key, version) for one, version
+                                         in zip(writes, versions, strict=True)]))
+                note.write(tx, 200, done)
+                return done
+
+            done = await self.engine.write(carry_out)
+            for one in writes:
+                self.expiry.note(one.ttl_ms)
+            return Response(200, done)
+
+        return await once(self.context, request, fresh, again_as_it_was)
+
+    # ------------------------------------------------------------ reads
+
+    async def get(self, request: Request) -> Response:
+        """One key."""
+        namespace, key = names_of(request)
+        entry = self.store.peek(kv.get, namespace, key, self.now_ms)
+        if entry is None:
+            raise NotFound("no such key", field="key")
+        return tagged(entry)
+
+    async def namespaces(self, request: Request) -> Response:
+        """All that hold a key."""
+        del request
+        return answer(200, Namespaces(await self.store.read(kv.namespaces, self.now_ms)))
+
+    async def keys(self, request: Request) -> Response:
+        """Without their values."""
+        namespace = check_namespace(request.params["ns"])
+        found = await self.store.read(kv.keys, namespace, request.query.get("prefix", ""),
+                                      self.now_ms)
+        return answer(200, Keys(found, namespace))
+
+    async def page(self, request: Request) -> Response:
+        """The whole namespace, slice by slice if it is large; a page of it with ?limit=."""
+        namespace = check_namespace(request.params["ns"])
+        prefix = request.query.get("prefix", "")
+        limit = query_int(request.query, "limit", 0, low=1, high=LIMIT_MAX)
+        after = cursor_key(request)
+        entries, more = await self.slice(namespace, prefix, after, limit or SLICE_ITEMS)
+        if limit:
+            link = (next_link(request, entries[-1].key),) if more else ()
+            return answer(200, entries, *link)
+        if not more:
+            return answer(200, entries)
+        return Response(200, stream=self.rest(namespace, prefix, entries))
+
+    async def slice(self, namespace: str, prefix: str, after: str | None,
+                    count: int) -> tuple[list[Entry], bool]:
+        """The next entries, and whether there are more."""
+        return await self.store.read(kv.page, namespace, prefix, after, count, SLICE_BYTES,
+                                     self.now_ms)
+
+    async def rest(self, namespace: str, prefix: str,
+                   entries: list[Entry]) -> AsyncIterator[bytes]:
+        """The array of a namespace, beginning with these entries; each is as it is when read."""
+        yield ENCODE(entries)[:-1]
+        more = True
+        while more:
+            entries, more = await self.slice(namespace, prefix, entries[-1].key, SLICE_ITEMS)
+            if entries:
+                yield b"," + ENCODE(entries)[1:-1]
+            else:
+                more = False
+        yield b"]"
+
+
+def names_of(request: Request) -> tuple[str, str]:
+    """The namespace and the key in the path. Raises: Invalid."""
+    return check_namespace(request.params["ns"]), check_key(request.params["key"])
+
+
+def tagged(entry: Entry) -> Response:
+    """An entry, with its version as ETag."""
+    return answer(200, entry, ("etag", f'"{entry.version}"'))
+
+
+def routes(handlers: KeyValues) -> list[Route]:
+    """The table's part about the key-value store."""
+    old = partial(Route, tag="kv", lenient=True, trusted=True)
+    read, write = "kv:read", "kv:write"
+    prefix = Query("prefix", str, "Only keys that begin like this")
+    if_match = Query("If-Match", str, 'Only if it is at this version, like "3", or * for any; '
+                     "else the answer is 412, with what is there as `current`.")
+    if_none_match = Query("If-None-Match", str, "*: only if it is not there; else 412.")
+    one = "/v1/kv/{ns}/{key...}"
+    return [
+        old("GET", "/v1/kv", handlers.namespaces, "List namespaces", permission=read,
+            answers={200: Namespaces}),
+        old("GET", "/v1/kv/{ns}", handlers.page, "List a namespace's values by key",
+            permission=read, answers={200: list[Entry]},
+            query=(prefix, Query("limit", int,
+                                 f"How many to show, 1 to {LIMIT_MAX} (default all)"), CURSOR)),
+        old("GET", "/v1/kv/{ns}/keys", handlers.keys, "List a namespace's keys", permission=read,
+            answers={200: Keys}, query=(prefix,)),
+        old("POST", "/v1/kv/{ns}/batch", handlers.batch,
+            "Write up to 10,000 keys, all or nothing", permission=write, body=Batch,
+            answers={200: BatchDone}, body_bytes_max=BULK_BYTES_MAX, query=(IDEMPOTENCY_KEY,),
+            hot=True),
+        old("PUT", one, handlers.put, "Write a value", permission=write, body=ValueGiven,
+            answers={200: Entry}, body_bytes_max=PUT_BYTES_MAX,
+            query=(if_match, if_none_match, IDEMPOTENCY_KEY)),
+        old("GET", one, handlers.get, "Get a value", permission=read, answers={200: Entry}),
+        old("DELETE", one, handlers.delete, "Delete a value", permission=write,
+            answers={204: None}, query=(if_match,)),
+    ]
