@@ -27,6 +27,7 @@ DAY_MS: Final = 86_400_000
 OFFLINE_WORKER_MS: Final = 7 * DAY_MS
 GONE_KEY_MS: Final = 7 * DAY_MS
 """So long a deleted key's last version is known; afterwards only that it was below its floor."""
+GONE_KEYS_MAX: Final = 100_000
 BLOB_REST_S: Final = 3_600.0
 
 Slice: TypeAlias = Callable[[Tx], int]
@@ -76,7 +77,7 @@ class Retention:
         gone += await self.slices(lambda tx: events.prune(
             tx.db, now_ms - self.keep.tasks_ms, first_event, SLICE_ROWS))
         gone += await self.slices(lambda tx: keys.prune(tx.db, now_ms - KEY_MS, SLICE_ROWS))
-        gone += await self.slices(lambda tx: kv.forget(tx, now_ms - GONE_KEY_MS, SLICE_ROWS))
+        gone += await self.forget_keys(now_ms)
         for number in await self.engine.store.read(devices.reporting):
             gone += await self.slices(partial(forget_reports, number,
                                               now_ms - self.keep.tasks_ms))
@@ -84,6 +85,18 @@ class Retention:
         for workflow_id in await self.engine.store.read(definitions.hidden_workflows):
             await self.slices(partial(bury, workflow_id))
         await self.sweep(now_ms)
+        return gone
+
+    async def forget_keys(self, now_ms: int) -> int:
+        """Marks of deleted keys that are old, or too many: keys that come and go leave many."""
+        gone = await self.slices(lambda tx: kv.forget(tx, now_ms - GONE_KEY_MS, SLICE_ROWS))
+        over = await self.engine.store.read(kv.gone_count) - GONE_KEYS_MAX
+        while over > 0:
+            count = min(over, SLICE_ROWS)
+            over -= count
+            gone += await self.engine.write(lambda tx, count=count: kv.forget(  # type: ignore[misc]
+                tx, now_ms + 1, count))
+            await trio.sleep(PAUSE_S)
         return gone
 
     async def slices(self, slice_: Slice) -> int:

@@ -107,3 +107,20 @@ async def test_marks_of_deleted_keys_go_and_keys_stay(tmp_path: Path) -> None:
         versions = await house.engine.write(lambda tx: kv.write(tx, "n", [
             Write("gone", "2"), Write("stays", "2")]))
         assert versions == [3, 2]
+
+
+async def test_keys_that_come_and_go_leave_no_more_marks_than_a_bound(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "SLICE_ROWS", 3)
+    monkeypatch.setattr(retention, "GONE_KEYS_MAX", 4)
+    async with opened(tmp_path) as house:
+        for number in range(12):
+            name = str(number)
+            await house.engine.write(lambda tx, name=name: kv.write(  # type: ignore[misc]
+                tx, "n", [Write(name, "1"), Write(name, None)]))
+            house.clock.now_ms += 1
+        await house.retention.round()
+        assert house.store.peek(kv.gone_count) == 4
+        versions = await house.engine.write(lambda tx: kv.write(tx, "n", [
+            Write("11", "2"), Write("0", "2")]))
+        assert versions == [3, 3], "one by its mark, one by what was forgotten"

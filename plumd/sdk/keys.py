@@ -237,6 +237,9 @@ def keys(namespace: str, prefix: str) -> Steps[list[str]]:
 
 # ---------------------------------------------------------------- watching
 
+GONE_MAX: Final = 10_000
+
+
 class Told(Enum):
     """What a frame of a watch's stream asks for."""
 
@@ -299,7 +302,7 @@ class Mirror:
             return Told.NOTHING
         if item.get("deleted") is True:
             if known is None:
-                self._gone[entry.key] = entry.version
+                self._note_gone(entry.key, entry.version)
                 return Told.NOTHING
             return self._forget(entry.key, entry.version)
         self.entries[entry.key] = entry
@@ -307,8 +310,15 @@ class Mirror:
 
     def _forget(self, key: str, version: int) -> Change:
         del self.entries[key]
-        self._gone[key] = version
+        self._note_gone(key, version)
         return Change(key, None, version)
+
+    def _note_gone(self, key: str, version: int) -> None:
+        """Frames that are older than the list may still come; they come soon or not at all."""
+        self._gone.pop(key, None)
+        self._gone[key] = version
+        if len(self._gone) > GONE_MAX:
+            del self._gone[next(iter(self._gone))]
 
 
 LOST_PAUSES_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)

@@ -188,3 +188,8 @@ def forget(tx: Tx, before_ms: int, count: int) -> int:
         tx.db.execute(SQL["raise_floor"], (namespace, version))
         tx.db.execute(SQL["unbury"], (namespace, key))
     return len(found)
+
+
+def gone_count(db: apsw.Connection) -> int:
+    """How many marks of deleted keys there are."""
+    return sql.number(db, SQL["gone_count"])

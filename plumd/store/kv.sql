@@ -57,6 +57,9 @@ ORDER BY expires_ms LIMIT ?;
 -- name: old_gone
 SELECT namespace, key, version FROM kv_gone WHERE gone_ms < ? ORDER BY gone_ms LIMIT ?;
 
+-- name: gone_count
+SELECT count(*) FROM kv_gone;
+
 -- name: raise_floor
 INSERT INTO kv_floors (namespace, version) VALUES (?,?)
 ON CONFLICT (namespace) DO UPDATE SET version = max(version, excluded.version);

@@ -29,7 +29,7 @@ from plumd.sdk import (
     Put,
     UnreachableError,
 )
-from plumd.sdk.keys import Mirror, Told, Value, decoded, encoded, lost_pause_s
+from plumd.sdk.keys import GONE_MAX, Mirror, Told, Value, decoded, encoded, lost_pause_s
 from tests.daemon.running import Running
 
 VALUES: tuple[Value, ...] = (True, False, 0, -(1 << 63), (1 << 63) - 1, 1.5, -0.0, math.inf, 1e-310,
@@ -102,6 +102,15 @@ def test_a_mirror_says_what_changed_while_it_was_away() -> None:
     for nonsense in ("", "[]", "{"):
         with pytest.raises(UnreachableError):
             mirror.take("kv", nonsense)
+
+
+def test_a_mirror_does_not_remember_every_key_that_ever_went() -> None:
+    mirror = Mirror("n", "")
+    for number in range(3 * GONE_MAX):
+        told(mirror, str(number), 1)
+        assert told(mirror, str(number), 2, None) == Change(str(number), None, 2)
+    assert len(mirror._gone) == GONE_MAX
+    assert mirror.entries == {}
 
 
 @given(st.integers(0, 50), st.floats(0, 1))

@@ -19,6 +19,7 @@ WHOLE = {
     ("definitions", "workflows_using"),
     ("definitions", "hidden_workflows"), ("events", "prune"),
     ("devices", "all"), ("devices", "count"), ("devices", "reporting"), ("devices", "prune"),
+    ("kv", "gone_count"),
     ("kv", "namespaces"),       # of the names, not of the keys
 }
 PIECES = {
