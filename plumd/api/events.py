@@ -143,13 +143,14 @@ class Events:
             if out:
                 yield out
                 quiet_at = trio.current_time() + KEEPALIVE_S
-                await trio.sleep(WAKE_S_MIN)    # what comes meanwhile shares the next write
-                continue
-            with trio.move_on_at(quiet_at) as quiet:
-                await self.engine.journal.wait_beyond(seq)
-            if quiet.cancelled_caught:
+            elif trio.current_time() >= quiet_at:
                 yield STILL_HERE
                 quiet_at = trio.current_time() + KEEPALIVE_S
+            if records:
+                await trio.sleep(WAKE_S_MIN)    # what comes meanwhile shares the next look
+                continue
+            with trio.move_on_at(quiet_at):
+                await self.engine.journal.wait_beyond(seq)
 
     async def tasks_stream(self, request: Request) -> Response:
         """`update` / `tasks` whenever a task changed."""
@@ -172,19 +173,18 @@ class Events:
         yield b"event: ping\ndata: init\n\n"
         quiet_at = trio.current_time() + KEEPALIVE_S
         while True:
-            with trio.move_on_at(quiet_at) as quiet:
+            with trio.move_on_at(quiet_at):
                 await self.engine.journal.wait_beyond(seq)
-            if quiet.cancelled_caught:
-                yield STILL_HERE
-                quiet_at = trio.current_time() + KEEPALIVE_S
-                continue
             records = self.engine.journal.since(seq)
             seq = self.engine.journal.next_seq
             if records is None or any(news_of(event)[0] in topics
                                       for record in records for event in record.items):
                 yield frame
                 quiet_at = trio.current_time() + KEEPALIVE_S
-                await trio.sleep(WAKE_S_MIN)
+            elif trio.current_time() >= quiet_at:
+                yield STILL_HERE
+                quiet_at = trio.current_time() + KEEPALIVE_S
+            await trio.sleep(WAKE_S_MIN)
 
 
 def gap_before(seq: int) -> bytes:
