@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from bench import fleet, floor, harness, latency, scale, throughput, workflows
+from bench import fleet, floor, grpc_streams, harness, latency, scale, throughput, workflows
 from bench.harness import Figures
 
 SECONDS: Final = 20.0
@@ -19,6 +19,7 @@ QUESTIONS: Final[dict[str, Callable[[float], Figures]]] = {
     "latency": latency.run,
     "bulk": throughput.bulk,
     "singles": throughput.singles,
+    "grpc": grpc_streams.run,
     "workflows": workflows.many,
     "long": workflows.long,
     "scale": scale.run,

@@ -160,10 +160,11 @@ def daemon(flags: tuple[str, ...] = ()) -> Iterator[Daemon]:
 
 
 @contextmanager
-def worker(url: str, capacity: int, name: str = "noop", mode: str = "noop") -> Iterator[None]:
+def worker(url: str, capacity: int, name: str = "noop", mode: str = "noop",
+           module: str = "bench.worker") -> Iterator[None]:
     """A worker process with one inline handler; returns when it is registered."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.worker", url, str(capacity), name, mode],
+        [sys.executable, "-m", module, url, str(capacity), name, mode],
         stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()

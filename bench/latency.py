@@ -11,11 +11,11 @@ from bench.harness import Figures
 from bench.load import Connection
 
 
-def run(seconds: float) -> Figures:
+def run(seconds: float, module: str = "bench.worker") -> Figures:
     """Submit over HTTP with `Prefer: wait`, an embedded Python worker on a stream."""
     body = b'{"name":"noop","payload":{"n":1}}'
     starts, ends, states = [], [], set()
-    with harness.daemon() as daemon, harness.worker(daemon.url, 1, mode="stamp"), \
+    with harness.daemon() as daemon, harness.worker(daemon.url, 1, "noop", "stamp", module), \
             Connection(daemon.port) as line:
         for _ in range(20):
             line.call("POST", "/v1/tasks", body, "Prefer: wait=10\r\n")

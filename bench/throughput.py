@@ -12,12 +12,12 @@ BULK = 1_000
 ROUND = 10_000
 
 
-def bulk(seconds: float, round_tasks: int = ROUND) -> Figures:
+def bulk(seconds: float, round_tasks: int = ROUND, module: str = "bench.worker") -> Figures:
     """10,000 tasks by bulk submit, end to end, again and again."""
     size = min(BULK, round_tasks)
     body = b'{"tasks":[' + b",".join([b'{"name":"noop"}'] * size) + b"]}"
     rates = []
-    with harness.daemon() as daemon, harness.worker(daemon.url, 16), \
+    with harness.daemon() as daemon, harness.worker(daemon.url, 16, module=module), \
             Connection(daemon.port) as line, Connection(daemon.port) as watch:
         cpu_s, commits, tasks = daemon.cpu_s(), daemon.commits(), 0
         deadline = time.monotonic() + seconds

@@ -49,6 +49,8 @@ def node_id_default(environ: Mapping[str, str]) -> str:
 
 SETTINGS: Final = (
     Setting("listen", "127.0.0.1:8080", "HOST:PORT to listen on", env=("CONTROLLER_ADDR",)),
+    Setting("grpc_listen", "", "HOST:PORT to listen on as well, for workers that look for gRPC on "
+            "a port of its own, like 127.0.0.1:9090; each port takes all protocols"),
     Setting("unix_socket", "", "path of a unix socket to listen on as well"),
     Setting("data_dir", "", "directory of the database, blobs and process logs; default "
             "$STATE_DIRECTORY or ./data", env=("CONTROLLER_DATA_DIR",), make=data_dir_default),
@@ -92,6 +94,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """All settings, checked. origins: setting -> where its value came from."""
 
     listen: str
+    grpc_listen: str
     unix_socket: str
     data_dir: str
     database: str
@@ -131,11 +134,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(ipaddress.ip_network(text) for text in self.trusted_networks)
 
 
-def split_address(text: str) -> tuple[str, int]:
+def split_address(text: str, setting: str = "listen") -> tuple[str, int]:
     """HOST:PORT, [V6]:PORT or :PORT in parts. Raises: ConfigError."""
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"listen: {text!r} is not HOST:PORT")
+        raise ConfigError(f"{setting}: {text!r} is not HOST:PORT")
     return host.strip("[]"), int(port)
 
 
@@ -217,17 +220,20 @@ def check(setting: Setting, raw: object, origin: str) -> Value:
 
 def check_whole(config: Config) -> None:
     """What only several settings together can get wrong. Raises: ConfigError."""
-    host, _ = config.address
+    hosts = {"listen": config.address[0]}
+    if config.grpc_listen:
+        hosts["grpc_listen"] = split_address(config.grpc_listen, "grpc_listen")[0]
     for text in (*config.trusted_networks, *config.outgoing_networks):
         try:
             ipaddress.ip_network(text)
         except ValueError as error:
             raise ConfigError(f"networks: {error}") from None
-    if not is_loopback(host) and not config.trusted_networks:
-        raise ConfigError(
-            f"listen: {host or 'every address'} is not loopback. Other machines may only come "
-            "in from a network that you name: --trusted-networks 10.1.0.0/16. It opens the "
-            "routes of workers, agents, devices and SDK clients, nothing else")
+    for setting, host in hosts.items():
+        if not is_loopback(host) and not config.trusted_networks:
+            raise ConfigError(
+                f"{setting}: {host or 'every address'} is not loopback. Other machines may only "
+                "come in from a network that you name: --trusted-networks 10.1.0.0/16. It opens "
+                "the routes of workers, agents, devices and SDK clients, nothing else")
 
 
 def is_loopback(host: str) -> bool:

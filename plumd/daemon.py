@@ -80,6 +80,7 @@ from plumd.store.blobs import Blobs
 from plumd.store.definitions import Catalog
 from plumd.store.store import Store
 from plumd.stream.exchange import Exchanges
+from plumd.stream.grpc import TaskService
 from plumd.stream.websocket import Streams
 
 log = logging.getLogger("plumd.daemon")
@@ -136,7 +137,8 @@ class Daemon:
             Policy(frozenset(name.lower() for name in config.host_names), config.networks,
                    config.behind_proxy), streams_max=config.streams_max)
         self.routes = self.all_routes()
-        self.app = app.build_app(self.routes, self.gate)
+        self.grpc = TaskService(
+            app.build_app(self.routes, self.gate), self.engine, self.blobs, self.gate)
 
     def local_workers(self) -> list[Join]:
         """The daemon's own executors, as the core sees them."""
@@ -191,7 +193,7 @@ class Daemon:
 
         Cancel: like a crash, but for the processes that are left running either way.
         """
-        specs = [self.config.listen]
+        specs = [each for each in (self.config.listen, self.config.grpc_listen) if each]
         if self.config.unix_socket:
             specs.append(f"unix:{self.config.unix_socket}")
         sockets = front.bind(specs)
@@ -230,6 +232,7 @@ class Daemon:
                 self.streams.drain()
                 self.exchanges.drain()
                 self.operations.drain()
+                self.grpc.drain()
                 await trio.sleep(TELL_S)        # so that workers hear it before their lines end
                 closing.set()
             await self.wait_for_calls()
@@ -259,7 +262,7 @@ class Daemon:
                          = trio.TASK_STATUS_IGNORED) -> None:
         """HTTP and the worker streams on one port, until `closing`."""
         await front.serve(
-            self.app, routes=self.routes, gate=self.gate, sockets=sockets,
+            self.grpc, routes=self.routes, gate=self.gate, sockets=sockets,
             stream_handler=self.streams.serve, shutdown=closing, limits=limits,
             task_status=task_status)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench import fleet, floor, latency, scale, throughput, workflows
+from bench import fleet, floor, grpc_streams, latency, scale, throughput, workflows
 from bench.harness import Figures
 
 
@@ -32,6 +32,12 @@ def test_bulk() -> None:
 
 def test_singles() -> None:
     look(throughput.singles(0.5, 16), "tasks")
+
+
+def test_grpc() -> None:
+    figures = grpc_streams.run(0.6, 2_000)
+    look(figures, "rounds")
+    look(figures, "tasks")
 
 
 def test_workflows() -> None:
