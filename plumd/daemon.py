@@ -48,6 +48,8 @@ from plumd.api.context import Context
 from plumd.api.gate import Gate
 from plumd.api.limits import Limits as DoorLimits
 from plumd.api.routes import Route
+from plumd.api.task_logs import TaskLogs
+from plumd.attempt_logs import AttemptLogs
 from plumd.carrier import BuiltinCarrier, LocalCarrier
 from plumd.clock import SystemClock, draw_seed
 from plumd.config import Config
@@ -115,6 +117,8 @@ class Daemon:
                              self.local_workers())
         self.processes = OsProcess(
             self.data, controller_base=f"http://{config.listen}")
+        self.logs = AttemptLogs(self.data)
+        self.engine.log_lines = self.logs.note
         self.client = Client(CallPolicy(tuple(
             ipaddress.ip_network(text) for text in config.outgoing_networks)))
         self.registry = Registry(self.store, clock, self.engine.write,
@@ -169,7 +173,8 @@ class Daemon:
     def all_routes(self) -> Sequence[Route]:
         """The table of all routes."""
         context = self.context
-        task_handlers = tasks.Tasks(context, self.processes)
+        task_handlers = tasks.Tasks(
+            context, self.processes, TaskLogs(context, self.processes, self.logs))
         state = system.System(context, self.config.node_id, self.config.trusted_networks)
         table = [
             *tasks.routes(task_handlers),
@@ -214,6 +219,7 @@ class Daemon:
             nursery.start_soon(self.devices.run)
             nursery.start_soon(self.client.run)
             nursery.start_soon(self.device_client.run)
+            nursery.start_soon(self.logs.run)
             await nursery.start(watch_signals, leave)
             gc.collect()
             gc.freeze()

@@ -9,7 +9,7 @@ read back over a fresh connection, and the core is rebuilt from committed rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias, TypeVar
 
 import apsw
@@ -99,6 +99,8 @@ class Engine:
         self.down = ""
         """Why writes are refused at present; "" when they are not."""
         self.progress: dict[int, Progress] = {}
+        self.log_lines: Callable[[tuple[int, int], int, Sequence[str]], None] = forget_lines
+        """Who keeps the lines of attempts: (attempt, wall_ms, lines), returning at once."""
         self.passes = 0
         """Turns of the loop, for a watchdog."""
         self._seed = seed
@@ -189,6 +191,12 @@ class Engine:
         self.progress[pair[0]] = Progress(pair[1], worker_id, ratio, text, self.clock.now().wall_ms)
         while len(self.progress) > PROGRESS_MAX:
             del self.progress[next(iter(self.progress))]
+
+    def note_lines(self, worker_id: str, lines: Mapping[tuple[int, int], Sequence[str]]) -> None:
+        """Hand on the lines of attempts that this worker holds; others are stale, and dropped."""
+        now_ms = self.clock.now().wall_ms
+        for pair in set(self.core.held_by(worker_id)).intersection(lines):
+            self.log_lines(pair, now_ms, lines[pair])
 
     def view(self, fn: Callable[[_sched.Scheduler], T]) -> T:
         """A look at the core, for what only memory knows."""
@@ -393,6 +401,11 @@ class Engine:
         old.next_seq = new.next_seq
         old.wake_all()
         return new
+
+
+def forget_lines(pair: tuple[int, int], time_ms: int, texts: Sequence[str]) -> None:
+    """Keeps nothing: where nobody reads logs."""
+    del pair, time_ms, texts
 
 
 _Effects: TypeAlias = tuple[

@@ -30,6 +30,7 @@ LEVELS = {
     "plumd.sdk": 1, "plumd._sched": 1,
     "plumd.stream.task_service_pb2": 0, "plumd.stream.grpc_frames": 1,
     "plumd.store": 2, "plumd.executors": 2,
+    "plumd.attempt_logs": 3,
     "plumd.outbox": 3, "plumd.journal": 3, "plumd.runs": 3, "plumd.engine": 4,
     "plumd.carrier": 5, "plumd.retention": 5, "plumd.services": 5,
     "plumd.expiry": 5, "plumd.devices": 5, "plumd.operations": 5,
@@ -45,9 +46,9 @@ ALSO = {
 SDK_SEES = ("plumd.sdk", "plumd")
 TIME_AND_CHANCE = {"time", "random", "secrets", "uuid", "datetime"}
 PURE_OF_TIME = ("plumd.flow", "plumd.endings", "plumd.balance", "plumd.engine", "plumd.store",
-                "plumd.runs", "plumd.outbox", "plumd.journal", "plumd.api", "plumd.stream",
-                "plumd.carrier", "plumd.retention", "plumd.services", "plumd.expiry",
-                "plumd.values", "plumd.devices", "plumd.operations")
+                "plumd.attempt_logs", "plumd.runs", "plumd.outbox", "plumd.journal", "plumd.api",
+                "plumd.stream", "plumd.carrier", "plumd.retention", "plumd.services",
+                "plumd.expiry", "plumd.values", "plumd.devices", "plumd.operations")
 SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|DELETE FROM|UPDATE \w+ SET|PRAGMA )")
 
 

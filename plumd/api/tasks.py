@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Final
 
 import msgspec
@@ -24,10 +23,11 @@ from plumd.api.context import (
 from plumd.api.decode import strict
 from plumd.api.openapi import IDEMPOTENCY_KEY, PREFER
 from plumd.api.paging import CURSOR, LIMIT, cursor_key, next_link, page_limit
-from plumd.api.params import prefer_wait_s, query_bool, query_choice, query_int
+from plumd.api.params import prefer_wait_s, query_choice
 from plumd.api.problem import TYPE_PREFIX, Problem
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_bodies import TaskCreate
+from plumd.api.task_logs import TaskLogs, known_task
 from plumd.api.task_views import (
     AttemptView,
     TaskView,
@@ -45,25 +45,19 @@ from plumd.model import (
     TASK_STATES,
     VALUE_BYTES_MAX,
     Cancel,
-    Kind,
     Reply,
     Start,
     Submit,
     TaskState,
     id_text,
-    parse_attempt,
     parse_id,
 )
 from plumd.store import tasks
 from plumd.store.keys import Answer
 from plumd.store.store import Tx
-from plumd.store.tasks import Filter, TaskRow
+from plumd.store.tasks import Filter
 
 BODY_MAX: Final = VALUE_BYTES_MAX + (1 << 20)
-PLAIN: Final = "text/plain; charset=utf-8"
-FOLLOW_BYTES: Final = 256 * 1024
-LOG_BEGINS_S: Final = 5.0
-LOG_LOOK_S: Final = 0.02
 ITEMS_PER_TURN: Final = 200
 """Of a bulk so many items are checked at a stretch, then others have their turn."""
 
@@ -102,10 +96,11 @@ class BulkAnswer(msgspec.Struct, frozen=True):
 class Tasks:
     """The handlers."""
 
-    def __init__(self, context: Context, processes: OsProcess) -> None:
+    def __init__(self, context: Context, processes: OsProcess, logs: TaskLogs) -> None:
         self.context = context
         self.engine = context.engine
         self.processes = processes
+        self.logs = logs
 
     # ------------------------------------------------------------ writing
 
@@ -224,7 +219,7 @@ class Tasks:
 
     async def start(self, request: Request) -> Response:
         """Let a Queued task go."""
-        row = self.known(request)
+        row = known_task(self.context.store, request)
         reply = await self.engine.call(Start(row.id))
         if reply.code:
             raise WrongState(reply.detail)
@@ -232,11 +227,11 @@ class Tasks:
 
     async def cancel(self, request: Request) -> Response:
         """End a task; canceling a canceled one again is no mistake."""
-        row = self.known(request)
+        row = known_task(self.context.store, request)
         with self.context.watching(row.id) as over:
             reply = await self.engine.call(Cancel(row.id))
             if reply.code:
-                now = self.known(request)
+                now = known_task(self.context.store, request)
                 if now.state != TaskState.CANCELED:
                     raise WrongState(f"the task is {TASK_STATES[now.state]} already")
             elif wait_s := prefer_wait_s(request.headers):
@@ -251,7 +246,7 @@ class Tasks:
         """A new task like this one."""
 
         async def asked() -> Submit:
-            row = self.known(request)
+            row = known_task(self.context.store, request)
             payload = row.payload
             if row.payload_blob:
                 payload = await self.context.blobs.load(row.payload_blob)
@@ -285,7 +280,7 @@ class Tasks:
 
     async def delete(self, request: Request) -> Response:
         """Remove a task that is over, with all that belongs to it."""
-        row = self.known(request)
+        row = known_task(self.context.store, request)
         if row.run_id and self.engine.runs.live.get(row.run_id) is not None:
             raise WrongState("the task belongs to a workflow run that goes on")
 
@@ -302,17 +297,9 @@ class Tasks:
 
     # ------------------------------------------------------------ reading
 
-    def known(self, request: Request) -> TaskRow:
-        """The task that the path names, by its own or an attempt's id. Raises: NotFound."""
-        pair = parse_attempt(request.params["id"])
-        row = None if pair is None else self.context.store.peek(tasks.get, pair[0])
-        if pair is None or row is None or (pair[1] > 1 and pair[1] > row.attempt):
-            raise NotFound("no such task")
-        return row
-
     async def get(self, request: Request) -> Response:
         """One task, whole. With `Prefer: wait` at its end."""
-        row = self.known(request)
+        row = known_task(self.context.store, request)
         wait_s = prefer_wait_s(request.headers)
         if wait_s and row.state < TaskState.SUCCEEDED:
             await self.wait_if_live(row.id, wait_s)
@@ -348,57 +335,17 @@ class Tasks:
 
     async def attempts(self, request: Request) -> Response:
         """Every attempt of a task."""
-        row = self.known(request)
+        row = known_task(self.context.store, request)
         past = self.context.store.peek(tasks.attempts, row.id)
         return answer(200, attempt_views(row, past))
 
     async def why(self, request: Request) -> Response:
         """The true reasons why a task waits."""
-        row = self.known(request)
+        row = known_task(self.context.store, request)
         causes = self.engine.core.why(row.id) or ()
         known = self.engine.core.knows(row.id)
         state = row.state if known is None else known[0]
         return answer(200, WhyView(id_text(row.id), TASK_STATES[state], causes))
-
-    async def logs(self, request: Request) -> Response:
-        """What an os_process printed: text, or with follow=true text as it comes."""
-        row = self.known(request)
-        query = request.query
-        number = query_int(query, "attempt", row.attempt, low=0, high=1 << 31)
-        offset = query_int(query, "offset", 0, low=0, high=1 << 53)
-        await self.log_begins(row, number)
-        if query_bool(query, "follow"):
-            await trio.to_thread.run_sync(self.processes.read_log, row.id, number, offset, 1)
-            return Response(200, content_type=PLAIN, stream=self.follow(row.id, number, offset))
-        limit = query_int(query, "limit", 1 << 20, low=1, high=1 << 24)
-        page = await trio.to_thread.run_sync(
-            self.processes.read_log, row.id, number, offset, limit)
-        body = b"".join(entry.data for entry in page.entries)
-        return Response(200, body, PLAIN, (
-            ("plum-next-offset", str(page.next_offset)),
-            ("plum-finished", "true" if page.finished else "false")))
-
-    async def log_begins(self, row: TaskRow, number: int) -> None:
-        """A process whose attempt was claimed a moment ago has its log a moment later."""
-        if (row.kind, row.state, row.attempt) != (Kind.OS_PROCESS, TaskState.RUNNING, number):
-            return
-        with trio.move_on_after(LOG_BEGINS_S):
-            while not self.processes.directory(row.id, number).exists():  # noqa: ASYNC110 - a file
-                await trio.sleep(LOG_LOOK_S)
-
-    async def follow(self, task_id: int, number: int, offset: int) -> AsyncIterator[bytes]:
-        """The output as it comes, until the attempt is over or its log was deleted."""
-        with suppress(NotFound):
-            while True:
-                page = await trio.to_thread.run_sync(
-                    self.processes.read_log, task_id, number, offset, FOLLOW_BYTES)
-                if page.entries:
-                    yield b"".join(entry.data for entry in page.entries)
-                elif page.finished:
-                    return
-                offset = page.next_offset
-                if not page.entries:
-                    await self.processes.wait_log(task_id, number, offset)
 
 
 def item_problem(refusal: PlumError, where: str) -> Problem:
@@ -449,8 +396,8 @@ def routes(handlers: Tasks) -> list[Route]:
               "tasks", read, answers={200: list[AttemptView]}),
         Route("GET", "/v1/tasks/{id}/why", handlers.why, "Why a task waits", "tasks", read,
               answers={200: WhyView}),
-        Route("GET", "/v1/tasks/{id}/logs", handlers.logs, "What a process printed", "tasks",
-              read, answers={200: str}, query=(
+        Route("GET", "/v1/tasks/{id}/logs", handlers.logs.answer,
+              "What a process printed or a worker said", "tasks", read, answers={200: str}, query=(
                   Query("attempt", int, "Which attempt; default the last"),
                   Query("offset", int, "Where to begin"), Query("limit", int, "At most so many"),
                   Query("follow", bool, "Stay and show more as it comes"))),

@@ -58,6 +58,11 @@ class Ends(NamedTuple):
     left_out: int
 
 
+def index_entry(offset: int, time_ms: int, stream: int) -> bytes:
+    """An entry of a segment's index: from offset on, this stream wrote, at this time."""
+    return array("Q", (offset, time_ms << 8 | stream)).tobytes()
+
+
 class _Run(NamedTuple):
     offset: int
     stream: int
@@ -65,7 +70,7 @@ class _Run(NamedTuple):
     data: bytes
 
 
-def _segments(directory: Path) -> list[tuple[int, int]]:
+def segments(directory: Path) -> list[tuple[int, int]]:
     """(offset, size) of every segment that is there, in order."""
     found: list[tuple[int, int]] = []
     with os.scandir(directory) as entries:
@@ -109,8 +114,8 @@ def _runs(directory: Path, start: int, offset: int, limit: int) -> list[_Run]:
 
 def log_size(directory: Path) -> int:
     """How many bytes the process wrote to its log so far, those not kept any more included."""
-    segments = _segments(directory)
-    return sum(segments[-1]) if segments else 0
+    found = segments(directory)
+    return sum(found[-1]) if found else 0
 
 
 def is_finished(directory: Path) -> bool:
@@ -125,12 +130,12 @@ def read_page(directory: Path, offset: int, limit: int) -> LogPage:
     Raises FileNotFoundError when there is no such directory.
     """
     finished = is_finished(directory)       # before the sizes, so that the end is really the end
-    segments = _segments(directory)
-    size = sum(segments[-1]) if segments else 0
+    there = segments(directory)
+    size = sum(there[-1]) if there else 0
     if offset < 0:
         offset = max(0, size + offset)
     at, left_out, room, runs = offset, 0, limit, list[_Run]()
-    for start, length in segments:
+    for start, length in there:
         if start + length <= at or room <= 0:
             continue
         if start > at:
@@ -165,7 +170,7 @@ def _whole_characters(data: bytes) -> int:
 def _forward(directory: Path) -> Iterator[_Run]:
     """All runs from the start to the first gap."""
     at = 0
-    for start, length in _segments(directory):
+    for start, length in segments(directory):
         if start != at:
             return
         yield from _runs(directory, start, start, length)
@@ -175,7 +180,7 @@ def _forward(directory: Path) -> Iterator[_Run]:
 def _backward(directory: Path) -> Iterator[_Run]:
     """All runs from the end to the last gap."""
     at = log_size(directory)
-    for start, length in reversed(_segments(directory)):
+    for start, length in reversed(segments(directory)):
         if start + length != at:
             return
         yield from reversed(_runs(directory, start, start, length))

@@ -235,7 +235,7 @@ class Client:
 
     def logs(self, task_id: str, *, attempt: int | None = None,
              follow: bool = False) -> Iterator[bytes]:
-        """What a task's process printed, as bytes; with follow also what comes until its end."""
+        """What a task's process or worker said, as bytes; follow: until its end."""
         path = f"{calls.task_path(task_id)}/logs"
         offset, finished = 0, False
         while not finished and not follow:

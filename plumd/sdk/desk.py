@@ -15,6 +15,7 @@ from typing import Final, final
 import trio
 
 from plumd.sdk.handlers import Context, Mode, Task, failed
+from plumd.sdk.log_lines import LogLines
 from plumd.sdk.outbox import Outbox
 from plumd.sdk.protocol import LOST, Attempt, Down, Failure, Progress, Result
 
@@ -34,6 +35,8 @@ class Desk:
 
     def __init__(self, tasks: Mapping[str, Task], capacity: int) -> None:
         self.outbox = Outbox()
+        self.lines = LogLines()
+        self.names: tuple[str, ...] = ()        # what the daemon shall send attempts of
         self.running: dict[str, Context] = {}
         self.changed = trio.lowlevel.ParkingLot()
         self.draining = False
@@ -102,7 +105,7 @@ class Desk:
             elif task.mode is not Mode.INLINE:
                 self._start(task, attempt)
             else:
-                context = Context(attempt, self._tell) if task.wants_context else None
+                context = Context(attempt, self._tell, self._log) if task.wants_context else None
                 result = task.answer(attempt, context)
                 assert result is not None, "nobody can stop an inline handler"
                 outbox.add(result)
@@ -113,7 +116,7 @@ class Desk:
 
     def _start(self, task: Task, attempt: Attempt) -> None:
         scope = trio.CancelScope() if task.mode is Mode.ASYNC else None
-        self.running[attempt.id] = Context(attempt, self._tell, scope)
+        self.running[attempt.id] = Context(attempt, self._tell, self._log, scope)
         self._waiting[attempt.id] = (task, attempt)
         self._start_waiting()
 
@@ -219,6 +222,19 @@ class Desk:
         assert self._token is not None, "the desk is not open"
         with contextlib.suppress(trio.RunFinishedError):  # a thread left behind by a gone worker
             self._token.run_sync_soon(self._note, progress)
+
+    def _log(self, attempt_id: str, text: str) -> None:
+        """Add a line to an attempt's log; called by handlers, so maybe in a thread."""
+        self.lines.add(attempt_id, text)
+        self.wake_from_anywhere()
+
+    def wake_from_anywhere(self) -> None:
+        """`wake`, from whatever thread."""
+        if threading.get_ident() == self._thread_id:
+            self.wake()
+        elif self._token is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self.wake, idempotent=True)
 
     def _note(self, progress: Progress) -> None:
         if progress.id in self.running:

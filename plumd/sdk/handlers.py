@@ -70,10 +70,11 @@ class Context:
     canceled: the attempt shall end; reason says why (canceled, timeout, stale or lost).
     """
 
-    __slots__ = ("_tell", "attempt", "canceled", "id", "name", "reason", "scope", "timeout_s",
-                 "why")
+    __slots__ = ("_log", "_tell", "attempt", "canceled", "id", "name", "reason", "scope",
+                 "timeout_s", "why")
 
     def __init__(self, attempt: Attempt, tell: Callable[[Progress], None],
+                 log_line: Callable[[str, str], None],
                  scope: trio.CancelScope | None = None) -> None:
         self.id = attempt.id
         self.name = attempt.name
@@ -84,6 +85,7 @@ class Context:
         self.why = ""
         self.scope = scope
         self._tell = tell
+        self._log = log_line
 
     @property
     def task_id(self) -> str:
@@ -100,6 +102,14 @@ class Context:
         if ratio is not None:
             ratio = min(max(float(ratio), 0.0), 1.0)
         self._tell(Progress(self.id, ratio, _clean(text, PROGRESS_TEXT_CHARS)))
+
+    def log(self, text: str) -> None:
+        """Add a line to the task's log, which `plum task logs -f` shows as it grows.
+
+        Lines are sent in the order in which they came, before the result. Those that wait while the
+        daemon is away are bounded; it is a log to look at, not a place for results.
+        """
+        self._log(self.id, _clean(text, len(text)))
 
     def stop(self, reason: str, why: str = "") -> None:
         """Tell the handler to end; the first reason stays. Only from the worker's own thread."""
@@ -140,6 +150,8 @@ class Task:
                  type: object = None) -> None:  # noqa: A002 - the decorator's word
         if not 0 < len(name) <= 200:
             raise ValueError(f"a task's name has 1 to 200 characters, not {len(name)}")
+        if name.startswith("!"):
+            raise ValueError(f"{name!r}: a task's name does not begin with !")
         self.name = name
         is_async = inspect.iscoroutinefunction(handler)
         if inline and is_async:

@@ -9,7 +9,7 @@ peer got wrong is a RemoteProtocolError, what we got wrong a LocalProtocolError.
     worker                                   daemon
     Up(register, holding, results?)    ->
                                        <-    Down(registered, attempts?, cancel?)
-    Up(seq=1, results, progress)       ->
+    Up(seq=1, results, progress, logs) ->
                                        <-    Down(ack=1, refused?, attempts)
     Up(beat)                           ->
     Up(drain)                          ->
@@ -42,6 +42,8 @@ CAPACITY_MAX: Final = 100_000
 HOLDING_MAX: Final = 2 * CAPACITY_MAX   # as many run as wait for their acknowledgement
 ERROR_CHARS_MAX: Final = 65_536
 PROGRESS_CHARS_MAX: Final = 4_096
+LOG_CHARS_MAX: Final = 4_096
+LOG_LINES_MAX: Final = 1_000
 DEPTH_MAX: Final = 200
 LOST: Final = "lost"
 """The error code of an attempt that its worker gave up: contact lost, or stopped in the middle."""
@@ -115,6 +117,13 @@ class Progress(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False
     text: Annotated[str, Meta(max_length=PROGRESS_CHARS_MAX)] = ""
 
 
+class LogLine(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
+    """A line of an attempt's log; a line break is added where it has none."""
+
+    id: Id
+    text: Annotated[str, Meta(max_length=LOG_CHARS_MAX)]
+
+
 class Register(Struct, frozen=True, omit_defaults=True, rename="camel"):
     """Who the worker is. session: random, drawn once per process start.
 
@@ -138,6 +147,7 @@ class Up(Struct, frozen=True, omit_defaults=True, rename="camel"):
 
     holding: ids of the attempts that run or are not yet acknowledged; None = not told.
     seq: number of this batch of results, counted by the worker from 1, never reused on a line.
+    logs: lines for the logs of attempts that run.  tasks: from now on these are all its names.
     drain: it wants no more attempts.  bye: it leaves for good and holds nothing any more.
     wait_sec, max: exchange only: how long the answer may wait for attempts, and how many it takes.
     """
@@ -148,6 +158,8 @@ class Up(Struct, frozen=True, omit_defaults=True, rename="camel"):
     seq: Count = 0
     results: Annotated[list[Result], Meta(max_length=ITEMS_MAX)] = []
     progress: Annotated[list[Progress], Meta(max_length=ITEMS_MAX)] = []
+    logs: Annotated[list[LogLine], Meta(max_length=LOG_LINES_MAX)] = []
+    tasks: Annotated[list[Name], Meta(max_length=ITEMS_MAX)] | None = None
     beat: bool = False
     drain: bool = False
     bye: bool = False
@@ -288,6 +300,8 @@ def _check_ids(up: Up) -> None:
     named = [result.id for result in up.results]
     if up.progress:
         named += [progress.id for progress in up.progress]
+    if up.logs:
+        named += [line.id for line in up.logs]
     if up.holding:
         named += up.holding
     if not all(map(_is_id, named)):
@@ -350,6 +364,8 @@ class DaemonEnd:
             raise RemoteProtocolError("two different sessions in one message")
         if up.holding is None:
             raise RemoteProtocolError("a register says what the worker holds")
+        if up.tasks is not None:
+            raise RemoteProtocolError("a register names its tasks itself")
         self._register_open = True
 
     def send(self, down: Down) -> bytes:
@@ -402,12 +418,16 @@ class WorkerEnd:
                 raise LocalProtocolError("registered twice")
             if up.holding is None:
                 raise LocalProtocolError("a register says what the worker holds")
+            if up.tasks is not None:
+                raise LocalProtocolError("a register names its tasks itself")
         elif not self._asked and not self._exchange:
             raise LocalProtocolError("the first message must register")
         if up.seq <= self._seq if up.results else up.seq:
             raise LocalProtocolError(f"batch number {up.seq} after {self._seq}")
         if len(up.results) > self.items_max or len(up.progress) > self.items_max:
             raise LocalProtocolError(f"over {self.items_max} items in one message")
+        if len(up.logs) > LOG_LINES_MAX:
+            raise LocalProtocolError(f"over {LOG_LINES_MAX} log lines in one message")
         data = _encode(up, self.bytes_max)
         self._register_open = self._register_open or up.register is not None
         self._asked = True

@@ -6,12 +6,22 @@ import logging
 import math
 from typing import Final, final
 
+import msgspec
 import trio
 
 from plumd.sdk.desk import Desk
 from plumd.sdk.handlers import PROGRESS_TEXT_CHARS
 from plumd.sdk.line import Line, LineClosed
-from plumd.sdk.protocol import Down, Register, Registered, RemoteProtocolError, Up, WorkerEnd
+from plumd.sdk.log_lines import MESSAGE_BYTES
+from plumd.sdk.protocol import (
+    Down,
+    Register,
+    Registered,
+    RemoteProtocolError,
+    Result,
+    Up,
+    WorkerEnd,
+)
 
 log = logging.getLogger("plumd.sdk")
 
@@ -71,6 +81,7 @@ class Talk:
         self._end = WorkerEnd()
         self._over = False      # the daemon said its last, or what nobody understands
         self._drain_said = False
+        self._names_said: tuple[str, ...] = ()
         self._sent_s = 0.0
         self._progress_s = -PROGRESS_S
         self._speaking = False  # a message is on its way out: the next one waits for it
@@ -80,10 +91,12 @@ class Talk:
         desk = self._desk
         holding = desk.holding()
         room = self._end.bytes_max - 32 * len(holding)
-        seq, results = desk.outbox.take(self._end.items_max, room)
-        self._drain_said = desk.draining
-        up = Up(register=register, holding=holding, seq=seq, results=results,
-                drain=desk.draining)
+        lines = desk.lines.take()
+        seq, results = (0, list[Result]()) if desk.lines else desk.outbox.take(
+            self._end.items_max, room - MESSAGE_BYTES)
+        self._drain_said, self._names_said = desk.draining, desk.names
+        up = Up(register=msgspec.structs.replace(register, tasks=list(desk.names)),
+                holding=holding, seq=seq, results=results, logs=lines, drain=desk.draining)
         while await self._say(up):
             while self._speaking or (message := self._collect()) is None:
                 with trio.move_on_at(math.inf if self._speaking else self._due_s()):
@@ -116,27 +129,35 @@ class Talk:
 
     def _due_s(self) -> float:
         """When there is something to say even if nothing happens: a beat, or held-back progress."""
-        beat_s = self._sent_s + self._lease.beat_s
-        return min(beat_s, self._progress_s + PROGRESS_S) if self._desk.has_progress else beat_s
+        beat_s, waiting = self._sent_s + self._lease.beat_s, self._desk.has_progress
+        waiting = waiting or bool(self._desk.lines)
+        return min(beat_s, self._progress_s + PROGRESS_S) if waiting else beat_s
 
     def _collect(self, *, bye: bool = False) -> Up | None:
         """All that is to be said now, in one message; None when there is nothing."""
         desk, now = self._desk, trio.current_time()
-        seq, results = desk.outbox.take(self._end.items_max,
-                                        self._end.bytes_max - PROGRESS_BYTES)
+        in_time = now >= self._progress_s + PROGRESS_S
+        # The lines of an attempt go before its result: behind it nobody takes them.
+        lines = desk.lines.take() if desk.lines and (
+            desk.outbox or bye or in_time or desk.lines.full_message) else []
+        seq, results = (0, list[Result]()) if desk.lines and desk.outbox and not bye else (
+            desk.outbox.take(self._end.items_max,
+                             self._end.bytes_max - PROGRESS_BYTES - MESSAGE_BYTES))
+        names = None if desk.names == self._names_said else list(desk.names)
         drain = desk.draining and not self._drain_said
         bye = bye or (desk.leaving and not desk.running and not desk.outbox)
         beat = now >= self._sent_s + self._lease.beat_s
-        said = bool(seq) or drain or bye or beat
+        said = bool(seq or lines) or names is not None or drain or bye or beat
         progress = []
-        if desk.has_progress and (said or now >= self._progress_s + PROGRESS_S):
+        if desk.has_progress and (said or in_time):
             progress = desk.take_progress(min(self._end.items_max, PROGRESS_ITEMS))
+        if progress or lines:
             self._progress_s = now
         if not (said or progress):
             return None
-        self._drain_said = desk.draining
-        return Up(seq=seq, results=results, progress=progress, beat=beat and not seq,
-                  drain=drain, bye=bye)
+        self._drain_said, self._names_said = desk.draining, desk.names
+        return Up(seq=seq, results=results, progress=progress, logs=lines, tasks=names,
+                  beat=beat and not seq, drain=drain, bye=bye)
 
     async def listen(self) -> None:
         """Hand on what the daemon says.

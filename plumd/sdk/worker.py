@@ -20,6 +20,7 @@ import secrets
 import signal
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterable, Callable, Mapping
 from typing import Final, TypeVar, final
 
@@ -94,6 +95,7 @@ class Worker:
         self._drain_asked = trio.Event()
         self._scope = trio.CancelScope()
         self._served = False
+        self._naming = threading.Lock()
 
     @property
     def given_up(self) -> int:
@@ -113,14 +115,40 @@ class Worker:
         TaskFailed with advice, anything else as `handler_error`. Raises ValueError.
         """
         if self._served:
-            raise RuntimeError("the daemon was already told which tasks this worker has")
+            raise RuntimeError("this worker serves already; use add_task")
 
         def register(handler: _Handler) -> _Handler:
-            if name in self._tasks:
-                raise ValueError(f"task {name!r} has a handler already")
-            self._tasks[name] = Task(name, handler, inline=inline, type=type)
+            self.add_task(name, handler, inline=inline, type=type)
             return handler
         return register
+
+    def add_task(self, name: str, handler: Handler, *, inline: bool = False,
+                 type: object = None) -> None:  # noqa: A002 - as above
+        """As `task` does, and also while the worker serves, from any thread: the daemon sends
+        attempts of that name from now on. Raises ValueError.
+        """
+        task = Task(name, handler, inline=inline, type=type)
+        with self._naming:
+            if name in self._desk.names:
+                raise ValueError(f"task {name!r} has a handler already")
+            self._tasks[name] = task
+            self._desk.names = (*self._desk.names, name)
+        self._desk.wake_from_anywhere()
+
+    def drop_task(self, name: str) -> None:
+        """Take no more tasks of that name; from any thread. Attempts that run, or are on their way
+        already, are carried out. Raises ValueError when there is no such name.
+        """
+        with self._naming:
+            if name not in self._desk.names:
+                raise ValueError(f"there is no task {name!r}")
+            self._desk.names = tuple(each for each in self._desk.names if each != name)
+        self._desk.wake_from_anywhere()
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The names of the tasks that this worker takes at present."""
+        return self._desk.names
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT: then finish what runs, hand in the results, and return.
@@ -158,7 +186,6 @@ class Worker:
         if self._served:
             raise RuntimeError("a Worker serves once")
         self._served = True
-        self._register.tasks.extend(self._tasks)
         turned_away: Exception | None = None
         try:
             async with trio.open_nursery() as work:

@@ -48,6 +48,8 @@ class Exchanges:
         if up.register is not None:
             check_names(worker_id, up.register.tasks, "id", "register.tasks")
         session, join = self._session(worker_id, up)
+        if up.tasks is not None:
+            join = msgspec.structs.replace(session.rename(up.tasks), holding=join.holding)
         session.forget_given()
         commands: list[CoreCommand] = [join]
         if up.drain:

@@ -33,6 +33,7 @@ from plumd.sdk.protocol import (
     Attempt,
     CancelNotice,
     Down,
+    LogLine,
     Refused,
     Register,
     Registered,
@@ -172,12 +173,29 @@ class Session:
             pair = parse_attempt(progress.id)
             if pair is not None:
                 self.engine.note_progress(pair, self.join.worker_id, progress.ratio, progress.text)
+        if up.logs:
+            self._note_lines(up.logs)
         self.in_hand += 1
         try:
             return self.engine.post([*commands, *finishes], urgent=True, then=acknowledge)
         except PlumError:
             self.in_hand -= 1
             raise
+
+    def rename(self, tasks: Sequence[str]) -> Join:
+        """The command behind a change of the worker's names. Raises: Invalid."""
+        check_names(self.join.worker_id, tasks, "id", "tasks")
+        held = tuple(self.engine.core.held_by(self.join.worker_id))
+        self.join = msgspec.structs.replace(
+            self.join, tasks=tuple(sorted(set(tasks))), holding=held)
+        return self.join
+
+    def _note_lines(self, lines: Sequence[LogLine]) -> None:
+        """Lines of attempts that are this worker's go to their logs, in order."""
+        texts: dict[tuple[int, int], list[str]] = {}
+        for line in lines:
+            texts.setdefault(parse_attempt(line.id) or (0, 0), []).append(line.text)
+        self.engine.note_lines(self.join.worker_id, texts)
 
     async def _finish(self, result: Result) -> Finish:
         """The command behind a result that is large, or that is no plain success."""

@@ -142,8 +142,9 @@ class Streams:
             up = end.receive(await ws.get_message())
             if not self.engine.beat(worker_id, nonce):
                 return Farewell("lease_lost", "the lease ran out; register again")
-            if up.results or up.progress:
-                ask = await session.hand_in(up)
+            renames = () if up.tasks is None else (session.rename(up.tasks),)
+            if up.results or up.progress or up.logs or renames:
+                ask = await session.hand_in(up, renames)
                 if session.in_hand >= IN_HAND_MAX:
                     await ask.done.wait()
             if up.drain:

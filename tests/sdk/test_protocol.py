@@ -19,6 +19,7 @@ from plumd.sdk.protocol import (
     Down,
     Failure,
     LocalProtocolError,
+    LogLine,
     PeerError,
     Progress,
     Refused,
@@ -97,7 +98,8 @@ def test_what_one_end_says_the_other_understands(
     down = Down(registered=Registered(30.0, 10.0, 100, 70_000_000), attempts=given_out,
                 ack=1 if batch and full else 0)
     assert plain(worker.receive(over(daemon.send(down)))) == plain(down)
-    up = Up(seq=7 if batch else 0, results=batch, progress=told, beat=beat, bye=bye)
+    up = Up(seq=7 if batch else 0, results=batch, progress=told, beat=beat, bye=bye,
+            logs=[LogLine(one.id, one.text) for one in told], tasks=register.tasks)
     assert plain(daemon.receive(over(worker.send(up)))) == plain(up)
     down = Down(ack=7 if batch else 0, refused=turned_down, attempts=given_out, cancel=cancel,
                 drain=full)
@@ -128,7 +130,8 @@ def test_an_exchange_is_one_message_each_way() -> None:
 
 @pytest.mark.parametrize("up", [
     {"session": "s1"}, {"holding": []}, {"session": "", "holding": []},
-    {"session": "s2", "holding": [], "register": {"session": "s1", "tasks": []}}])
+    {"session": "s2", "holding": [], "register": {"session": "s1", "tasks": []}},
+    {"session": "s1", "holding": [], "tasks": [], "register": {"session": "s1", "tasks": []}}])
 def test_an_exchange_names_session_and_holding(up: dict[str, object]) -> None:
     with pytest.raises(RemoteProtocolError):
         DaemonEnd(exchange=True).receive(json.dumps(up))
@@ -293,14 +296,15 @@ def test_the_daemon_answers_the_register_first() -> None:
 
 def test_a_wrong_us_is_a_defect_of_the_worker() -> None:
     worker = WorkerEnd()
-    for up in (Up(beat=True), Up(register=Register("s", []))):
+    for up in (Up(beat=True), Up(register=Register("s", [])),
+               Up(register=Register("s", []), holding=[], tasks=["a"])):
         with pytest.raises(LocalProtocolError):
             worker.send(up)
     worker.send(REGISTER)
     worker.receive(b'{"registered":{"leaseSec":30,"beatSec":10,"itemsMax":2,"bytesMax":18874368}}')
     for up in (REGISTER, Up(results=[ONE]), Up(seq=1), Up(seq=1, results=[ONE] * 3),
                Up(seq=1, results=[Result("1", raw("x" * 18_900_000))]),
-               Up(progress=[Progress("1", text="\ud800")])):
+               Up(progress=[Progress("1", text="\ud800")]), Up(logs=[LogLine("1", "")] * 1_001)):
         with pytest.raises(LocalProtocolError):
             worker.send(up)
     worker.send(Up(seq=1, results=[ONE]))
@@ -309,7 +313,8 @@ def test_a_wrong_us_is_a_defect_of_the_worker() -> None:
 # --- any bytes -----------------------------------------------------------------------------------
 
 UP_BYTES = msgspec.json.encode(Up(
-    holding=["1f"], seq=3, progress=[Progress("1.2", 0.5, "half")], beat=True,
+    holding=["1f"], seq=3, logs=[LogLine("1f", "a\n")], tasks=["resize", "é"],
+    progress=[Progress("1.2", 0.5, "half")], beat=True,
     results=[Result("1", raw({"a": [1, "é"]})), Result("2", error=Failure("c", "m", raw([{}])))]))
 DOWN_BYTES = msgspec.json.encode(Down(
     ack=1, refused=[Refused("1", attempt=2)], cancel=[CancelNotice("3")], drain=True,

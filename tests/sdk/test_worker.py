@@ -90,7 +90,7 @@ class Wire:
         with trio.fail_after(60):
             while True:
                 up = self.end.receive(await self.up.receive())
-                if not up.beat or up.register or up.results or up.progress or up.drain or up.bye:
+                if not up.beat or up != Up(beat=True):
                     return up
 
     async def hear_results(self, count: int) -> dict[str, Result]:
