@@ -121,6 +121,7 @@ cdef class Scheduler:
     cdef on_start(self, command, int64_t now_ns, int64_t now_ms)
     cdef on_cancel(self, command, int64_t now_ns, int64_t now_ms)
     cdef on_finish(self, command, int64_t now_ns, int64_t now_ms)
+    cdef bint has_other(self, int32_t klass, Worker worker) except -1
     cdef on_nap(self, command, int64_t now_ns, int64_t now_ms)
     cdef on_join(self, command, int64_t now_ns, int64_t now_ms)
     cdef on_detach(self, command)

@@ -46,6 +46,7 @@ cdef enum:
     END_TIMEOUT = 2
     END_CANCELED = 3
     END_LOST = 4
+    END_UNREACHED = 5       # lost before it could begin; told as END_LOST
 
 cdef enum:
     STOP_CANCEL = 1
@@ -241,9 +242,24 @@ cdef class Scheduler:
         if worker is None or worker.worker_id != command.worker_id:
             return Reply("stale_attempt", "another worker holds this attempt",
                          task.state, task.attempt)
+        if not command.reached and worker.kind == CALLBACK:
+            worker.attached = False         # until it is heard of again
+            self.refresh(worker)
+            if task.lost < self.lost_extra and self.has_other(task.klass, worker):
+                self.end(slot, END_UNREACHED, "unreached", command, True, 0, now_ns, now_ms)
+                return ACCEPTED
         self.end(slot, command.ending, "", command, command.retryable, command.retry_after_ms,
                  now_ns, now_ms)
         return ACCEPTED
+
+    cdef bint has_other(self, int32_t klass, Worker worker) except -1:
+        """Whether another worker that is here takes tasks of this class."""
+        cdef Worker other
+        for number in (<MatchClass> self.classes[klass]).workers:
+            other = <Worker> self.workers[number]
+            if other is not worker and other.attached and not other.draining:
+                return True
+        return False
 
     cdef on_nap(self, command, int64_t now_ns, int64_t now_ms):
         cdef int32_t slot = self.ids.get(command.task_id)
@@ -688,6 +704,8 @@ cdef class Scheduler:
         elif task.stopping == STOP_TIMEOUT:
             ending = END_TIMEOUT
         state = self.settle(task, ending, retryable)
+        if ending == END_UNREACHED:
+            ending = END_LOST
         if state == RETRYING:
             delay_ms = retry_after_ms or self.backoff_ms(task.failures)
         ended = Ended(task.id, task.attempt if ran else 0, ending, state, worker_id, node_id,
@@ -717,6 +735,9 @@ cdef class Scheduler:
             return SUCCEEDED
         if ending == END_CANCELED:
             return CANCELED
+        if ending == END_UNREACHED:
+            task.lost += 1
+            return PENDING
         if ending == END_LOST:
             task.lost += 1
             if task.on_lost == 1 or task.failures + task.lost > task.max_retries + self.lost_extra:

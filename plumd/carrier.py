@@ -137,7 +137,8 @@ class LocalCarrier:
                 value, blob = await self.blobs.keep(outcome.result)
                 finish = Finish(
                     given.task_id, given.attempt, given.worker_id, outcome.ending, value,
-                    outcome.error, outcome.retryable, outcome.retry_after_ms, blob)
+                    outcome.error, outcome.retryable, outcome.retry_after_ms, blob,
+                    outcome.reached)
                 await self.engine.call_all([finish], urgent=True)
             except PlumError:
                 await trio.sleep(AGAIN_S)

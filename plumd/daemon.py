@@ -57,6 +57,7 @@ from plumd.devices import Devices
 from plumd.engine import Engine
 from plumd.errors import PlumError
 from plumd.executors.callback import Callback
+from plumd.executors.grpc_client import GrpcClient
 from plumd.executors.os_process import OsProcess
 from plumd.executors.outgoing import Client
 from plumd.executors.service import Service
@@ -121,6 +122,7 @@ class Daemon:
         self.engine.log_lines = self.logs.note
         self.client = Client(CallPolicy(tuple(
             ipaddress.ip_network(text) for text in config.outgoing_networks)))
+        self.grpc_client = GrpcClient(self.client)
         self.registry = Registry(self.store, clock, self.engine.write,
                                  config.service_health_ttl_sec)
         self.registry.load()
@@ -164,7 +166,7 @@ class Daemon:
         self.registry.check = calls.check
         processes, services, callbacks = (
             LocalCarrier(self.engine, self.blobs, executor)
-            for executor in (self.processes, calls, Callback(self.client)))
+            for executor in (self.processes, calls, Callback(self.client, self.grpc_client)))
         self.outbox.register(OS_PROCESS, processes)
         self.outbox.register(SERVICE, services)
         self.outbox.register_caller(callbacks)
@@ -219,6 +221,7 @@ class Daemon:
             nursery.start_soon(self.devices.run)
             nursery.start_soon(self.client.run)
             nursery.start_soon(self.device_client.run)
+            nursery.start_soon(self.grpc_client.run)
             nursery.start_soon(self.logs.run)
             await nursery.start(watch_signals, leave)
             gc.collect()

@@ -13,6 +13,7 @@ MESSAGES: Final = {
     "worker_restarted": "the worker's process was replaced by a new one",
     "worker_left": "the worker left while it held the attempt",
     "worker_unknown": "the worker that held the attempt is not known any more",
+    "unreached": "the call did not reach the worker",
     "queue_timeout": "no worker took the task within its queue timeout",
     "canceled": "canceled on request",
     "timeout": "the attempt did not end within its timeout",

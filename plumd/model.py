@@ -181,6 +181,8 @@ class Finish(msgspec.Struct, frozen=True):
     retry_after_ms: int = 0
     blob: str = ""
     """sha256 of the file that holds a large result; result is None then."""
+    reached: bool = True
+    """False: the call never came to the worker, so another one may be called at once."""
 
 
 class Nap(msgspec.Struct, frozen=True):

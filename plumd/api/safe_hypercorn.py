@@ -3,6 +3,7 @@
 - HTTP/2 DATA for a stream whose answer is already out raised KeyError.
 - A handler that ended in the middle of an answer left an HTTP/2 client waiting for ever.
 - Paths or methods that are not ASCII, and odd PRIORITY frames, raised out of the protocol.
+- HTTP/2 frames longer than allowed were kept whole before they were refused.
 - `Upgrade: h2c` let a client switch protocols behind a proxy's back; prior knowledge still works.
 - Two lengths of one body (Content-Length and Transfer-Encoding), and heads over the limit that
   came in one piece, were accepted.
@@ -43,6 +44,7 @@ from hypercorn.typing import (
 
 from plumd.api.gate import wire_headers
 from plumd.api.problem import problem_of
+from plumd.executors.h2_guard import frame_too_large
 
 log = logging.getLogger("plumd.api")
 
@@ -92,6 +94,14 @@ class SafeH2(H2Protocol):
                  server: Address, send: Send) -> None:
         super().__init__(app, config, context, task_group, state, ssl, client, server, send)
         self.streams = _H2Streams()
+
+    async def handle(self, event: Event) -> None:
+        await super().handle(event)
+        if isinstance(event, RawData) and frame_too_large(self.connection):
+            with contextlib.suppress(h2.exceptions.ProtocolError):
+                self.connection.close_connection(h2.errors.ErrorCodes.FRAME_SIZE_ERROR)
+            await self._flush()
+            await self.send(Closed())
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         await super()._handle_events(joined(events) if len(events) > 1 else events)

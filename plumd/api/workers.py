@@ -14,17 +14,19 @@ from plumd.api.params import query_choice, query_int
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_views import time_of
 from plumd.errors import Invalid, NotFound, TooMany, WrongState
+from plumd.executors.grpc_client import SCHEME, target_of
+from plumd.executors.targets import CallFailed
 from plumd.model import Detach, Drain, Join, Leave, WorkerKind, attempt_text
 from plumd.sdk.protocol import Down, Up
 from plumd.store import workers
 from plumd.store.store import Tx
 from plumd.store.workers import WorkerRow
 from plumd.stream.exchange import Exchanges
+from plumd.stream.grpc_words import CAPACITY_DEFAULT, capacity_of
 from plumd.stream.session import WORKER_ID_CHARS_MAX, check_names
 
 HTTP_LEASE_MS: Final = 15_000
 GRPC_LEASE_MS: Final = 90_000
-CAPACITY_DEFAULT: Final = 4
 ACTIONS: Final = ("drain", "resume")
 EXCHANGE_BYTES_MAX: Final = 32 << 20
 ALL_OR_LIMIT: Final = Query("limit", int, f"How many to show, 1 to {LIMIT_MAX} (default all)")
@@ -51,7 +53,10 @@ class HttpWorker(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class EmbeddedWorker(msgspec.Struct, frozen=True, rename="camel"):
-    """A worker that pulls or streams, announced by a plain request before its line is there."""
+    """A worker that pulls or streams, announced by a plain request before its line is there.
+
+    grpcAddress: host:port where it serves ExecuteTask itself; then it is called there.
+    """
 
     worker_id: WorkerId
     node_id: Text = ""
@@ -127,42 +132,54 @@ class Workers:
             raise TooMany(reply.detail, retry_after_s=5)
 
     async def beat_http(self, request: Request) -> Response:
-        """Renews the lease; a worker whose lease ran out is taken back as it was."""
+        """Renews the lease."""
         body = lenient(request.body, WorkerBeat)
-        row = self.stored(body.worker_id, WorkerKind.CALLBACK)
-        capacity = body.capacity or row.join.capacity
-        if row.offline_ms or capacity != row.join.capacity or not self.engine.beat(
-                body.worker_id, row.join.session):
-            await self.join(msgspec.structs.replace(row.join, capacity=capacity))
+        row = self.stored(body.worker_id, embedded=False)
+        await self.beat_called(row, body.capacity or row.join.capacity)
         return answer(200, Done(body.worker_id, row.join.lease_ms / 1000))
 
+    async def beat_called(self, row: WorkerRow, capacity: int) -> None:
+        """A worker whose lease ran out, or that could not be reached, is taken back as it was."""
+        live = self.engine.core.worker_view(row.join.worker_id)
+        if row.offline_ms or capacity != row.join.capacity or live is None or not live[0] or (
+                not self.engine.beat(row.join.worker_id, row.join.session)):
+            await self.join(msgspec.structs.replace(row.join, capacity=capacity))
+
     async def register_embedded(self, request: Request) -> Response:
-        """Known from now on, away until its line is there."""
+        """With an address it is called there by gRPC; else it is known from now on, and away until
+        its line is there. A worker whose line is there, or that still holds attempts, stays as it
+        is."""
         body = lenient(request.body, EmbeddedWorker)
         check_names(body.worker_id, body.tasks, "workerId", "tasks")
-        capacity = body.labels.get("capacity", "")
+        url = url_of(body.grpc_address, request.peer)
         join = Join(
-            body.worker_id, WorkerKind.SESSION, TOLD, tuple(sorted(set(body.tasks))),
-            body.node_id, tuple(sorted(body.labels.items())),
-            int(capacity) if capacity.isdigit() and 0 < int(capacity) <= 100_000
-            else CAPACITY_DEFAULT, GRPC_LEASE_MS, body.grpc_address, body.instance_id,
-            body.app_name, body.app_version)
-        if self.engine.core.worker_view(body.worker_id) is None:
+            body.worker_id, WorkerKind.CALLBACK if url else WorkerKind.SESSION,
+            "" if url else TOLD, tuple(sorted(set(body.tasks))), body.node_id,
+            tuple(sorted(body.labels.items())), capacity_of(body.labels), GRPC_LEASE_MS, url,
+            body.instance_id, body.app_name, body.app_version)
+        live = self.engine.core.worker_view(body.worker_id)
+        row = self.context.store.peek(workers.get, body.worker_id)
+        called = row is not None and row.join.kind == WorkerKind.CALLBACK
+        if url and (live is None or called or not (live[0] or live[2])):
+            await self.join(join)
+        elif live is None:
             await self.engine.call_all([join, Detach(body.worker_id, TOLD)])
         return answer(201, Done(body.worker_id, GRPC_LEASE_MS / 1000))
 
     async def beat_embedded(self, request: Request) -> Response:
         """Renews the lease."""
         body = lenient(request.body, WorkerBeat)
-        row = self.stored(body.worker_id, WorkerKind.SESSION)
-        if not self.engine.beat(body.worker_id, row.join.session):
+        row = self.stored(body.worker_id, embedded=True)
+        if row.join.kind == WorkerKind.CALLBACK:
+            await self.beat_called(row, row.join.capacity)
+        elif not self.engine.beat(body.worker_id, row.join.session):
             await self.engine.call_all([row.join, Detach(body.worker_id, row.join.session)])
         return Response(204)
 
-    def stored(self, worker_id: str, kind: WorkerKind) -> WorkerRow:
+    def stored(self, worker_id: str, *, embedded: bool) -> WorkerRow:
         """Raises: NotFound."""
         row = self.context.store.peek(workers.get, worker_id)
-        if row is None or row.join.kind != kind:
+        if row is None or is_embedded(row.join) != embedded:
             raise NotFound("no such worker; register it first", field="workerId")
         return row
 
@@ -182,7 +199,7 @@ class Workers:
         held = tuple(attempt_text(*pair) for pair in self.engine.core.held_by(join.worker_id))
         return WorkerView(
             worker_id=join.worker_id,
-            kind="http" if join.kind == WorkerKind.CALLBACK else "embedded", health=health,
+            kind="embedded" if is_embedded(join) else "http", health=health,
             node_id=join.node_id, url=join.url, instance_id=join.instance_id,
             app_name=join.app_name, app_version=join.app_version, tasks=join.tasks,
             labels=dict(join.labels), capacity=join.capacity, running=running,
@@ -191,24 +208,19 @@ class Workers:
 
     async def page(self, request: Request) -> Response:
         """All workers of a kind, by id; a part of them when ?limit= is given."""
-        kind, after = self.kind_of(request), cursor_key(request) or ""
+        embedded, after = about_embedded(request), cursor_key(request) or ""
         limit = query_int(request.query, "limit", 0, low=1, high=LIMIT_MAX)
         rows = [row for row in await self.context.store.read(workers.every)
-                if row.join.kind == kind and row.join.worker_id > after]
+                if is_embedded(row.join) == embedded and row.join.worker_id > after]
         if not limit or len(rows) <= limit:
             return answer(200, [self.view(row) for row in rows])
         link = next_link(request, rows[limit - 1].join.worker_id)
         return answer(200, [self.view(row) for row in rows[:limit]], link)
 
-    def kind_of(self, request: Request) -> int:
-        """Which sort a path is about."""
-        embedded = request.path.startswith("/v1/embedded-workers")
-        return WorkerKind.SESSION if embedded else WorkerKind.CALLBACK
-
     def known(self, request: Request) -> WorkerRow:
         """The worker that the path names. Raises: NotFound."""
         row = self.context.store.peek(workers.get, request.params["id"])
-        if row is None or row.join.kind != self.kind_of(request):
+        if row is None or is_embedded(row.join) != about_embedded(request):
             raise NotFound("no such worker")
         return row
 
@@ -236,6 +248,34 @@ class Workers:
 
         await self.engine.call_all([Leave(row.join.worker_id)], forget)
         return Response(204)
+
+
+def about_embedded(request: Request) -> bool:
+    """Which sort of workers a path is about."""
+    return request.path.startswith("/v1/embedded-workers")
+
+
+def is_embedded(join: Join) -> bool:
+    """Whether it pulls, streams or serves ExecuteTask, and is not called back over HTTP."""
+    return join.kind == WorkerKind.SESSION or join.url.startswith(SCHEME)
+
+
+def url_of(address: str, peer: str) -> str:
+    """Where a worker with a grpcAddress is called, "" when it has none; a host that is left out, or
+    means every address, is the one that the request came from. Raises: Invalid.
+    """
+    if not address:
+        return ""
+    host, colon, port = address.rpartition(":")
+    if host in ("", "0.0.0.0", "[::]"):
+        host = f"[{peer}]" if ":" in peer else peer or "127.0.0.1"
+    try:
+        target_of(SCHEME + host + colon + port)
+    except CallFailed as error:
+        raise Invalid(f"grpcAddress is host:port: {error.message}", field="grpcAddress") from None
+    if not colon or not port.isdigit():
+        raise Invalid("grpcAddress is host:port", field="grpcAddress")
+    return f"{SCHEME}{host}:{port}"
 
 
 def routes(handlers: Workers) -> list[Route]:

@@ -38,13 +38,17 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How an attempt ended. retryable=False: another try would end the same way."""
+    """How an attempt ended. retryable=False: another try would end the same way.
+
+    reached=False: a call that never came to its worker; another worker may be called at once.
+    """
 
     ending: Ending
     result: bytes | None = None
     error: TaskError | None = None
     retryable: bool = True
     retry_after_ms: int = 0
+    reached: bool = True
 
 
 class Stop:

@@ -296,6 +296,10 @@ class Client:
         (await self._connect(Target("http", host, port, "/"))).close()
 
     async def _connect(self, target: Target) -> Line:
+        return await self._secured(await self.open(target), target)
+
+    async def open(self, target: Target) -> trio.SocketStream:
+        """A plain connection to an address that was checked. Raises: CallFailed."""
         addresses = await self._checked_addresses(target)
         share_s = max(1.0, self.connect_s / len(addresses))
         why = ""
@@ -308,7 +312,7 @@ class Client:
             except OSError as error:
                 why = f"{address}: {_words(error)}"
             else:
-                return await self._secured(stream, target)
+                return stream
         raise CallFailed("unreachable", f"{target.authority} cannot be reached: {why}")
 
     async def _checked_addresses(self, target: Target) -> Sequence[str]:

@@ -44,6 +44,11 @@ class CallFailed(Exception):
         self.message = message
 
     @property
+    def reached(self) -> bool:
+        """Whether the far side can have had the call."""
+        return self.code not in ("bad_url", "refused_address", "unreachable")
+
+    @property
     def retryable(self) -> bool:
         """Whether the same call may fare better later."""
         return self.code in ("unreachable", "connection_lost", "bad_answer")

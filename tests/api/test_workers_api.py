@@ -9,7 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from plumd.stream.task_service_pb2 import TaskResponse
 from tests.api.live import WAIT_S, Api, Json, listed, refused, serving, whole
+from tests.daemon.running import free_port
+from tests.executors.test_grpc_client import serving as execute_task
+from tests.stream.grpcio import StreamWorker, channel
 
 pytestmark = pytest.mark.daemon
 api = pytest.fixture(scope="module", name="api")(serving)
@@ -206,3 +210,94 @@ def test_bad_registrations(api: Api) -> None:
             "workerId")
     refused(api.ask("POST", "/v1/workers/register", b"{"), 400, "malformed")
     assert api.count() == before
+
+
+def test_a_worker_that_cannot_be_reached_is_away_until_it_is_heard_of(
+        api: Api, called: Called) -> None:
+    called.may_answer.set()
+    good = called.url
+    called.url = f"http://127.0.0.1:{free_port()}/"
+    called.register(api, "unreached")
+    task = api.task("unreached")
+    error = api.ended(task["taskId"])["error"]
+    assert isinstance(error, dict)
+    assert (error["code"], error["worker"]) == ("unreachable", "unreached")
+    assert api.get("/v1/workers/unreached")["health"] == "Away"
+    again = api.task("unreached")
+    why = api.get(f"/v1/tasks/{again['taskId']}/why")
+    assert "workers_away" in str(why)
+    called.url = good
+    called.register(api, "unreached")
+    assert api.ended(again["taskId"])["state"] == "Succeeded"
+    assert api.get("/v1/workers/unreached")["health"] == "Healthy"
+    api.gone("/v1/workers/unreached")
+
+
+def test_a_heartbeat_takes_an_unreached_worker_back(api: Api, called: Called) -> None:
+    called.url = f"http://127.0.0.1:{free_port()}/"
+    called.register(api, "beats")
+    api.ended(api.task("beats")["taskId"])
+    assert api.get("/v1/workers/beats")["health"] == "Away"
+    api.done("POST", "/v1/workers/heartbeat", {"workerId": "beats"})
+    assert api.get("/v1/workers/beats")["health"] == "Healthy"
+    api.gone("/v1/workers/beats")
+
+
+def test_a_worker_that_serves_execute_task_is_called_there(api: Api) -> None:
+    with execute_task() as server:
+        whole(api.ask("POST", "/v1/embedded-workers/register", {
+            "workerId": "exec", "nodeId": "n", "grpcAddress": f":{server.port}",
+            "tasks": ["exec.one"], "labels": {"capacity": "2", "zone": "a"}}), 201)
+        shown = api.get("/v1/embedded-workers/exec")
+        assert {key: shown[key] for key in ("kind", "health", "url", "capacity")} == {
+            "kind": "embedded", "health": "Healthy", "url": f"grpc://127.0.0.1:{server.port}",
+            "capacity": 2}
+        assert "exec" in [one["workerId"] for one in api.items("/v1/embedded-workers")]
+        assert "exec" not in [one["workerId"] for one in api.items("/v1/workers")]
+        assert api.ask("GET", "/v1/workers/exec").status_code == 404
+        task = api.task("exec.one", payload={"x": "ü"}, targetKind="labels", targetRef="zone=a")
+        done = api.ended(task["taskId"])
+        assert (done["state"], done["result"], done["worker"]) == (
+            "Succeeded", {"x": "ü"}, "exec")
+        assert api.ask("POST", "/v1/embedded-workers/heartbeat",
+                       {"workerId": "exec"}).status_code == 204
+        server.answer = lambda *_: TaskResponse(error="no luck")
+        error = api.ended(api.task("exec.one")["taskId"])["error"]
+        assert isinstance(error, dict)
+        assert (error["code"], error["message"]) == ("failed", "no luck")
+        assert len(server.peers) == 1
+    task = api.task("exec.one")
+    error = api.ended(task["taskId"])["error"]
+    assert isinstance(error, dict)
+    assert error["code"] == "unreachable"
+    assert api.get("/v1/embedded-workers/exec")["health"] == "Away"
+    assert api.ask("POST", "/v1/embedded-workers/heartbeat",
+                   {"workerId": "exec"}).status_code == 204
+    assert api.get("/v1/embedded-workers/exec")["health"] == "Healthy"
+    whole(api.ask("POST", "/v1/embedded-workers/register", {
+        "workerId": "exec", "grpcAddress": "127.0.0.1:1", "tasks": ["exec.two"]}), 201)
+    shown = api.get("/v1/embedded-workers/exec")
+    assert (shown["url"], shown["tasks"], shown["capacity"]) == (
+        "grpc://127.0.0.1:1", ["exec.two"], 4)
+    api.gone("/v1/embedded-workers/exec")
+
+
+@pytest.mark.parametrize("address", ["nowhere", "h:", "h:x", "http://h:1", "h:1/x", "h:99999"])
+def test_an_address_that_is_none_is_refused(api: Api, address: str) -> None:
+    refused(api.ask("POST", "/v1/embedded-workers/register", {
+        "workerId": "bad", "grpcAddress": address, "tasks": []}), 422, "invalid", "grpcAddress")
+    assert api.ask("GET", "/v1/embedded-workers/bad").status_code == 404
+
+
+def test_a_worker_on_a_stream_is_not_called_though_it_names_an_address(api: Api) -> None:
+    with channel(api.daemon.port) as opened:
+        one = StreamWorker(opened, "both")
+        one.register("both.t")
+        task = api.task("both.t")
+        attempt = one.attempt()
+        whole(api.ask("POST", "/v1/embedded-workers/register", {
+            "workerId": "both", "grpcAddress": "127.0.0.1:1", "tasks": ["both.t"]}), 201)
+        one.answer(attempt.task_id, "1")
+        assert api.ended(task["taskId"])["result"] == 1
+        one.leave()
+        one.end()

@@ -234,3 +234,64 @@ async def test_a_timeout_ends_the_call_and_the_task(tmp_path: Path) -> None:
         assert row.state == TaskState.TIMEOUT
         assert row.error is not None
         assert json.loads(row.error)["detail"]["resultDiscarded"] is True
+
+
+async def test_a_worker_of_one_call_a_connection_that_answers_in_two_segments() -> None:
+    """As the C++ worker of earlier programs does it, without a word about the connection."""
+    async def behave(stream: trio.SocketStream, _: Call) -> bool:
+        stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
+        whole = answer(200, b'{"done": true}')
+        head = whole.index(b"\r\n\r\n") + 4
+        await stream.send_all(whole[:head])
+        await trio.testing.wait_all_tasks_blocked()     # the head arrives by itself
+        await stream.send_all(whole[head:])
+        return False
+
+    caller = Caller()
+    async with far_side(behave) as side:
+        for _ in range(5):
+            outcome = await Callback(caller).run(attempt(side.url()), Stop())
+            assert (outcome.ending, outcome.result) == (Ending.SUCCEEDED, b'{"done": true}')
+    assert len(side.calls) == side.connections == 5
+
+
+async def test_a_connection_is_used_again() -> None:
+    caller = Caller()
+    async with far_side(replying(200, b"1")) as side:
+        for _ in range(5):
+            await Callback(caller).run(attempt(side.url()), Stop())
+        assert (len(side.calls), side.connections, caller.idle) == (5, 1, 1)
+
+
+@pytest.mark.parametrize("url", ["http://169.254.169.254/", "http://a b/", "http://127.0.0.1:1/"])
+async def test_what_was_not_reached_is_said(url: str) -> None:
+    outcome = await Callback(Caller()).run(attempt(url), Stop())
+    assert (outcome.ending, outcome.reached) == (Ending.FAILED, False)
+    async with far_side(replying(500)) as side:
+        outcome = await Callback(Caller()).run(attempt(side.url()), Stop())
+    assert (outcome.ending, outcome.reached) == (Ending.FAILED, True)
+
+
+@pytest.mark.parametrize("on_lost", list(OnLost))
+async def test_a_call_that_never_came_there_is_made_to_another_worker(
+        tmp_path: Path, on_lost: OnLost) -> None:
+    port = await refusing_port()
+    async with far_side(replying(200, b"1")) as side, rigged(tmp_path) as rig:
+        join = Join("gone", WorkerKind.CALLBACK, "", ("job",), url=f"http://127.0.0.1:{port}/")
+        await rig.engine.call(join)
+        task_id = rig.engine.new_id()
+        over = rig.engine.watch(task_id)
+        here = Join("here", WorkerKind.CALLBACK, "", ("job",), url=side.url())
+        await rig.engine.call_all([Submit(task_id, "job", on_lost=on_lost), here])
+        with trio.fail_after(10):
+            await over.wait()
+        row = rig.engine.store.peek(tasks.get, task_id)
+        assert row is not None
+        assert (row.state, row.attempt, row.worker_id) == (TaskState.SUCCEEDED, 2, "here")
+        [first] = rig.engine.store.peek(tasks.attempts, task_id)[:1]
+        assert first.error is not None
+        error = json.loads(first.error)
+        assert (error["code"], "did not reach" in error["message"]) == ("lost", True)
+        live = rig.engine.core.worker_view("gone")
+        assert live is not None
+        assert live[0] is False

@@ -283,3 +283,73 @@ def test_a_draining_worker_gets_nothing_more(room: Room) -> None:
     assert not room.starts
     room.do(Drain("w", on=False))
     assert room.starts == [("w", 1, 1)]
+
+
+def callback(worker_id: str, capacity: int = 1) -> Join:
+    return Join(worker_id, WorkerKind.CALLBACK, "", ("t",), capacity=capacity, lease_ms=LEASE_MS,
+                url="http://x")
+
+
+@pytest.mark.parametrize("on_lost", list(OnLost))
+def test_a_call_that_never_came_there_goes_to_another_worker(room: Room, on_lost: OnLost) -> None:
+    room.do(callback("a"))
+    room.do(Submit(1, "t", on_lost=on_lost))
+    room.do(callback("b"))
+    room.do(Finish(1, 1, "a", Ending.FAILED, reached=False))
+    assert room.starts == [("a", 1, 1), ("b", 1, 2)]
+    [ended] = room.ended
+    assert (ended.ending, ended.code, ended.state) == (
+        Ending.LOST, "unreached", TaskState.PENDING)
+    room.do(Submit(2, "t"))
+    assert room.state(2) == TaskState.PENDING, "the one that was not reached gets nothing new"
+    room.do(callback("a"))
+    assert room.starts[-1] == ("a", 2, 1), "until it is heard of"
+    assert room.do(Finish(1, 2, "b")).ok
+    assert room.end_of(1) == TaskState.SUCCEEDED
+
+
+def test_where_there_is_no_other_worker_an_unreached_call_is_a_failure(room: Room) -> None:
+    room.do(callback("a"))
+    room.do(callback("b"))
+    room.do(Drain("b"))
+    room.do(Submit(1, "t", max_retries=1))
+    room.do(Finish(1, 1, "a", Ending.FAILED, reached=False))
+    assert room.ended[-1].ending == Ending.FAILED
+    assert room.state(1) == TaskState.RETRYING
+    room.wait(200)
+    assert room.state(1) == TaskState.PENDING
+    room.do(callback("a"))
+    room.do(Finish(1, 2, "a", Ending.FAILED, reached=False))
+    assert room.end_of(1) == TaskState.FAILED
+
+
+def test_unreached_workers_do_not_pass_a_task_round_for_ever(room: Room) -> None:
+    room.do(callback("a"))
+    room.do(callback("b"))
+    room.do(Submit(1, "t"))
+    for number in range(1, 10):
+        if room.state(1) is None:
+            break
+        holder = room.starts[-1][0]
+        room.do(Finish(1, number, holder, Ending.FAILED, reached=False))
+        room.do(callback("a"))
+        room.do(callback("b"))
+    assert room.end_of(1) == TaskState.FAILED
+    assert len(room.ended) == LIMITS.lost_extra + 1
+
+
+def test_a_canceled_call_that_was_not_reached_is_canceled(room: Room) -> None:
+    room.do(callback("a"))
+    room.do(Submit(1, "t"))
+    room.do(callback("b"))
+    room.do(Cancel(1))
+    room.do(Finish(1, 1, "a", Ending.FAILED, reached=False))
+    assert room.end_of(1) == TaskState.CANCELED
+
+
+def test_a_session_is_always_reached(room: Room) -> None:
+    room.join()
+    room.do(Submit(1, "t"))
+    room.do(Finish(1, 1, "w", Ending.FAILED, reached=False))
+    room.do(Submit(2, "t"))
+    assert room.starts[-1] == ("w", 2, 1)

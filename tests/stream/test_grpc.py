@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from plumd.stream.task_service_pb2 import Heartbeat, TaskAck, TaskResponse, WorkerRegister
-from tests.api.live import WAIT_S, Api, serving
+from tests.api.live import WAIT_S, Api, raw_exchange, serving
 from tests.daemon.running import Running, free_port
 from tests.stream.grpcio import SERVICE, StreamWorker, channel, health
 
@@ -253,6 +253,29 @@ def test_a_result_that_grows_too_large_as_a_string_fails(api: Api, line: grpc.Ch
     assert error["code"] == "result_too_large"
     one.leave()
     one.end()
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS = bytes.fromhex("000000040000000000")
+
+
+@pytest.mark.parametrize("data", [
+    b"\xff\xff\xff\x00\x00\x00\x00\x00\x01",           # a frame of 16 MiB
+    b"\xff\xff\xff\x01\x04\x00\x00\x00\x01",           # a head as long
+    b"\x00\x00\x04\x00\x00\x00\x00\x00\x07abcd",       # data of a stream that never was
+    b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    bytes(range(256)) * 8,
+])
+def test_frames_that_are_none_end_their_connection_at_once(
+        api: Api, line: grpc.Channel, data: bytes) -> None:
+    good = worker(line, "g-beside", "g.beside")
+    answer = raw_exchange(api.daemon, PREFACE + SETTINGS + data)
+    assert b"\x07\x00\x00\x00\x00\x00" in answer, "GOAWAY says that it was understood so far"
+    task = api.task("g.beside")
+    good.answer(good.attempt().task_id)
+    assert api.ended(task["taskId"])["state"] == "Succeeded"
+    good.leave()
+    assert good.end() == (STATUS.OK, "")
 
 
 @pytest.mark.parametrize("path", [
