@@ -204,7 +204,7 @@ def wait(session: Session, task_id: str, timeout: float | None) -> int:
               help="Byte for byte. Without it control characters are shown as escapes.")
 @pass_session
 def logs(session: Session, task_id: str, follow: bool, attempt: int | None, raw: bool) -> None:
-    """Print what a task's process wrote."""
+    """Print what a task's process wrote, or its worker said."""
     session.screen.log(session.client.logs(task_id, attempt=attempt, follow=follow), raw=raw)
 
 
