@@ -3535,7 +3535,7 @@ struct plum_worker {
   uint64_t seq;
   size_t items_max, bytes_max;
   int64_t beat_ms, lease_ms, opened_ms, until_ms, retry_ms, sent_ms, heard_ms, ping_ms,
-      progress_ms, stuck_ms, change_ms;
+      progress_ms, stuck_ms, change_ms, wait_ms;
   int lease_over;
   enum ending ending;
   int64_t ending_ms;
@@ -3875,7 +3875,8 @@ static int task_was_dropped(plum_worker *worker, const char *name)
   return found != NULL;
 }
 
-/* The handler has said how it ended, and the report says that but for its end. */
+/* The handler has said how it ended, and the report says that but for its end. failed: the work was
+ * not done. */
 static void attempt_end(plum_attempt *attempt, int failed)
 {
   int lost = strcmp(attempt->reason, PLUM_LOST) == 0;
@@ -3907,7 +3908,7 @@ static void attempt_run(plum_attempt *attempt)
   lock(worker);
   if (!attempt->ended && !attempt->deferred) {
     report_begin(attempt);
-    attempt_end(attempt, 0);
+    attempt_end(attempt, attempt->canceled);
   }
   attempt_unpin(attempt);
 }
@@ -4219,19 +4220,23 @@ static plum_status journal_begin(plum_worker *worker)
 static void journal_end(plum_worker *worker)
 {
   journal *log = &worker->journal;
+  size_t left;
+  journal_sync(worker);
+  lock(worker);
+  left = worker->unsent.count + worker->sent.count + worker->running.count;
+  log->on = 0;
+  plum_buffer_free(&log->pending);
+  unlock(worker);
   if (log->fd >= 0) {
-    journal_sync(worker);
-    if (worker->unsent.count + worker->sent.count + worker->running.count == 0)
+    if (left == 0)
       (void)unlink(log->path);
     (void)close(log->fd);
   }
   if (log->lock_fd >= 0)
     (void)close(log->lock_fd);
   log->fd = log->lock_fd = -1;
-  log->on = 0;
   free(log->path);
   log->path = NULL;
-  plum_buffer_free(&log->pending);
 }
 
 /* ================================================================== 15 what is said and heard */
@@ -4388,9 +4393,10 @@ static int collect(plum_worker *worker, int64_t now)
   }
   if (worker->logs_count == 0) /* an attempt's lines come before its result */
     results = say_results(worker, out);
+  worker->wait_ms = results ? 0 : patience_ms(worker, now);
   if (worker->long_poll && !results) {
     add_text(out, ",\"waitSec\":");
-    add_seconds(out, patience_ms(worker, now));
+    add_seconds(out, worker->wait_ms);
   }
   if (beats && !results)
     add_text(out, ",\"beat\":true");
@@ -4952,7 +4958,6 @@ static plum_status poll_listen(plum_worker *worker)
 static void poll_ask(plum_worker *worker, int64_t now)
 {
   plum_buffer path = {0};
-  int64_t wait_ms = patience_ms(worker, now);
   line_path(worker, &path, "/exchange");
   plum_http_reader_begin(worker->http, 0);
   buffer_clear(&worker->answer.body, 65536);
@@ -4961,7 +4966,7 @@ static void poll_ask(plum_worker *worker, int64_t now)
     add_request(&worker->line.out, &worker->where, worker->token, "POST", path.data, NULL,
                 worker->say.data + 1, worker->say.size_bytes - 1);
   worker->asked = 1;
-  worker->until_ms = now + wait_ms + SEND_MS;
+  worker->until_ms = now + worker->wait_ms + SEND_MS;
   plum_buffer_free(&path);
 }
 
@@ -5482,6 +5487,7 @@ static plum_status step(plum_worker *worker, int poked)
   if (poked)
     take_pokes(worker);
   line_step(worker, now);
+  journal_sync(worker); /* whether or not there is a line */
   before = worker->ending;
   lock(worker);
   watch_lease(worker, now_ms());
@@ -5498,6 +5504,9 @@ static plum_status step(plum_worker *worker, int poked)
   unlock(worker);
   if (worker->ending != OVER)
     return PLUM_AGAIN;
+  lock(worker);
+  desk_give_up(worker, "the worker has ended"); /* only one that was turned away still has any */
+  unlock(worker);
   if (worker->outcome == PLUM_OK && (worker->figures.given_up > 0 || owed > 0))
     worker->outcome = PLUM_E_CUT_SHORT;
   epoll_forget(worker);
@@ -5815,6 +5824,13 @@ plum_status plum_attempt_finish(plum_attempt *attempt, const char *json, size_t 
     plum_buffer_add(&attempt->report, value.text, value.size_bytes);
   }
   return ended(attempt, 0);
+}
+
+plum_status plum_attempt_stopped(plum_attempt *attempt)
+{
+  if (!may_end(attempt))
+    return PLUM_E_STATE;
+  return ended(attempt, 1);
 }
 
 plum_status plum_attempt_finish_text(plum_attempt *attempt, const char *text, size_t size_bytes)

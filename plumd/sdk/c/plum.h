@@ -256,7 +256,8 @@ typedef struct plum_worker plum_worker;
 typedef struct plum_attempt plum_attempt;
 
 /* Carries out one attempt. It ends the attempt with plum_attempt_finish or _fail, or says
- * plum_attempt_defer and somebody does so later. One that just returns has succeeded with null. */
+ * plum_attempt_defer and somebody does so later. One that just returns has succeeded with null, or
+ * was stopped when it was canceled. */
 typedef void (*plum_handler)(plum_attempt *attempt, void *context);
 
 /* level: 0 = trouble, 1 = news. Called by the thread that runs the worker's line. */
@@ -368,6 +369,9 @@ PLUM_API plum_status plum_attempt_finish_text(plum_attempt *attempt, const char 
                                               size_t size_bytes);
 PLUM_API plum_status plum_attempt_finish_bytes(plum_attempt *attempt, const void *data,
                                                size_t size_bytes);
+/* It ended because it was told to. A handler that returns without a word does the same, once
+ * plum_attempt_canceled. */
+PLUM_API plum_status plum_attempt_stopped(plum_attempt *attempt);
 /* It failed. code: for programs. retry=0: another try would end the same way. retry_after_ms:
  * wait at least so long before the next one; negative = as the task says. detail: JSON, or NULL.
  * */

@@ -156,7 +156,9 @@ public:
   std::string raw() const {
     return value_.text == nullptr ? std::string() : std::string(value_.text, value_.size_bytes);
   }
-  std::int64_t integer(std::int64_t otherwise = 0) const { return plum_json_int(value_, otherwise); }
+  std::int64_t integer(std::int64_t otherwise = 0) const {
+    return plum_json_int(value_, otherwise);
+  }
   double number(double otherwise = 0) const { return plum_json_double(value_, otherwise); }
   bool boolean(bool otherwise = false) const { return plum_json_bool(value_, otherwise) != 0; }
   // Calls f(key, value) for each member, f("", value) for each item.
@@ -218,6 +220,8 @@ public:
   Status finish(const std::string &json = "null") {
     return plum_attempt_finish(attempt_, json.data(), json.size());
   }
+  // It ended because it was told to.
+  Status stopped() { return plum_attempt_stopped(attempt_); }
   Status finish_text(const std::string &text) {
     return plum_attempt_finish_text(attempt_, text.data(), text.size());
   }

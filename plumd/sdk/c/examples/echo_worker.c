@@ -1,6 +1,6 @@
 /* A worker that answers with what it was given.
  *
- *   cc -O2 -o echo_worker echo_worker.c plum.c -lpthread
+ *   cc -O2 -I. -o echo_worker echo_worker.c plum.c -lpthread
  *   ./echo_worker http://127.0.0.1:8080
  *
  * SIGTERM or Ctrl-C: it takes nothing new, finishes what runs, and ends.

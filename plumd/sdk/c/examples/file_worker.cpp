@@ -1,7 +1,7 @@
 // A worker that processes files: {"path": ..., "pattern": ...} counts the lines that hold the
 // pattern, with progress, log lines, cancellation and advice about retries.
 //
-//   cc -O2 -c plum.c && c++ -std=c++14 -O2 -o file_worker file_worker.cpp plum.o -lpthread
+//   cc -O2 -I. -c plum.c && c++ -std=c++14 -O2 -I. -o file_worker file_worker.cpp plum.o -lpthread
 //   ./file_worker http://127.0.0.1:8080 [directory for results that the daemon does not have yet]
 #include <plum.hpp>
 
@@ -33,8 +33,10 @@ static std::string count_lines(plum::Attempt &attempt) {
       found++;
     if (lines % 10000 == 0) {
       attempt.progress(about.st_size > 0 ? done / static_cast<double>(about.st_size) : 1);
-      if (attempt.canceled())
+      if (attempt.canceled()) {
+        attempt.stopped();
         return "null";
+      }
     }
   }
   attempt.log(path + ": " + std::to_string(lines) + " lines");

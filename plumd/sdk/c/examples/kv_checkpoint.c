@@ -1,7 +1,7 @@
 /* Work that goes on where it was: each step is noted in the key-value store by compare-and-set, so
  * that of two programs with the same name one finds out that it is not alone.
  *
- *   cc -O2 -o kv_checkpoint kv_checkpoint.c plum.c -lpthread
+ *   cc -O2 -I. -o kv_checkpoint kv_checkpoint.c plum.c -lpthread
  *   ./kv_checkpoint http://127.0.0.1:8080 job-1 10
  */
 #include <plum.h>

@@ -1,6 +1,6 @@
 /* A radar: tells its azimuth and range, and takes operations, without a port of its own.
  *
- *   cc -O2 -o radar_device radar_device.c plum.c -lpthread
+ *   cc -O2 -I. -o radar_device radar_device.c plum.c -lpthread
  *   ./radar_device http://127.0.0.1:8080 radar-1 [HOST:PORT to be called back instead]
  */
 #include <plum.h>

@@ -1,7 +1,7 @@
-/* Finds a service and asks the daemon to do something: registers an endpoint, resolves it as another
- * program would, submits a task, and waits for its result.
+/* Finds a service and asks the daemon to do something: registers an endpoint, resolves it as
+ * another program would, submits a task, and waits for its result.
  *
- *   cc -O2 -o service_client service_client.c plum.c -lpthread
+ *   cc -O2 -I. -o service_client service_client.c plum.c -lpthread
  *   ./service_client http://127.0.0.1:8080 echo '{"hello": "world"}'
  */
 #include <plum.h>
