@@ -79,7 +79,8 @@ class Workshop:
     def sdk(self, variant: str) -> Path:
         """plum.o in a variant."""
         out = self.folder / f"plum-{variant}.o"
-        return self.once(out, tool("gcc"), *C99, *VARIANTS[variant], "-c", SDK / "plum.c", "-o", out)
+        return self.once(out, tool("gcc"), *C99, *VARIANTS[variant], "-c", SDK / "plum.c", "-o",
+                         out)
 
     def program(self, source: Path, variant: str = "plain", *flags: str) -> Path:
         """The program of a C or C++ source, linked with the SDK."""

@@ -1,4 +1,4 @@
-"""The SDK as source: every compiler is content, the ABI is the listed one, bounds are the protocol's."""
+"""The SDK as source: every compiler is content, the ABI is the listed one, bounds hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 from plumd.sdk import protocol
-from tests.sdk_c.building import C99, CXX14, EXAMPLES, HERE, ROOT, SDK, WARNINGS, Workshop, run, tool
+from tests.sdk_c.building import (
+    C99,
+    CXX14,
+    EXAMPLES,
+    HERE,
+    ROOT,
+    SDK,
+    WARNINGS,
+    Workshop,
+    run,
+    tool,
+)
 
 HPP_USER = """
 #include <plum.hpp>
@@ -35,7 +46,8 @@ def test_c_without_a_warning(compiler: str, workshop: Workshop) -> None:
     run(tool(compiler), *C99, f"-I{SDK}", "-fsyntax-only", *sources)
 
 
-@pytest.mark.parametrize(("compiler", "standard"), [("g++", "-std=c++11"), ("clang++", "-std=c++20")])
+@pytest.mark.parametrize(("compiler", "standard"),
+                         [("g++", "-std=c++11"), ("clang++", "-std=c++20")])
 def test_cpp_without_a_warning(compiler: str, standard: str, tmp_path: Path) -> None:
     source = tmp_path / "user.cpp"
     source.write_text(HPP_USER, encoding="utf-8")

@@ -142,8 +142,9 @@ def seeds(workshop: Workshop, answers: dict[str, bytes], folder: Path) -> list[t
     """Real inputs of every reader."""
     journal = folder / "unit"
     journal.mkdir()
+    chunked = b"POST / HTTP/1.1\r\nTransfer-Encoding:chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"
     contents = [("http", answers["hot"]), ("http", answers["cold"]), ("sse", answers["stream"]),
-                ("request", b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"),
+                ("request", chunked),
                 ("ws", frames()), ("json", b'{"a":[1,-2.5e3,"\\u00e9\\ud83d\\ude00",{"b":null}]}'),
                 ("json", b'"QUJDRA=="'), ("down", b"\n".join([
                     *down(FIRST)[:1], b'{"ack":1,"attempts":[{"id":"5","name":"t","payload":"x"}]}',
@@ -176,4 +177,5 @@ def test_libfuzzer(workshop: Workshop, answers: dict[str, bytes], tmp_path: Path
     kinds = ["http", "request", "ws", "sse", "down", "json", "journal"]
     for index, (kind, path) in enumerate(seeds(workshop, answers, tmp_path)):
         (corpus / str(index)).write_bytes(bytes([kinds.index(kind)]) + path.read_bytes())
-    run(workshop.fuzzer(), "-seed=1", f"-runs={LIBFUZZER_ROUNDS}", "-max_len=8192", "-close_fd_mask=1", corpus)
+    run(workshop.fuzzer(), "-seed=1", f"-runs={LIBFUZZER_ROUNDS}", "-max_len=8192",
+        "-close_fd_mask=1", corpus)

@@ -47,9 +47,10 @@ def api(shared_daemon: Running) -> Iterator[Client]:
         yield client
 
 
-def outcome(api: Client, name: str, payload: Json = None, **fields: Json) -> JsonObject:
+def outcome(api: Client, name: str, payload: Json = None, **fields: float) -> JsonObject:
     """The task, over."""
-    return api.wait_task(str(api.submit(name, payload, **fields)["taskId"]), 60)
+    made = api.submit(name, payload, key=None, **fields)
+    return api.wait_task(str(made["taskId"]), 60)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -181,8 +182,11 @@ def test_two_workers_cannot_share_a_directory(shared_daemon: Running, workshop: 
 @pytest.mark.parametrize("kind", ["threads", "poll-threads"])
 def test_another_process_under_the_same_id(kind: str, shared_daemon: Running, workshop: Workshop,
                                            tmp_path: Path) -> None:
-    first = worker(workshop, shared_daemon.url, tmp_path, "same", "threads")
-    with first, worker(workshop, shared_daemon.url, tmp_path, "same", "threads") as second:
+    """The newcomer stays; the other ends and says why."""
+    first = worker(workshop, shared_daemon.url, tmp_path, "same", kind)
+    other = tmp_path / "other"
+    other.mkdir()
+    with first, worker(workshop, shared_daemon.url, other, "same", "threads") as second:
         assert first.process.wait(30) == 19, first.said
         second.end()
 
@@ -217,9 +221,9 @@ def test_a_lease_that_ends(daemon: Running, workshop: Workshop, tmp_path: Path) 
 def test_a_peer_that_is_no_daemon(workshop: Workshop, tmp_path: Path) -> None:
     """It is left, with a pause; the worker lives on and can be drained."""
     program = workshop.program(SCENARIOS, "asan")
-    nonsense = (b"", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", b"\x00" * 100,
-                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
-                b"Connection: Upgrade\r\nSec-WebSocket-Accept: wrong\r\n\r\n",
+    wrong = (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+             b"Connection: Upgrade\r\nSec-WebSocket-Accept: wrong\r\n\r\n")
+    nonsense = (b"", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", b"\x00" * 100, wrong,
                 b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"

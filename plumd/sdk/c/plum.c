@@ -3531,7 +3531,7 @@ struct plum_worker {
   enum line_state state;
   unsigned char key[16];
   plum_buffer say;
-  int registered, asked, replaced, drain_said, bye_said, tries;
+  int registered, asked, drain_said, bye_said, tries;
   uint64_t seq;
   size_t items_max, bytes_max;
   int64_t beat_ms, lease_ms, opened_ms, until_ms, retry_ms, sent_ms, heard_ms, ping_ms,
@@ -4912,20 +4912,18 @@ static plum_status line_listen(plum_worker *worker)
   return status;
 }
 
-/* The daemon does not know this session. Once that is how a lease ends; again and again, another
- * process works under the same id. */
+/* The daemon does not know this session any more, though it took it on this very connection: either
+ * the lease is over, or another process has taken the id. */
 static plum_status poll_replaced(plum_worker *worker)
 {
-  int64_t now = now_ms();
-  if (now > worker->change_ms + 2 * worker->lease_ms)
-    worker->replaced = 0;
-  worker->change_ms = now;
+  if (now_ms() < worker->heard_ms + worker->lease_ms)
+    return PLUM_E_REPLACED;
   worker->registered = 0;
   lock(worker);
   desk_rewind(worker);
   worker->figures.connected = 0;
   unlock(worker);
-  return ++worker->replaced > 3 ? PLUM_E_REPLACED : PLUM_OK;
+  return PLUM_OK;
 }
 
 /* The answer to a long poll, as far as it came. */
