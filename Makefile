@@ -7,7 +7,7 @@ SHELL := /bin/bash
 CORE := plumd/_sched.pyx plumd/_heap.pxi plumd/_look.pxi plumd/_sched.pxd plumd/agent/shim.c setup.py pyproject.toml
 
 .PHONY: all build run test test-deps bench soak mutants sim lint clean distclean help \
-        controller controller-run ui-build sdk_cpp
+        sdk controller controller-run ui-build sdk_cpp
 
 all: build
 
@@ -33,11 +33,13 @@ run: build ## start plumd on its embedded SQLite, http://127.0.0.1:8080
 test: .stamp-dev ## all tests (PYTEST=... for a part)
 	$(BIN)/python -m pytest $(PYTEST)
 
-test-deps: ## Debian packages that some tests use: chromium (a hostile page in a real browser)
-	@command -v chromium >/dev/null || { \
+TEST_DEPS := chromium g++ clang libclang-rt-14-dev cmake pkg-config libssl-dev openssl
+
+test-deps: ## Debian packages that some tests use: a browser, and what builds the C SDK every way
+	@dpkg -s $(TEST_DEPS) >/dev/null 2>&1 || { \
 	  if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
 	  $$sudo apt-get update -qq && \
-	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
+	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TEST_DEPS); }
 
 lint: .stamp-dev ## ruff, mypy and stubtest alone
 	$(BIN)/ruff check .
@@ -57,11 +59,27 @@ sim: .stamp-dev ## simulated seeds alone: make sim ARGS="--seeds 300"
 mutants: .stamp-dev ## put known faults into a copy of the code; each must be caught by the tests
 	$(BIN)/python -m tests.mutants $(ARGS)
 
+SDK := plumd/sdk/c
+SDK_OUT ?= build/sdk
+SDK_FLAGS := -std=c99 -O2 -g -fPIC -fvisibility=hidden -Wall -Wextra -Wpedantic -Wconversion -Wshadow -pthread
+
+sdk: ## the C and C++ SDK: headers, static and shared library, pkg-config file in build/sdk
+	mkdir -p $(SDK_OUT)/include $(SDK_OUT)/lib/pkgconfig
+	cp $(SDK)/plum.h $(SDK)/plum.hpp $(SDK)/plum_openssl.h $(SDK_OUT)/include
+	$(CC) $(SDK_FLAGS) $(CFLAGS) -I$(SDK) -c $(SDK)/plum.c -o $(SDK_OUT)/lib/plum.o
+	rm -f $(SDK_OUT)/lib/libplum.a
+	$(AR) rcs $(SDK_OUT)/lib/libplum.a $(SDK_OUT)/lib/plum.o
+	$(CC) -shared -pthread $(LDFLAGS) -Wl,-soname,libplum.so.0 -Wl,-z,defs -o $(SDK_OUT)/lib/libplum.so.0.1.0 $(SDK_OUT)/lib/plum.o
+	ln -sf libplum.so.0.1.0 $(SDK_OUT)/lib/libplum.so.0
+	ln -sf libplum.so.0 $(SDK_OUT)/lib/libplum.so
+	rm $(SDK_OUT)/lib/plum.o
+	sed 's|@PLUM_PREFIX@|$(abspath $(SDK_OUT))|' $(SDK)/plum.pc.in > $(SDK_OUT)/lib/pkgconfig/plum.pc
+
 # The names that the project's first description used.
 controller: build
 controller-run: run
 ui-build: build
-sdk_cpp: build
+sdk_cpp: sdk
 
 clean: ## remove what was built
 	rm -rf build dist *.egg-info plumd/*.so plumd/_sched.c plumd/_sched.html plumd/agent/plum-shim \

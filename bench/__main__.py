@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import click
 
-from bench import fleet, floor, grpc_streams, harness, latency, scale, throughput, workflows
+from bench import c_sdk, fleet, floor, grpc_streams, harness, latency, scale, throughput, workflows
 from bench.harness import Figures
 
 SECONDS: Final = 20.0
@@ -25,6 +26,11 @@ QUESTIONS: Final[dict[str, Callable[[float], Figures]]] = {
     "scale": scale.run,
     "fleet": fleet.beats,
     "idle": fleet.idle,
+    "c-bulk": partial(throughput.bulk, kind="c"),
+    "c-poll-bulk": partial(throughput.bulk, kind="c-poll"),
+    "c-latency": partial(latency.run, kind="c"),
+    "c-idle": c_sdk.idle,
+    "c-fleet": c_sdk.fleet,
 }
 
 

@@ -7,13 +7,11 @@ import msgspec
 from bench import latency, throughput
 from bench.harness import Figures
 
-MODULE = "bench.grpc_worker"
-
 
 def run(seconds: float, round_tasks: int = throughput.ROUND) -> Figures:
     """Throughput with 16 slots and latency one by one, half of the time each."""
-    many = throughput.bulk(seconds / 2, round_tasks, MODULE)
-    single = latency.run(seconds / 2, MODULE)
+    many = throughput.bulk(seconds / 2, round_tasks, "grpc")
+    single = latency.run(seconds / 2, "grpc")
     return msgspec.structs.replace(
         many, question="grpc", digest=many.digest, values={
             **many.values, **{name: value for name, value in single.values.items()

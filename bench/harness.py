@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import platform
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -83,6 +85,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def cpu_s(pid: int) -> float:
+    """A process's processor time so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def status(pid: int, name: str) -> int:
+    """A number from /proc/PID/status."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1])
+    raise KeyError(name)
+
+
 class Daemon:
     """A running plumd."""
 
@@ -115,16 +131,11 @@ class Daemon:
 
     def cpu_s(self) -> float:
         """Processor time so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").split()
-        return (int(fields[13]) + int(fields[14])) / TICKS
+        return cpu_s(self.process.pid)
 
     def status(self, name: str) -> int:
         """A number from /proc/PID/status: VmRSS in kB, voluntary_ctxt_switches ..."""
-        text = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
-        for line in text.splitlines():
-            if line.startswith(name + ":"):
-                return int(line.split()[1])
-        raise KeyError(name)
+        return status(self.process.pid, name)
 
     def commits(self) -> int:
         """Write transactions so far."""
@@ -159,18 +170,51 @@ def daemon(flags: tuple[str, ...] = ()) -> Iterator[Daemon]:
         shutil.rmtree(data, ignore_errors=True)
 
 
+class Worker:
+    """A worker process that runs."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+
+    def cpu_s(self) -> float:
+        """Processor time so far."""
+        return cpu_s(self.process.pid)
+
+    def status(self, name: str) -> int:
+        """A number from /proc/PID/status."""
+        return status(self.process.pid, name)
+
+
 @contextmanager
 def worker(url: str, capacity: int, name: str = "noop", mode: str = "noop",
-           module: str = "bench.worker") -> Iterator[None]:
-    """A worker process with one inline handler; returns when it is registered."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, url, str(capacity), name, mode],
-        stdout=subprocess.PIPE)
+           kind: str = "python", ids: tuple[str, ...] = ()) -> Iterator[Worker]:
+    """A worker process with one inline handler; returns when it is registered.
+
+    kind: python, c (built here, by the plain compiler line), the same by long poll (python-poll,
+    c-poll), or grpc.  ids: C only; so many workers in the one process.
+    """
+    module = "bench.grpc_worker" if kind == "grpc" else "bench.worker"
+    words = [str(c_worker())] if kind.startswith("c") else [sys.executable, "-m", module]
+    more = {"PLUM_BENCH_LONG_POLL": "1"} if kind.endswith("-poll") else {}
+    process = subprocess.Popen([*words, url, str(capacity), name, mode, *ids],
+                               stdout=subprocess.PIPE, env=os.environ | more)
     assert process.stdout is not None
     process.stdout.readline()
     try:
-        yield
+        yield Worker(process)
     finally:
         process.terminate()
         process.wait()
         process.stdout.close()
+
+
+@cache
+def c_worker() -> Path:
+    """bench/c_worker.c, compiled once; it goes when this program ends."""
+    sdk = Path(__file__).parent.parent / "plumd/sdk/c"
+    folder = tempfile.TemporaryDirectory(prefix="plum-bench-c-")
+    atexit.register(folder.cleanup)
+    out = Path(folder.name) / "c_worker"
+    subprocess.run(["cc", "-O2", f"-I{sdk}", "-o", out, Path(__file__).parent / "c_worker.c",
+                    sdk / "plum.c", "-lpthread"], check=True)
+    return out

@@ -11,11 +11,11 @@ from bench.harness import Figures
 from bench.load import Connection
 
 
-def run(seconds: float, module: str = "bench.worker") -> Figures:
-    """Submit over HTTP with `Prefer: wait`, an embedded Python worker on a stream."""
+def run(seconds: float, kind: str = "python") -> Figures:
+    """Submit over HTTP with `Prefer: wait`, an embedded worker of that kind."""
     body = b'{"name":"noop","payload":{"n":1}}'
     starts, ends, states = [], [], set()
-    with harness.daemon() as daemon, harness.worker(daemon.url, 1, "noop", "stamp", module), \
+    with harness.daemon() as daemon, harness.worker(daemon.url, 1, mode="stamp", kind=kind), \
             Connection(daemon.port) as line:
         for _ in range(20):
             line.call("POST", "/v1/tasks", body, "Prefer: wait=10\r\n")
@@ -29,7 +29,7 @@ def run(seconds: float, module: str = "bench.worker") -> Figures:
             ends.append((ended - begun) / 1e6)
             states.add(line.text(task["state"]))
         count = len(ends)
-        return Figures("latency", {
+        return Figures("latency" if kind == "python" else f"latency_{kind}", {
             "tasks": count,
             "submit_to_start_p50_ms": harness.median(starts),
             "submit_to_result_p50_ms": harness.median(ends),

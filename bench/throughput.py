@@ -12,14 +12,15 @@ BULK = 1_000
 ROUND = 10_000
 
 
-def bulk(seconds: float, round_tasks: int = ROUND, module: str = "bench.worker") -> Figures:
-    """10,000 tasks by bulk submit, end to end, again and again."""
+def bulk(seconds: float, round_tasks: int = ROUND, kind: str = "python") -> Figures:
+    """10,000 tasks by bulk submit, end to end, again and again, by a worker of that kind."""
     size = min(BULK, round_tasks)
     body = b'{"tasks":[' + b",".join([b'{"name":"noop"}'] * size) + b"]}"
     rates = []
-    with harness.daemon() as daemon, harness.worker(daemon.url, 16, module=module), \
+    with harness.daemon() as daemon, harness.worker(daemon.url, 16, kind=kind) as worker, \
             Connection(daemon.port) as line, Connection(daemon.port) as watch:
         cpu_s, commits, tasks = daemon.cpu_s(), daemon.commits(), 0
+        worker_cpu_s = worker.cpu_s()
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             begun = time.monotonic()
@@ -29,10 +30,12 @@ def bulk(seconds: float, round_tasks: int = ROUND, module: str = "bench.worker")
             rates.append(round_tasks / (time.monotonic() - begun))
             tasks += round_tasks
         page = watch.call("GET", "/v1/tasks?state=Succeeded&limit=1000")
-        return Figures("throughput_bulk", {
+        question = "throughput_bulk" if kind == "python" else f"throughput_bulk_{kind}"
+        return Figures(question, {
             "rounds": len(rates), "tasks_per_s_p50": harness.median(rates),
             "fsyncs_per_task": (daemon.commits() - commits) / tasks,
             "cpu_us_per_task": (daemon.cpu_s() - cpu_s) / tasks * 1e6,
+            "worker_cpu_us_per_task": (worker.cpu_s() - worker_cpu_s) / tasks * 1e6,
         }, harness.digest_of(page.count(b'"Succeeded"')))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench import fleet, floor, grpc_streams, latency, scale, throughput, workflows
+from bench import c_sdk, fleet, floor, grpc_streams, latency, scale, throughput, workflows
 from bench.harness import Figures
 
 
@@ -28,6 +28,16 @@ def test_bulk() -> None:
     figures = throughput.bulk(0.2, 2_000)
     look(figures, "rounds")
     assert figures.values["fsyncs_per_task"] < 0.2, "commits are shared"
+
+
+def test_c_worker() -> None:
+    figures = throughput.bulk(0.2, 2_000, "c")
+    look(figures, "rounds")
+    assert figures.values["fsyncs_per_task"] < 0.2, "commits are shared"
+    look(throughput.bulk(0.2, 1_000, "c-poll"), "rounds")
+    look(latency.run(0.3, "c"), "tasks")
+    look(c_sdk.idle(0.5), "rss_mb")
+    look(c_sdk.fleet(0.5, 20), "workers")
 
 
 def test_singles() -> None:
