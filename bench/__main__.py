@@ -26,6 +26,7 @@ QUESTIONS: Final[dict[str, Callable[[float], Figures]]] = {
     "scale": scale.run,
     "fleet": fleet.beats,
     "idle": fleet.idle,
+    "poll-bulk": partial(throughput.bulk, kind="python-poll"),
     "c-bulk": partial(throughput.bulk, kind="c"),
     "c-poll-bulk": partial(throughput.bulk, kind="c-poll"),
     "c-latency": partial(latency.run, kind="c"),

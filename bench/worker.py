@@ -5,6 +5,7 @@ MODE: noop answers null, stamp answers the time at which it was called, block ne
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -16,7 +17,9 @@ from plumd.sdk import Worker
 def main() -> None:
     """Serve until SIGTERM; prints a line when it is registered."""
     url, capacity, name, mode = sys.argv[1:5]
-    worker = Worker(url, capacity=int(capacity))
+    poll = bool(os.environ.get("PLUM_BENCH_LONG_POLL"))
+    worker = Worker(url, capacity=int(capacity),
+                    transport="long-poll" if poll else "websocket")
 
     def noop(payload: object) -> None:
         del payload

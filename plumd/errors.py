@@ -83,6 +83,12 @@ class SessionReplaced(PlumError):
     code, status = "session_replaced", 409
 
 
+class SessionUnknown(PlumError):
+    """The daemon has no such session: it was restarted, or the lease ran out. Register again."""
+
+    code, status = "session_unknown", 409
+
+
 class VersionMismatch(PlumError):
     """If-Match named another version than the current one."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Final, final
 
@@ -46,6 +46,7 @@ class Desk:
         self._progress: dict[str, Progress] = {}
         self._free = capacity
         self._waiting: dict[str, tuple[Task, Attempt]] = {}
+        self._coming: list[str] = []            # for inline handlers, in the message being taken
         self._threads = trio.CapacityLimiter(capacity)
         self._nursery: trio.Nursery | None = None
         self._token: trio.lowlevel.TrioToken | None = None
@@ -68,8 +69,8 @@ class Desk:
             await self.changed.park()
 
     def holding(self) -> list[str]:
-        """Attempts that run, or whose result is not acknowledged."""
-        return [*self.running, *self.outbox.owed]
+        """Attempts that run or will at once, or whose result is not acknowledged."""
+        return [*self.running, *self._coming, *self.outbox.owed]
 
     async def take(self, down: Down) -> None:
         """Do what a message asks: forget, start, stop.
@@ -87,11 +88,11 @@ class Desk:
             self._cancel(notice.id, notice.reason)
         self.wake()
 
-    async def _start_all(self, attempts: Iterable[Attempt], unwanted: set[str]) -> None:
+    async def _start_all(self, attempts: Sequence[Attempt], unwanted: set[str]) -> None:
         """Start them in order; inline handlers are called here and now."""
         pause_at = perf_counter() + SLICE_S
         outbox, running = self.outbox, self.running
-        for attempt in attempts:
+        for index, attempt in enumerate(attempts):
             if attempt.id in running or outbox.knows(attempt.id):
                 continue
             task = self._tasks.get(attempt.name)
@@ -110,9 +111,18 @@ class Desk:
                 assert result is not None, "nobody can stop an inline handler"
                 outbox.add(result)
                 if perf_counter() >= pause_at:
-                    self.wake()
-                    await trio.lowlevel.checkpoint()
+                    await self._pause([each.id for each in attempts[index + 1:]])
                     pause_at = perf_counter() + SLICE_S
+
+    async def _pause(self, coming: list[str]) -> None:
+        """Let the sender have a turn; it may say what is held, and these are to come."""
+        self._coming = [each for each in coming if each not in self.running
+                        and not self.outbox.knows(each)]
+        self.wake()
+        try:
+            await trio.lowlevel.checkpoint()
+        finally:
+            self._coming = []
 
     def _start(self, task: Task, attempt: Attempt) -> None:
         scope = trio.CancelScope() if task.mode is Mode.ASYNC else None

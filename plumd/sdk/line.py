@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol, final
+from typing import Final, NamedTuple, Protocol, final
 from urllib.parse import quote, urlsplit
 
 import trio
@@ -31,7 +31,13 @@ class Unreachable(LineClosed):
 
 
 class Line(Protocol):
-    """An open line. Every method but close raises LineClosed once the line is gone."""
+    """An open line. Every method but close raises LineClosed once the line is gone.
+
+    answered: `send` returns when the daemon has heard the message, not when it is on its way.
+    """
+
+    @property
+    def answered(self) -> bool: ...
 
     async def send(self, message: bytes) -> None:
         """Send one message. Cancel: the line may be broken, close it."""
@@ -50,23 +56,40 @@ Dial = Callable[[trio.Nursery], Awaitable[Line]]
 """Opens a line; its reader runs in the given nursery. Raises LineClosed, there or here."""
 
 
-def websocket_dial(url: str, worker_id: str, *, token: str | None = None,
-                   ssl_context: ssl.SSLContext | None = None) -> Dial:
-    """A Dial to the daemon whose API is at url (http or https). Raises ValueError."""
+class Address(NamedTuple):
+    """Where a worker's lines lead. headers: those that every request needs."""
+
+    host: str
+    port: int
+    secure: bool
+    authority: str
+    path: str
+    headers: list[tuple[bytes, bytes]]
+
+
+def address_of(url: str, worker_id: str, token: str | None, last: str) -> Address:
+    """The address of a worker's route; last: its last part. Raises ValueError."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{url!r} is not an http or https URL")
-    host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
-    path = f"{parts.path.rstrip('/')}/v1/embedded-workers/{quote(worker_id, safe='')}/stream"
     secure = parts.scheme == "https"
-    headers = [(b"authorization", f"Bearer {token}".encode())] if token else []
+    path = f"{parts.path.rstrip('/')}/v1/embedded-workers/{quote(worker_id, safe='')}/{last}"
+    return Address(parts.hostname, parts.port or (443 if secure else 80), secure,
+                   parts.netloc.rpartition("@")[2], path,
+                   [(b"authorization", f"Bearer {token}".encode())] if token else [])
+
+
+def websocket_dial(url: str, worker_id: str, *, token: str | None = None,
+                   ssl_context: ssl.SSLContext | None = None) -> Dial:
+    """A Dial to the daemon whose API is at url (http or https). Raises ValueError."""
+    where = address_of(url, worker_id, token, "stream")
 
     async def dial(nursery: trio.Nursery) -> Line:
-        tap = _Tap(quick(await _connect(host, port, secure, ssl_context)))
+        tap = _Tap(quick(await connect(where, ssl_context)))
         try:
             with trio.fail_after(HANDSHAKE_S):
                 messages = await dial_messages(
-                    nursery, tap, parts.netloc.rpartition("@")[2], path, headers=headers,
+                    nursery, tap, where.authority, where.path, headers=where.headers,
                     message_bytes_max=MESSAGE_BYTES_MAX)
             tap.handshake = False
         except trio.TooSlowError:
@@ -79,9 +102,9 @@ def websocket_dial(url: str, worker_id: str, *, token: str | None = None,
     return dial
 
 
-async def _connect(host: str, port: int, secure: bool,
-                   ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
-    """The byte stream. Raises Unreachable."""
+async def connect(where: Address, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
+    """The byte stream. Raises Unreachable, and LineClosed when there is no TLS with the peer."""
+    host, port = where.host, where.port
     try:
         with trio.fail_after(DIAL_S):
             stream = await trio.open_tcp_stream(host, port)
@@ -89,7 +112,7 @@ async def _connect(host: str, port: int, secure: bool,
         raise Unreachable(f"no answer from {host}:{port}") from None
     except OSError as error:
         raise Unreachable(str(error)) from error
-    if not secure:
+    if not where.secure:
         return stream
     tls = trio.SSLStream(stream, ssl_context or ssl.create_default_context(),
                          server_hostname=host, https_compatible=True)
@@ -143,6 +166,8 @@ class _Tap(trio.abc.Stream):
 @final
 class WebSocketLine:
     """A Line on an open WebSocket."""
+
+    answered = False
 
     def __init__(self, messages: MessageSocket, stream: trio.abc.Stream) -> None:
         self._messages = messages

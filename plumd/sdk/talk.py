@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from typing import Final, final
 
 import msgspec
@@ -47,12 +48,17 @@ class TurnedAway(Exception):
 
 @final
 class Lease:
-    """How long the daemon's word that our attempts are ours is good for. Times are trio's."""
+    """How long the daemon's word that our attempts are ours is good for. Times are trio's.
+
+    heard_s: when it said something last.  sure_s: when we said what it has heard for certain. The
+    lease counts from this: from what the daemon says nobody knows how long ago it heard of us.
+    """
 
     def __init__(self, beat_s: float) -> None:
         self.beat_s = beat_s
         self.lease_s = 3 * beat_s
         self.heard_s = 0.0
+        self.sure_s = 0.0
         self.registered = trio.Event()
 
     def granted(self, terms: Registered) -> None:
@@ -62,7 +68,7 @@ class Lease:
 
     def ends_s(self) -> float:
         """From when on the attempts in hand must be taken for lost."""
-        return self.heard_s + self.lease_s
+        return self.sure_s + self.lease_s
 
 
 @final
@@ -85,6 +91,7 @@ class Talk:
         self._sent_s = 0.0
         self._progress_s = -PROGRESS_S
         self._speaking = False  # a message is on its way out: the next one waits for it
+        self._unsure: deque[tuple[int, float]] = deque()    # batches in flight, and since when
 
     async def speak(self, register: Register) -> None:
         """Register, then say what there is to say whenever the line is free for it."""
@@ -109,11 +116,15 @@ class Talk:
             return False
         self._sent_s = trio.current_time()
         self.bye_said = self.bye_said or up.bye
-        data = self._end.send(up)
+        sent_s, data = self._sent_s, self._end.send(up)
+        if up.seq or up.register:
+            self._unsure.append((up.seq, sent_s))
         self._speaking = True
         try:
             with trio.fail_after(SEND_S):
                 await self._line.send(data)
+            if self._line.answered and self.registered:
+                self._heard(sent_s)
         except (LineClosed, trio.TooSlowError):
             await self._line.close()  # the listener finds out by this
             return False
@@ -177,7 +188,7 @@ class Talk:
                 self._over = True
                 await self._line.close(1000)
                 self._turned_away(down)
-            self._heard()
+            self._heard(self._answered_s(down))
             if down.registered is not None:
                 self.registered = True
                 self._lease.granted(down.registered)
@@ -193,14 +204,26 @@ class Talk:
             raise TurnedAway(down.error.code, down.error.message)
         raise LineClosed(f"{down.error.code}: {down.error.message}")
 
-    def _heard(self) -> None:
-        """The daemon lives. What it says after a lease without a word may be older than that."""
+    def _answered_s(self, down: Down) -> float:
+        """When we said the latest that this answers; 0 when it answers nothing."""
+        sent_s = 0.0
+        while self._unsure and (down.registered is not None or self._unsure[0][0] <= down.ack > 0):
+            sent_s = self._unsure.popleft()[1]
+        return sent_s
+
+    def _heard(self, sure_s: float) -> None:
+        """The daemon lives, and has heard what we said at that time. What it says after a lease
+        without a word may be older than that.
+        """
         if trio.current_time() >= self._lease.ends_s():
             self._desk.give_up("the lease ended without a word from the daemon")
         self._lease.heard_s = trio.current_time()
+        self._lease.sure_s = max(self._lease.sure_s, sure_s)
 
     async def watch(self) -> None:
-        """Notice a line that is open but dead: a beat without a word is followed by a ping."""
+        """Notice a line that is open but dead: after a beat without a sign that the daemon hears
+        us comes a ping.
+        """
         lease = self._lease
         with trio.move_on_after(REGISTER_S):
             while not self.registered:
@@ -209,8 +232,9 @@ class Talk:
             await self._line.close()
             return
         while True:
-            await trio.sleep_until(lease.heard_s + lease.beat_s)
-            if trio.current_time() < lease.heard_s + lease.beat_s:
+            await trio.sleep_until(lease.sure_s + lease.beat_s)
+            asked_s = trio.current_time()
+            if asked_s < lease.sure_s + lease.beat_s:
                 continue
             try:
                 with trio.fail_after(max(PING_S_MIN, lease.beat_s / 2)):
@@ -218,7 +242,7 @@ class Talk:
             except (LineClosed, trio.TooSlowError):
                 await self._line.close()
                 return
-            self._heard()
+            self._heard(asked_s)
 
     async def last_words(self) -> None:
         """Say everything that is left and goodbye, in one message, when there is no time."""

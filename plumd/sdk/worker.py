@@ -22,7 +22,7 @@ import socket
 import ssl
 import threading
 from collections.abc import AsyncIterable, Callable, Mapping
-from typing import Final, TypeVar, final
+from typing import Final, Literal, TypeVar, final
 
 import msgspec
 import trio
@@ -31,6 +31,7 @@ import trio_websocket
 from plumd.sdk.desk import Desk
 from plumd.sdk.handlers import Handler, Task
 from plumd.sdk.line import Dial, Line, LineClosed, Unreachable, websocket_dial
+from plumd.sdk.poll import poll_dial
 from plumd.sdk.protocol import Register, RemoteProtocolError
 from plumd.sdk.talk import Lease, Talk, TurnedAway
 
@@ -46,6 +47,7 @@ STOP_GRACE_S: Final = 2.0
 FLUSH_S: Final = 5.0
 GOODBYE_S: Final = 1.0
 
+Transport = Literal["websocket", "long-poll"]
 _Handler = TypeVar("_Handler", bound=Handler)
 
 
@@ -59,7 +61,8 @@ class Worker:
     same over restarts if given; else drawn from host, process and chance.  beat_s: how often the
     daemon hears of it at least; three beats without a word and its attempts are lost.
     drain_timeout_s: how long attempts in hand may still run once it shall stop.
-    token: for a daemon that asks for one.  dial: another way of opening lines, for tests.
+    token: for a daemon that asks for one.  transport: "websocket", or "long-poll" where a proxy
+    lets no WebSocket through.  dial: another way of opening lines, for tests.
     What an agent puts into the environment of its processes is the default for url and names.
     """
 
@@ -68,7 +71,8 @@ class Worker:
                  worker_id: str | None = None, instance_id: str | None = None,
                  app_name: str | None = None, app_version: str | None = None,
                  beat_s: float = 10.0, drain_timeout_s: float = 30.0, token: str | None = None,
-                 ssl_context: ssl.SSLContext | None = None, dial: Dial | None = None) -> None:
+                 ssl_context: ssl.SSLContext | None = None, transport: Transport = "websocket",
+                 dial: Dial | None = None) -> None:
         if capacity < 1 or prefetch < 0:
             raise ValueError(f"capacity {capacity} or prefetch {prefetch} is out of range")
         environ = os.environ
@@ -76,8 +80,6 @@ class Worker:
         self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}-{chance}"
         url = (url or environ.get("PLUM_SERVER") or environ.get("CONTROLLER_BASE")
                or "http://127.0.0.1:8080")
-        self._dial = dial or websocket_dial(url, self.worker_id, token=token,
-                                            ssl_context=ssl_context)
         self._where = url
         self._tasks: dict[str, Task] = {}
         self._register = Register(
@@ -91,11 +93,21 @@ class Worker:
         msgspec.convert(msgspec.to_builtins(self._register), Register)
         self._drain_timeout_s = drain_timeout_s
         self._desk = Desk(self._tasks, capacity)
+        self._dial = dial or self._dial_of(transport, url, token, ssl_context)
         self._lease = Lease(beat_s)
         self._drain_asked = trio.Event()
         self._scope = trio.CancelScope()
         self._served = False
         self._naming = threading.Lock()
+
+    def _dial_of(self, transport: Transport, url: str, token: str | None,
+                 ssl_context: ssl.SSLContext | None) -> Dial:
+        if transport == "websocket":
+            return websocket_dial(url, self.worker_id, token=token, ssl_context=ssl_context)
+        if transport != "long-poll":
+            raise ValueError(f"transport {transport!r} is neither 'websocket' nor 'long-poll'")
+        return poll_dial(url, self.worker_id, self._register.session, self._desk.holding,
+                         token=token, ssl_context=ssl_context)
 
     @property
     def given_up(self) -> int:

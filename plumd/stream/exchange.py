@@ -1,6 +1,9 @@
 """The same session by long poll, for workers that cannot hold a stream open.
 
-One request at a time: what a request does not name in `holding` is taken as not received.
+What a request does not name in `holding` is taken as not received. A worker asks once more while
+an earlier request waits, when it has something to say: the earlier one is then answered at once
+and empty, and what there is to tell goes to the latest. Each answer acknowledges the results of
+its own request.
 """
 
 from __future__ import annotations
@@ -13,7 +16,14 @@ import trio
 from plumd.api.decode import invalid_of
 from plumd.api.routes import Request, Response
 from plumd.engine import Engine
-from plumd.errors import Malformed, Overloaded, PlumError, SessionReplaced, TooLarge
+from plumd.errors import (
+    Malformed,
+    Overloaded,
+    PlumError,
+    SessionReplaced,
+    SessionUnknown,
+    TooLarge,
+)
 from plumd.model import CoreCommand, Drain, Join, Leave
 from plumd.sdk.protocol import ITEMS_MAX, DaemonEnd, Down, RemoteProtocolError, Up
 from plumd.store.blobs import Blobs
@@ -50,24 +60,29 @@ class Exchanges:
         session, join = self._session(worker_id, up)
         if up.tasks is not None:
             join = msgspec.structs.replace(session.rename(up.tasks), holding=join.holding)
+        turn = session.begin_turn()
         session.forget_given()
         commands: list[CoreCommand] = [join]
         if up.drain:
             commands.append(Drain(worker_id))
         ask = await session.take_in(up, commands)
+        session.ack = 0
         if ask.replies[0].code:
             self._forget(worker_id, session)
             raise Overloaded(ask.replies[0].detail)
         if up.bye:
             self._forget(worker_id, session)
             await self.engine.call_all([Leave(worker_id)], urgent=True)
-            return Response(200, end.send(Down(ack=session.ack)))
-        beat_sec = 10.0 if up.register is None else up.register.beat_sec
-        registered = None if up.register is None else registered_of(join, beat_sec)
-        if registered is None:
-            await self._wait(session, join, up)
-        room = ITEMS_MAX if up.max is None else min(up.max, ITEMS_MAX)
-        return Response(200, end.send(await session.compose(registered, room)))
+            return Response(200, end.send(Down(ack=up.seq)))
+        if up.register is not None:
+            down = await session.compose(registered_of(join, up.register.beat_sec), _room(up))
+        else:
+            await _wait(session, turn, up)
+            down = Down()
+            if session.is_turn_of(turn) and not self._registered_again(session):
+                self._check(worker_id, session)
+                down = await session.compose(None, _room(up))
+        return Response(200, end.send(msgspec.structs.replace(down, ack=up.seq)))
 
     def _session(self, worker_id: str, up: Up) -> tuple[Session, Join]:
         """The session that a request belongs to, and the Join that it amounts to.
@@ -82,19 +97,30 @@ class Exchanges:
             self._sessions[worker_id] = session
             self.engine.outbox.register(worker_id, session)
             return session, join
-        if known is None or known.kicked or known.join.session != up.session:
-            raise SessionReplaced("this session is not known here: register", field="session")
+        if known is None:
+            raise SessionUnknown("this session is not known here: register", field="session")
+        if known.join.session != up.session:
+            raise SessionReplaced("another process has this worker's id", field="session")
+        self._check(worker_id, known)
         if not self.engine.beat(worker_id, up.session):
             self._forget(worker_id, known)
-            raise SessionReplaced("the lease ran out: register again", field="session")
+            raise SessionUnknown("the lease ran out: register again", field="session")
         return known, msgspec.structs.replace(known.join, holding=pairs(up.holding or ()))
 
-    async def _wait(self, session: Session, join: Join, up: Up) -> None:
-        """Until there is something to tell, or the worker's patience or half its lease is over."""
-        if up.wait_sec and not up.results:
-            with trio.move_on_after(min(up.wait_sec, WAIT_S_MAX, join.lease_ms / 2000)):
-                await session.wait_news()
-            self.engine.beat(join.worker_id, join.session)
+    def _registered_again(self, session: Session) -> bool:
+        """Whether the same process has registered again meanwhile, so that its later line counts.
+        """
+        current = self._sessions.get(session.join.worker_id, session)
+        return current is not session and current.join.session == session.join.session
+
+    def _check(self, worker_id: str, session: Session) -> None:
+        """Raises: SessionReplaced, SessionUnknown when the session is over."""
+        if session.kicked == SessionReplaced.code:
+            raise SessionReplaced("another process has this worker's id", field="session")
+        if session.kicked:
+            self._forget(worker_id, session)
+            raise SessionUnknown(f"this session is over ({session.kicked}): register again",
+                                 field="session")
 
     def _forget(self, worker_id: str, session: Session) -> None:
         if self._sessions.get(worker_id) is session:
@@ -109,6 +135,20 @@ class Exchanges:
             if session.kicked:
                 self._forget(worker_id, session)
         self._sweep_at = max(SWEEP_SESSIONS, 2 * len(self._sessions))
+
+
+def _room(up: Up) -> int:
+    """How many attempts the answer may hold."""
+    return ITEMS_MAX if up.max is None else min(up.max, ITEMS_MAX)
+
+
+async def _wait(session: Session, turn: int, up: Up) -> None:
+    """Until there is something to tell, a later request came, or the worker's patience or half
+    its lease is over. The worker was heard of when it asked, and is not again when this ends.
+    """
+    if up.wait_sec and not up.results:
+        with trio.move_on_after(min(up.wait_sec, WAIT_S_MAX, session.join.lease_ms / 2000)):
+            await session.wait_turn(turn)
 
 
 def refusal_of(error: RemoteProtocolError, body: bytes) -> PlumError:

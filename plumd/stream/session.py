@@ -108,6 +108,7 @@ class Session:
         self._given: dict[tuple[int, int], Given] = {}
         self._cancels: dict[tuple[int, int], str] = {}
         self._news = trio.Event()
+        self._turn = 0
 
     # ------------------------------------------------------------ from the outbox
 
@@ -237,6 +238,22 @@ class Session:
     async def wait_news(self) -> None:
         """Return when there may be something to tell."""
         while self.idle:
+            self._news = trio.Event()
+            await self._news.wait()
+
+    def begin_turn(self) -> int:
+        """Another request of this session came: an earlier one that waits shall wait no longer."""
+        self._turn += 1
+        self._news.set()
+        return self._turn
+
+    def is_turn_of(self, turn: int) -> bool:
+        """Whether no later request came."""
+        return self._turn == turn
+
+    async def wait_turn(self, turn: int) -> None:
+        """Return when there may be something to tell, or a later request came."""
+        while self.idle and self._turn == turn:
             self._news = trio.Event()
             await self._news.wait()
 

@@ -97,7 +97,7 @@ def test_b2_a_report_after_the_lease_is_refused(daemon: Running) -> None:
         assert task.task_id.encode() in bytes(said["attempts"])
         wait_for(lambda: api.task(task.task_id).state == "Pending", "its lease runs out")
         status, said = late.say(seq=1, results=[{"id": task.task_id, "result": 1}])
-        assert (status, bytes(said["code"])) == (409, b'"session_replaced"')
+        assert (status, bytes(said["code"])) == (409, b'"session_unknown"')
         late.session = "late-2"
         status, said = late.say(register={"session": "late-2", "tasks": ["other"]},
                                 holding=[task.task_id], seq=1,

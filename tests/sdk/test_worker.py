@@ -48,6 +48,8 @@ LEASE_S, BEAT_S = 30.0, 10.0
 class Wire:
     """A line in memory; the daemon's side of it has the verbs hear, say and cut."""
 
+    answered = False
+
     def __init__(self) -> None:
         self.end = DaemonEnd()
         self.up_send, self.up = trio.open_memory_channel[bytes](1000)

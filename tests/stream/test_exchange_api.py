@@ -151,7 +151,7 @@ def test_drain_and_bye(api: Api) -> None:
     assert worker.say(bye=True) == {}
     assert api.ask("GET", "/v1/embedded-workers/x-bye").status_code == 404
     refused(api.ask("POST", worker.path, {"session": "s", "holding": []}), 409,
-            "session_replaced", "session")
+            "session_unknown", "session")
     assert api.ended(first["taskId"])["state"] == "Succeeded"
     api.done("POST", f"/v1/tasks/{second['taskId']}?action=cancel")
 
@@ -171,7 +171,7 @@ def test_drain_and_bye(api: Api) -> None:
      "invalid", None),
     (b'{"session": "s", "holding": [], "register": {"session": "s", "tasks": ["!builtin"]}}', 422,
      "invalid", "register.tasks[0]"),
-    (b'{"session": "unknown", "holding": []}', 409, "session_replaced", "session"),
+    (b'{"session": "unknown", "holding": []}', 409, "session_unknown", "session"),
 ])
 def test_bad_exchanges(api: Api, body: bytes, status: int, code: str, field: str | None) -> None:
     before = api.count()
@@ -213,6 +213,49 @@ def test_two_at_once_with_one_session_do_no_harm(api: Api) -> None:
     assert (done["state"], done["attempt"]) == ("Succeeded", 1)
 
 
+def test_a_later_exchange_ends_the_wait_of_an_earlier_one(api: Api) -> None:
+    """The earlier is answered at once and empty; acknowledgement and attempts go to the later."""
+    worker = Poller(api, "x-later")
+    worker.register("x.later", capacity=1)
+    first, second = api.task("x.later"), api.task("x.later")
+    attempt = worker.attempt()
+    assert attempt["id"] == first["taskId"]
+    with ThreadPoolExecutor(1) as pool, Api(api.daemon) as other:
+        seen = last_seen(api, "x-later")
+        waiting = pool.submit(Poller(other, "x-later").say, attempt["id"], waitSec=60)
+        while last_seen(api, "x-later") == seen:
+            threading.Event().wait(0.01)
+        down = worker.report({"id": attempt["id"], "result": "early"})
+        assert waiting.result(WAIT_S) == {}
+        while "attempts" not in down:
+            down = worker.say(waitSec=WAIT_S)
+        assert [one["id"] for one in listed(down["attempts"])] == [second["taskId"]]
+        worker.report({"id": second["taskId"]})
+    assert api.ended(first["taskId"])["result"] == "early"
+
+
+def test_each_answer_acknowledges_its_own_results(api: Api) -> None:
+    """Results by one connection while another waits: no answer names a batch that is not its own.
+    """
+    worker = Poller(api, "x-own")
+    worker.register("x.own", capacity=8)
+    ids = [api.task("x.own")["taskId"] for _ in range(8)]
+    held: list[object] = []
+    while len(held) < 8:
+        held += [one["id"] for one in listed(worker.say(*held, waitSec=WAIT_S)["attempts"])]
+    gate = threading.Barrier(8)
+
+    def report(number: int) -> Json:
+        with Api(api.daemon) as own:
+            gate.wait()
+            return Poller(own, "x-own").say(*held, seq=number + 1, results=[{"id": ids[number]}])
+
+    with ThreadPoolExecutor(8) as pool:
+        downs = list(pool.map(report, range(8)))
+    assert [down["ack"] for down in downs] == list(range(1, 9))
+    assert {api.ended(each)["state"] for each in ids} == {"Succeeded"}
+
+
 def test_a_session_outlives_a_kill_of_the_daemon(tmp_path: Path) -> None:
     with Running(tmp_path / "data") as daemon, Api(daemon) as api:
         worker = Poller(api, "x-kill")
@@ -222,7 +265,7 @@ def test_a_session_outlives_a_kill_of_the_daemon(tmp_path: Path) -> None:
         daemon.kill()
         daemon.start()
         refused(api.ask("POST", worker.path, {"session": "s", "holding": [attempt["id"]]}), 409,
-                "session_replaced", "session")
+                "session_unknown", "session")
         assert "attempts" not in worker.register("x.kill", holding=(attempt["id"],))
         worker.report({"id": attempt["id"], "result": "kept"})
         done = api.ended(task["taskId"])
@@ -247,8 +290,8 @@ def test_a_daemon_that_leaves_answers_those_who_wait(tmp_path: Path) -> None:
             assert time.monotonic() - begun < 8, "it waited for the worker's patience to end"
 
 
-def last_seen(api: Api) -> int:
+def last_seen(api: Api, worker_id: str = "x-leave") -> int:
     """When the worker was heard of last, in milliseconds."""
-    seen = api.get("/v1/embedded-workers/x-leave")["lastSeen"]
+    seen = api.get(f"/v1/embedded-workers/{worker_id}")["lastSeen"]
     assert isinstance(seen, int)
     return seen

@@ -4630,12 +4630,13 @@ static plum_status hear_error(plum_worker *worker, plum_json error)
   return strcmp(code, "unsupported_version") == 0 ? PLUM_E_VERSION : PLUM_E_CLOSED;
 }
 
-/* The daemon lives. What it says after a lease without a word may be older than that. */
+/* The daemon lives. What it says after a lease without a word may be older than that. An answer to a
+ * long poll may come long after the daemon heard of us. */
 static void heard(plum_worker *worker, int64_t now)
 {
   if (worker->heard_ms != 0 && now >= worker->heard_ms + worker->lease_ms)
     desk_give_up(worker, "the lease ended without a word from the daemon");
-  worker->heard_ms = now;
+  worker->heard_ms = worker->long_poll ? worker->sent_ms : now;
   worker->ping_ms = 0;
   worker->lease_over = 0;
 }
@@ -4912,11 +4913,15 @@ static plum_status line_listen(plum_worker *worker)
   return status;
 }
 
-/* The daemon does not know this session any more, though it took it on this very connection: either
- * the lease is over, or another process has taken the id. */
+/* The daemon has this session no more: another process has taken the id, or the daemon was started
+ * again or the lease is over, and it wants to be told who we are. */
 static plum_status poll_replaced(plum_worker *worker)
 {
-  if (now_ms() < worker->heard_ms + worker->lease_ms)
+  plum_json problem;
+  size_t size;
+  const char *body = plum_reply_body(&worker->answer, &size);
+  if (plum_json_parse(body, size, &problem) == PLUM_OK
+      && plum_json_is(plum_json_member(problem, "code"), "session_replaced"))
     return PLUM_E_REPLACED;
   worker->registered = 0;
   lock(worker);
