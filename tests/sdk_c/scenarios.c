@@ -1,8 +1,10 @@
-/* A worker for the tests: scenarios URL ID THREADS [poll] [step] [dir=PATH] [notes=FILE] [beat=MS]
+/* A worker for the tests:
+ * scenarios URL ID THREADS [poll] [step] [dir=PATH] [notes=FILE] [beat=MS] [name=NAME]
  *
  * THREADS 0 runs handlers inline; `step` drives it from a loop of this program's own, by one
  * descriptor. SIGTERM drains, SIGUSR1 stops at once. What happens is printed, a line each. With
- * notes each start of an attempt is a line in that file.
+ * notes each start of an attempt is a line in that file. Tasks of the name NAME say in their payload
+ * what to do: see tests/clients/orders.py.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <plum.h>
@@ -157,6 +159,54 @@ static void change_tasks(plum_attempt *attempt, void *context)
   plum_buffer_free(&name);
 }
 
+static void act_big(plum_attempt *attempt, size_t size)
+{
+  char *text = malloc(size + 2);
+  if (text == NULL)
+    abort();
+  memset(text, 'x', size + 2);
+  text[0] = text[size + 1] = '"';
+  plum_attempt_finish(attempt, text, size + 2);
+  free(text);
+}
+
+static void act_hold(plum_attempt *attempt, const char *gate)
+{
+  char line[64];
+  int size = snprintf(line, sizeof line, "-%s\n", plum_attempt_id(attempt));
+  while (access(gate, F_OK) != 0 && !plum_attempt_canceled(attempt))
+    pause_ms(5);
+  if (notes >= 0 && write(notes, line, (size_t)size) != size)
+    abort();
+  if (!plum_attempt_canceled(attempt))
+    plum_attempt_finish(attempt, "\"held\"", PLUM_Z);
+}
+
+static void act(plum_attempt *attempt, void *context)
+{
+  plum_json order = payload_of(attempt), wish = plum_json_member(order, "do");
+  plum_json with = plum_json_member(order, "with");
+  plum_buffer text = {0};
+  (void)context;
+  note(attempt);
+  if (plum_json_is(wish, "echo")) {
+    plum_attempt_finish(attempt, with.text, with.size_bytes);
+  } else if (plum_json_is(wish, "who")) {
+    plum_buffer_print(&text, "%ld", (long)getpid());
+    plum_attempt_finish(attempt, text.data, text.size_bytes);
+  } else if (plum_json_is(wish, "big")) {
+    act_big(attempt, (size_t)plum_json_int(plum_json_member(order, "size"), 0));
+  } else if (plum_json_is(wish, "fail")) {
+    plum_json_text(with, &text);
+    plum_attempt_fail(attempt, "asked", text.data,
+                      plum_json_bool(plum_json_member(order, "retry"), 1), -1, NULL);
+  } else {
+    plum_json_text(plum_json_member(order, "gate"), &text);
+    act_hold(attempt, text.data);
+  }
+  plum_buffer_free(&text);
+}
+
 static void on_cancel(plum_attempt *attempt, void *context)
 {
   char line[128];
@@ -213,6 +263,8 @@ int main(int argc, char **argv)
     plum_worker_set_beat_ms(worker, atoi(value));
   if (option(argv + 4, "notes", &value))
     notes = open(value, O_WRONLY | O_CREAT | O_APPEND, 0600);
+  if (option(argv + 4, "name", &value))
+    plum_worker_add_task(worker, value, act, NULL);
   plum_worker_add_task(worker, "echo", echo, NULL);
   plum_worker_add_task(worker, "fail", fail, NULL);
   plum_worker_add_task(worker, "nap", nap, NULL);
