@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 CORE := plumd/_sched.pyx plumd/_heap.pxi plumd/_look.pxi plumd/_sched.pxd plumd/agent/shim.c setup.py pyproject.toml
 
-.PHONY: all build run test test-deps bench soak mutants sim lint clean distclean help \
+.PHONY: all build run test test-deps bench soak clients mutants sim lint clean distclean help \
         sdk controller controller-run ui-build sdk_cpp
 
 all: build
@@ -55,6 +55,11 @@ soak: .stamp-dev ## 200 kill -9 under load, and 10,000 simulated seeds; results 
 
 sim: .stamp-dev ## simulated seeds alone: make sim ARGS="--seeds 300"
 	$(BIN)/python -m tests.sim $(ARGS)
+
+clients: .stamp-dev ## every kind of worker through outages of a minute, under load and without
+	PLUM_CLIENTS_LONG=1 $(BIN)/python -m pytest tests/clients -k minute
+	$(BIN)/python -m tests.clients.outage $(ARGS)
+	$(BIN)/python -m tests.clients.outage --what network $(ARGS)
 
 mutants: .stamp-dev ## put known faults into a copy of the code; each must be caught by the tests
 	$(BIN)/python -m tests.mutants $(ARGS)

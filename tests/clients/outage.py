@@ -151,10 +151,9 @@ class Outage:
         begun, back_s = time.monotonic(), dict[str, float]()
         while len(back_s) < len(self.ids):
             for worker in api.items("/v1/embedded-workers"):
-                worker_id, seen = str(worker["workerId"]), worker["lastSeen"]
-                assert isinstance(seen, int)
-                if worker["health"] == "Healthy" and seen >= since_ms:
-                    back_s.setdefault(worker_id, time.monotonic() - begun)
+                seen = worker["lastSeen"]
+                if worker["health"] == "Healthy" and isinstance(seen, int) and seen >= since_ms:
+                    back_s.setdefault(str(worker["workerId"]), time.monotonic() - begun)
             assert time.monotonic() - begun < 60, f"not back: {set(self.ids) - set(back_s)}"
             time.sleep(LOOK_S)
         return back_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -16,6 +17,7 @@ from tests.sdk_c.programs import until
 Scenario = Callable[[Stage], None]
 BURST = 1_000
 MEGABYTE = 1_000_000
+CUT_S = 60
 
 # ---------------------------------------------------------------- with a worker that serves
 
@@ -147,12 +149,13 @@ def worker_killed(stage: Stage) -> None:
         with stage.worker(2):
             if stage.kind.lease_s > 20:
                 stage.forget(1)     # an operator need not wait for a long lease
-            stage.until_started(*(f"{each}.2" for each in ids))
+            again = stage.until_again(*ids)
             until(lambda: not stage.state(1).get("running"))
             gate.touch()
             done = [stage.ended(each) for each in ids]
-            assert [(one["result"], one["attempt"]) for one in done] == [("held", 2)] * 3
-            stage.once(*ids, *(f"{each}.2" for each in ids))
+            assert [(one["result"], one["worker"]) for one in done] == (
+                [("held", stage.worker_id(2))] * 3)
+            stage.once(*ids, *again)
             until(lambda: stage.idle(2))
 
 
@@ -211,13 +214,35 @@ def long_cut(stage: Stage) -> None:
             links.cut(refuse=False)
             until(lambda: stage.task(task_id)["state"] != "Running")
             links.restore()
-            stage.until_started(f"{task_id}.2")
+            again = stage.until_again(task_id)
             gate.touch()
             done = stage.ended(task_id)
-            assert (done["result"], done["attempt"]) == ("held", 2)
-            stage.once(task_id, f"{task_id}.2")
+            assert done["result"] == "held"
+            stage.once(task_id, *again)
             until(stage.idle)
             assert stage.task(task_id) == done
+    finally:
+        links.close()
+
+
+def minute_cut(stage: Stage) -> None:
+    """The network is silent for a minute, whatever the lease: the work is done once more where it
+    was lost, and not where the lease was longer.
+    """
+    links, gate = Links(stage.daemon.port), stage.folder / "gate"
+    try:
+        with stage.worker(link=links):
+            ids = [stage.submit(hold(gate), maxRetries=3) for _ in range(4)]
+            stage.until_started(*ids)
+            links.cut(refuse=False)
+            time.sleep(CUT_S)       # this is the cut, nothing is waited for
+            links.restore()
+            gate.touch()
+            done = [stage.ended(each) for each in ids]
+            assert [one["result"] for one in done] == ["held"] * 4
+            assert [one["attempt"] == 1 for one in done] == [stage.kind.lease_s > CUT_S] * 4
+            assert max(stage.starts().values()) == 1, "no attempt was started twice"
+            until(stage.idle)
     finally:
         links.close()
 
@@ -254,12 +279,14 @@ STEADY: Final[dict[str, Scenario]] = {each.__name__: each for each in (
     drain_by_operator)}
 COMING: Final[dict[str, Scenario]] = {each.__name__: each for each in (
     drain_by_signal, worker_killed, short_cut, long_cut, duplicate_id)}
+LONG: Final[dict[str, Scenario]] = {each.__name__: each for each in (minute_cut,)}
+"""Those that PLUM_CLIENTS_LONG asks for."""
 MORTAL: Final[dict[str, Scenario]] = {each.__name__: each for each in (controller_killed,)}
 
 LEFT_OUT: Final[dict[tuple[str, str], str]] = {
     ("http", "drain_by_signal"): "a called worker has no word for leaving; an operator drains it",
     ("grpc", "drain_by_signal"): "its protocol has no word for draining; an operator drains it",
-    ("grpc", "long_cut"): "its lease is 90 s; `make clients` has it",
+    ("grpc", "long_cut"): "its lease is 90 s; a minute's cut is in `make clients`",
 }
 
 

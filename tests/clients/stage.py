@@ -106,6 +106,16 @@ class Stage:
         """Until the handlers of all these attempts run."""
         until(lambda: set(attempt_ids) <= set(self.starts()))
 
+    def until_again(self, *task_ids: str) -> list[str]:
+        """Until each of these tasks was started twice; the ids of the second attempts that began.
+        A call that never came to its worker is an attempt as well, but one that nobody started.
+        """
+        def later() -> list[str]:
+            return [each for each in self.starts()
+                    if "." in each and each.partition(".")[0] in task_ids]
+        until(lambda: len(later()) == len(task_ids))
+        return later()
+
     def once(self, *attempt_ids: str) -> None:
         """Each of these was started once, and no other attempt of their tasks was."""
         starts = self.starts()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -10,12 +11,13 @@ import pytest
 
 from plumd.sdk.client import Client
 from tests.clients.kinds import KINDS
-from tests.clients.scenarios import COMING, LEFT_OUT, MORTAL, STEADY, Scenario
+from tests.clients.scenarios import COMING, LEFT_OUT, LONG, MORTAL, STEADY, Scenario
 from tests.clients.stage import Stage
 from tests.daemon.running import Running
 from tests.sdk_c.building import Workshop
 
 pytestmark = pytest.mark.daemon
+OWN = COMING | (LONG if os.environ.get("PLUM_CLIENTS_LONG") else {})
 
 
 def cases(table: dict[str, Scenario]) -> list[tuple[str, str]]:
@@ -45,10 +47,10 @@ def test_with_a_worker_that_serves(serving: Stage, scenario: str) -> None:
     STEADY[scenario](serving)
 
 
-@pytest.mark.parametrize(("kind", "scenario"), cases(COMING))
+@pytest.mark.parametrize(("kind", "scenario"), cases(OWN))
 def test_with_workers_that_come_and_go(kind: str, scenario: str, shared_daemon: Running,
                                        api: Client, workshop: Workshop, tmp_path: Path) -> None:
-    COMING[scenario](Stage(KINDS[kind], workshop, shared_daemon, api, tmp_path,
+    OWN[scenario](Stage(KINDS[kind], workshop, shared_daemon, api, tmp_path,
                            f"{scenario}-{kind}"))
 
 
@@ -62,7 +64,7 @@ def test_with_a_controller_that_dies(kind: str, scenario: str, mortal_daemon: Ru
 
 def test_what_is_left_out_exists() -> None:
     """The list of what a kind cannot show names kinds and scenarios that there are."""
-    tables = {*STEADY, *COMING, *MORTAL}
+    tables = {*STEADY, *COMING, *LONG, *MORTAL}
     assert all(kind in KINDS and scenario in tables and reason
                for (kind, scenario), reason in LEFT_OUT.items())
     assert not any((kind, scenario) in LEFT_OUT for kind in KINDS for scenario in STEADY)
