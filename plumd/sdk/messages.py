@@ -5,7 +5,8 @@ almost all that a worker and the daemon say are short text messages of one frame
 them its reader task, its channel and wsproto cost more than all the rest of a round. So this
 stands under it, as the stream that it reads and writes: a plain message is cut out and given to
 whoever waits for one; pings and pongs go to the library. The first frame that is anything else,
-a close among them, leaves the library alone with the socket, for good.
+a close among them, leaves the library alone with the socket, for good. A frame that may not be is
+refused here, and the peer is told why.
 
 Source: RFC 6455 section 5.2 (frames) and 5.3 (masks).
 """
@@ -36,7 +37,14 @@ TEXT: Final = 0x81          # a whole message: FIN and the opcode for text
 PING: Final = 0x89
 PONG: Final = 0x8A
 MASKED: Final = 0x80
+CLOSE: Final = 0x88
+OPCODES: Final = frozenset({1, 2, 8, 9, 10})
+"""Those that a frame may have that goes on with nothing."""
 ABNORMAL: Final = 1006
+PROTOCOL_ERROR: Final = 1002
+TOO_LONG: Final = 1009
+LINGER_S: Final = 1.0
+LINGER_BYTES: Final = 4 * 1024 * 1024
 
 
 class FrameHead(NamedTuple):
@@ -204,7 +212,9 @@ class MessageSocket:
         try:
             while not self._below.alone:
                 head = frame_head(self._below.buffer)
-                if head is not None and self._is_odd(head):
+                if head is not None and (code := self._fault(head)):
+                    await self._refuse(code)
+                elif head is not None and self._is_odd(head):
                     self._below.leave_alone()
                 elif head is None or len(self._below.buffer) < head.end:
                     await self._more()
@@ -216,14 +226,43 @@ class MessageSocket:
         finally:
             self._receiving = False
 
+    def _fault(self, head: FrameHead) -> int:
+        """The close code for a frame that may not be; 0 for one that may. No extension is spoken.
+        """
+        size, opcode = head.end - head.start, head.first & 0x0F
+        control = opcode >= 8 and (size > CONTROL_BYTES_MAX or head.first < MASKED)
+        if head.masked is self._client or head.first & 0x70 or opcode not in OPCODES or control:
+            return PROTOCOL_ERROR
+        if size >> 63:
+            return PROTOCOL_ERROR
+        return TOO_LONG if size > self._message_bytes_max else 0
+
+    async def _refuse(self, code: int) -> None:
+        """Say why, and end the connection: the library would end it without a word. Raises
+        ConnectionClosed.
+
+        What is unread at the end would reset the connection, and that can overtake our word.
+        """
+        body = code.to_bytes(2, "big")
+        key = secrets.token_bytes(4) if self._client else b""
+        masked = bytes(XorMaskerSimple(key).process(body)) if key else body
+        with trio.move_on_after(LINGER_S):
+            try:
+                await self._below.send_all(
+                    bytes((CLOSE, (MASKED if key else 0) | len(body))) + key + masked)
+                left = LINGER_BYTES
+                while left > 0 and (data := await self._below.stream.receive_some(RECEIVE_BYTES)):
+                    left -= len(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+        await self._below.stream.aclose()
+        self._below.buffer.clear()
+        self._below.leave_alone()
+        raise ConnectionClosed(CloseReason(code, None))
+
     def _is_odd(self, head: FrameHead) -> bool:
         """Whether the library must read this frame, and all that follow it."""
-        size = head.end - head.start
-        if head.masked is self._client:
-            return True
-        if head.first == TEXT:
-            return size > self._message_bytes_max
-        return head.first not in (PING, PONG) or size > CONTROL_BYTES_MAX
+        return head.first not in (TEXT, PING, PONG)
 
     def _take_text(self, head: FrameHead) -> bytes:
         frame = self._below.take(head.end)

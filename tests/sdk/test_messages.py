@@ -191,14 +191,18 @@ async def test_any_mix_in_any_pieces(talk: list[list[tuple[int, bytes]]], cuts: 
     (b"\x81\xff" + (1 << 40).to_bytes(8, "big") + MASK + b"x" * BYTES_MAX * 2,
      CloseReason.MESSAGE_TOO_BIG),
 ])
-async def test_what_is_wrong_is_judged_by_the_library(bad: bytes, code: int) -> None:
+async def test_what_is_wrong_ends_the_line_and_is_told(bad: bytes, code: int) -> None:
+    """By us, but for what follows a message in parts: that the library ends without a word."""
     ours, theirs = memory_stream_pair()
     async with trio.open_nursery() as nursery:
         socket = await accept_messages(nursery, ours, REQUEST, message_bytes_max=BYTES_MAX)
         await theirs.send_all(frame(TEXT, b"good") + bad)
+        await theirs.send_eof()
         assert await socket.get_message() == b"good"
         with pytest.raises(ConnectionClosed) as closed:
             await socket.get_message()
+        heard = b"".join([bytes(data) async for data in theirs])
+        assert heard.endswith(b"\x88\x02" + code.to_bytes(2, "big")) or bad[0] & 0x8F == 1
         nursery.cancel_scope.cancel()
     assert closed.value.reason is not None
     assert closed.value.reason.code == code
