@@ -16,19 +16,24 @@ from tests.sdk_c.building import Workshop
 from tests.sdk_c.programs import Program, until
 
 BEAT_MS: Final = 500
+CALM_BEAT_MS: Final = 5_000
+"""For what must be over before a lease is, however busy the machine is."""
 LEASE_S: Final = 3.0
 """Of three beats; no lease is shorter."""
 HERE: Final = Path(__file__).parent
 
 
 class Place(NamedTuple):
-    """Where a worker is started. link: the network between it and the daemon, if a test cuts it."""
+    """Where a worker is started. link: the network between it and the daemon, if a test cuts it.
+    beat_ms: those of the session protocol are heard so often.
+    """
 
     url: str
     worker_id: str
     name: str
     folder: Path
     link: Links | None = None
+    beat_ms: int = BEAT_MS
 
     @property
     def notes(self) -> Path:
@@ -90,13 +95,13 @@ class Links:
 def _c(*options: str) -> Words:
     def words(workshop: Workshop, place: Place) -> list[str | Path]:
         return [workshop.program(SDK_C / "scenarios.c"), place.url, place.worker_id, "16",
-                f"name={place.name}", f"notes={place.notes}", f"beat={BEAT_MS}", *options]
+                f"name={place.name}", f"notes={place.notes}", f"beat={place.beat_ms}", *options]
     return words
 
 
 def _cpp(workshop: Workshop, place: Place) -> list[str | Path]:
     return [workshop.program(HERE / "worker.cpp"), place.url, place.worker_id, place.name,
-            place.notes, str(BEAT_MS)]
+            place.notes, str(place.beat_ms)]
 
 
 def _python(kind: str) -> Words:
@@ -107,7 +112,7 @@ def _python(kind: str) -> Words:
             port = free_port()
             ports = [str(port), str(place.link.down(port).port)]
         return [sys.executable, "-m", "tests.clients.workers", kind, place.url, place.worker_id,
-                place.name, place.notes, str(BEAT_MS), *ports]
+                place.name, place.notes, str(place.beat_ms), *ports]
     return words
 
 

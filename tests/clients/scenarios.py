@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from plumd.sdk.client import Json, JsonObject
-from tests.clients.kinds import Links
+from tests.clients.kinds import CALM_BEAT_MS, Links
 from tests.clients.orders import big, echo, fail, hold, who
 from tests.clients.stage import Stage
 from tests.clients.workers import CAPACITY
@@ -162,7 +162,7 @@ def worker_killed(stage: Stage) -> None:
 def controller_killed(stage: Stage) -> None:
     """kill -9 of the daemon under work: who can go on does, and its results are kept."""
     gate = stage.folder / "gate"
-    with stage.worker():
+    with stage.worker(beat_ms=CALM_BEAT_MS):
         # All slots are taken, so that no attempt is on its way to the worker in that moment: a
         # gRPC worker could not say whether it came.
         ids = [stage.submit(hold(gate), maxRetries=3) for _ in range(CAPACITY)]
@@ -185,7 +185,7 @@ def short_cut(stage: Stage) -> None:
     """The network is gone for less than a lease while work ends: nothing is lost or doubled."""
     links, gate = Links(stage.daemon.port), stage.folder / "gate"
     try:
-        with stage.worker(link=links):
+        with stage.worker(link=links, beat_ms=CALM_BEAT_MS):
             ids = [stage.submit(hold(gate), maxRetries=3) for _ in range(4)]
             stage.until_started(*ids)
             links.cut(refuse=True)
