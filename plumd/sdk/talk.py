@@ -207,7 +207,9 @@ class Talk:
     def _answered_s(self, down: Down) -> float:
         """When we said the latest that this answers; 0 when it answers nothing."""
         sent_s = 0.0
-        while self._unsure and (down.registered is not None or self._unsure[0][0] <= down.ack > 0):
+        if down.registered is not None:     # the register was the first
+            sent_s = self._unsure.popleft()[1]
+        while self._unsure and self._unsure[0][0] <= down.ack:
             sent_s = self._unsure.popleft()[1]
         return sent_s
 

@@ -554,6 +554,38 @@ async def test_a_lost_lease_ends_the_work(hall: Hall, worker: Worker,
         assert worker.given_up == 2
 
 
+@pytest.mark.parametrize("answered", [False, True])
+async def test_a_lease_counts_from_what_the_daemon_has_heard(
+        hall: Hall, worker: Worker, autojump_clock: MockClock, answered: bool) -> None:
+    """What it says of itself proves nothing; an acknowledgement proves that it heard the batch."""
+    ended_s: list[float] = []
+
+    @worker.task("async")
+    async def coroutine(_payload: object) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended_s.append(trio.current_time())
+
+    worker.task("now", inline=True)(lambda payload: payload)
+    async with serving(worker):
+        wire, _ = await hall.answer()
+        sure_s = trio.current_time()
+        wire.give(attempt("async"))
+        await trio.sleep(BEAT_S / 2)
+        wire.give(attempt("now", task=2))
+        up = await wire.hear()
+        said_s = trio.current_time()
+        await trio.sleep(BEAT_S / 4)
+        wire.say(Down(ack=up.seq) if answered else Down(drain=True))
+        await trio.testing.wait_all_tasks_blocked()
+        hall.trouble = Unreachable("no route")
+        wire.cut()
+        await trio.sleep(LEASE_S + BEAT_S)
+        expected_s = (said_s if answered else sure_s) + LEASE_S
+        assert ended_s == [pytest.approx(expected_s, abs=0.1)]
+
+
 async def test_an_old_word_does_not_renew_a_lost_lease(hall: Hall, worker: Worker,
                                                        autojump_clock: MockClock) -> None:
     @worker.task("async")
