@@ -3,8 +3,8 @@
  *
  * THREADS 0 runs handlers inline; `step` drives it from a loop of this program's own, by one
  * descriptor. SIGTERM drains, SIGUSR1 stops at once. What happens is printed, a line each. With
- * notes each start of an attempt is a line in that file. Tasks of the name NAME say in their payload
- * what to do: see tests/clients/orders.py.
+ * notes each start of an attempt is a line in that file. Tasks of the name NAME say in their
+ * payload what to do: see tests/clients/orders.py.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <plum.h>

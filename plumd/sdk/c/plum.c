@@ -4630,8 +4630,8 @@ static plum_status hear_error(plum_worker *worker, plum_json error)
   return strcmp(code, "unsupported_version") == 0 ? PLUM_E_VERSION : PLUM_E_CLOSED;
 }
 
-/* The daemon lives. What it says after a lease without a word may be older than that. An answer to a
- * long poll may come long after the daemon heard of us. */
+/* The daemon lives. What it says after a lease without a word may be older than that. The answer to
+ * a long poll may come long after the daemon heard of us. */
 static void heard(plum_worker *worker, int64_t now)
 {
   if (worker->heard_ms != 0 && now >= worker->heard_ms + worker->lease_ms)
