@@ -81,9 +81,12 @@ Stranger = Callable[[Wire, str], None]
 
 
 def closes(wire: Wire, *codes: int) -> None:
-    """The daemon closes the WebSocket with one of these codes. A frame's head comes before it."""
-    heard = wire.last_words()
-    assert any(b"\x88" in heard and code.to_bytes(2, "big") in heard for code in codes), heard
+    """The daemon closes the WebSocket with one of these codes, and waits for nothing else."""
+    heard = b""
+    while not any(code.to_bytes(2, "big") in heard.partition(b"\x88")[2] for code in codes):
+        data = wire.answer()
+        assert data, heard
+        heard += data
 
 
 def random_bytes(wire: Wire, _held: str) -> None:
