@@ -94,7 +94,8 @@ def test_the_symbols_are_the_listed_ones(tmp_path: Path) -> None:
     flags = run(tool("env"), f"PKG_CONFIG_PATH={tmp_path}/lib/pkgconfig", tool("pkg-config"),
                 "--cflags", "--libs", "plum").split()
     program = tmp_path / "echo"
-    run(tool("gcc"), EXAMPLES / "echo_worker.c", "-o", program, *flags)
+    run(tool("gcc"), EXAMPLES / "echo_worker.c", "-o", program, *flags,
+        f"-Wl,-rpath,{tmp_path}/lib")
     assert "cannot be used" not in run(program, "ftp://nowhere", code=1)
 
 
