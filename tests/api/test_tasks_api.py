@@ -449,7 +449,7 @@ def test_keys_and_tasks_survive_a_kill(tmp_path: Path) -> None:
             assert again == definition
         refused(api.ask("POST", "/v1/tasks", {"name": "survivor"}, headers=key), 422,
                 "idempotency_key_reused", "Idempotency-Key")
-        assert api.count() == (3, 1, 0, 0, 0, 0)
+        assert api.count() == (3, 1, 0, 0, 0, 0, 0)
         assert {json.dumps(task["payload"]) for task in api.items("/v1/tasks")} == {'{"x": 1}'}
 
 
