@@ -23,6 +23,7 @@ from plumd.stream.grpc_frames import Frames, GrpcError, Status, encode_message, 
 
 SEND_S_MAX: Final = 20.0
 END_S_MAX: Final = 5.0
+LINGER_S: Final = 2.0
 PUMP_BYTES_MAX: Final = 1 << 20
 CONTENT_TYPE: Final = (b"content-type", b"application/grpc+proto")
 
@@ -160,3 +161,14 @@ class Call:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
             await self._send({"type": "http.response.trailers", "headers": headers,
                               "more_trailers": False})
+        if self._error is not None:
+            await self._linger()
+
+    async def _linger(self) -> None:
+        """Take what a refused client still sends: a stream that is gone would be reset for it,
+        and a reset can overtake the status.
+        """
+        with trio.move_on_after(LINGER_S):
+            while not (self._half_closed or self._gone):
+                self._news = trio.Event()
+                await self._news.wait()
