@@ -23,8 +23,8 @@ C99: Final = ("-std=c99", *WARNINGS)
 CXX14: Final = ("-std=c++14", *WARNINGS)
 VARIANTS: Final = {
     "plain": ("-O1",),
-    "asan": ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
-    "tsan": ("-O0", "-g", "-fsanitize=thread"),
+    "asan": ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    "tsan": ("-O0", "-g1", "-fsanitize=thread"),
 }
 
 
@@ -98,7 +98,7 @@ class Workshop:
     def fuzzer(self) -> Path:
         """The same as a libFuzzer target."""
         out = self.folder / "fuzzer"
-        return self.once(out, tool("clang"), *C99, "-g", "-O1",
+        return self.once(out, tool("clang"), *C99, "-g1", "-O1",
                          "-fsanitize=fuzzer,address,undefined", "-DPLUM_LIBFUZZER", f"-I{SDK}",
                          HERE / "inside.c", "-o", out, "-lpthread")
 

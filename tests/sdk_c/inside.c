@@ -613,6 +613,14 @@ static void check_journal(const char *directory)
     assert(fclose(file) == 0 && worker_begin(again) == PLUM_OK);
     assert(strcmp(again->session, session) == 0);
     plum_worker_free(again);
+    /* A worker without a name takes the one that the directory remembers. */
+    assert(plum_worker_new("http://127.0.0.1:1", &again) == PLUM_OK);
+    assert(plum_worker_set_directory(again, directory) == PLUM_OK);
+    file = fopen(path.data, "wb");
+    assert(file != NULL && fwrite(whole.data, 1, whole.size_bytes, file) == whole.size_bytes);
+    assert(fclose(file) == 0 && worker_begin(again) == PLUM_OK);
+    assert(strcmp(plum_worker_id(again), "w") == 0 && strcmp(again->session, session) == 0);
+    plum_worker_free(again);
     again = new_worker(directory); /* and under another id it is not ours */
     file = fopen(path.data, "wb");
     assert(file != NULL && fwrite(whole.data, 1, whole.size_bytes, file) == whole.size_bytes);

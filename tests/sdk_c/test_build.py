@@ -51,8 +51,9 @@ def test_c_without_a_warning(compiler: str, workshop: Workshop) -> None:
 def test_cpp_without_a_warning(compiler: str, standard: str, tmp_path: Path) -> None:
     source = tmp_path / "user.cpp"
     source.write_text(HPP_USER, encoding="utf-8")
-    run(tool(compiler), *CXX14, f"-I{SDK}", "-fsyntax-only", *EXAMPLES.glob("*.cpp"))
     run(tool(compiler), standard, *WARNINGS, f"-I{SDK}", "-fsyntax-only", source)
+    if compiler == "clang++":       # the others are built by g++ for their own tests
+        run(tool(compiler), *CXX14, f"-I{SDK}", "-fsyntax-only", *EXAMPLES.glob("*.cpp"))
 
 
 def test_cpp_without_exceptions(tmp_path: Path, workshop: Workshop) -> None:

@@ -97,17 +97,23 @@ def test_cancel_timeout_and_progress(kind: str, shared_daemon: Running, api: Cli
         running.wait_for("1 canceled\n")
         assert outcome(api, "nap", 600_000, timeoutSec=0.2)["state"] == "Timeout"
         running.wait_for("1 timeout\n")
+        # What it logs is there before the result, and belongs to its task.
+        done = str(api.submit("nap", 5)["taskId"])
+        api.wait_task(done, 60)
+        assert b"".join(api.logs(done)) == b"napping\n"
         running.end()
 
 
 def test_names_come_and_go(shared_daemon: Running, api: Client, workshop: Workshop,
                            tmp_path: Path) -> None:
-    """Told in a message of its own where the daemon listens to that, else with the next line."""
+    """At once, and with the next line again."""
     with worker(workshop, shared_daemon.url, tmp_path, "names", "threads") as running:
         assert outcome(api, "add", "extra")["result"] == "fine"
         assert outcome(api, "add", "extra")["result"] == "its state does not allow this"
         assert outcome(api, "drop", "text")["result"] == "fine"
         assert outcome(api, "drop", "text")["result"] == "there is no such thing"
+        until(lambda: "extra" in names(api, "names") and "text" not in names(api, "names"))
+        assert outcome(api, "extra", 4)["result"] == 4
         shared_daemon.restart()
         running.wait_for("1 registered as", 2)
         assert outcome(api, "extra", 5)["result"] == 5

@@ -25,7 +25,7 @@ from plumd.sdk.protocol import (
 from tests.daemon.running import Running
 from tests.sdk_c.building import Workshop, run
 
-FUZZ_ROUNDS = 40_000
+FUZZ_ROUNDS = 30_000
 LIBFUZZER_ROUNDS = 20_000
 
 

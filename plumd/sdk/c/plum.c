@@ -2956,7 +2956,15 @@ static plum_status watch_lost(plum_kv_watch *watch, plum_status why)
   watch->rest.size_bytes = 0;
   watch->retry_ms = now_ms() + jitter_ms(&watch->client->source, RECONNECT_MS_FIRST,
                                          watch->tries++, RECONNECT_MS_MAX);
-  return why == PLUM_E_MEMORY || why == PLUM_E_INVALID || why == PLUM_E_TLS ? why : PLUM_OK;
+  switch (why) {
+  case PLUM_E_MEMORY:
+  case PLUM_E_INVALID:
+  case PLUM_E_TLS:
+  case PLUM_E_DENIED:
+  case PLUM_E_REJECTED:
+  case PLUM_E_NOT_FOUND: return why; /* asking again would not change it */
+  default: return PLUM_OK;
+  }
 }
 
 static plum_status watch_open(plum_kv_watch *watch)
@@ -4095,7 +4103,7 @@ static int journal_apply(plum_worker *worker, char kind, const char *content, si
   size_t id_size = nul == NULL ? 0 : (size_t)(nul - content);
   known *found;
   plum_attempt *attempt;
-  plum_json report;
+  plum_json report = {NULL, 0, PLUM_JSON_NONE};
   if (nul == NULL)
     return 0;
   if (kind == 'H') {
@@ -4111,6 +4119,9 @@ static int journal_apply(plum_worker *worker, char kind, const char *content, si
   }
   if (worker->session[0] == '\0' || id_size == 0 || id_size >= ID_BYTES)
     return 0;
+  if ((kind != 'S' && kind != 'R' && kind != 'A')
+      || (kind == 'R' && plum_json_parse(nul + 1, size - id_size - 1, &report) != PLUM_OK))
+    return 0;
   found = known_find(worker, content);
   attempt = found == NULL ? NULL : found->attempt;
   if (kind == 'A') {
@@ -4120,14 +4131,12 @@ static int journal_apply(plum_worker *worker, char kind, const char *content, si
   }
   if (found == NULL && (attempt = attempt_new(worker, content)) == NULL)
     return 0;
-  if (attempt == NULL || (kind != 'R' && kind != 'S'))
-    return attempt == NULL;
+  if (attempt == NULL)
+    return 1; /* it is over already */
   if (kind == 'S') {
     list_add(&worker->running, attempt);
     return 1;
   }
-  if (plum_json_parse(nul + 1, size - id_size - 1, &report) != PLUM_OK)
-    return 0;
   buffer_clear(&attempt->report, KEPT_BYTES);
   plum_buffer_add(&attempt->report, report.text, report.size_bytes);
   attempt->ended = 1;
@@ -4353,6 +4362,25 @@ static void say_logs(plum_worker *worker, plum_buffer *out)
     buffer_clear(&worker->logs, 65536);
 }
 
+/* The line is gone: what was in flight is sent again, in the old order. */
+static void desk_rewind(plum_worker *worker)
+{
+  plum_attempt *attempt;
+  while ((attempt = worker->sent.last) != NULL) {
+    list_remove(attempt);
+    attempt->state = ATTEMPT_UNSENT;
+    attempt->before = NULL;
+    attempt->after = worker->unsent.first;
+    if (attempt->after != NULL)
+      attempt->after->before = attempt;
+    else
+      worker->unsent.last = attempt;
+    worker->unsent.first = attempt;
+    worker->unsent.count++;
+    attempt->in = &worker->unsent;
+  }
+}
+
 /* How long the daemon may keep a long poll: while something runs, about as long as it has run yet,
  * for its result has to wait for the answer. */
 static int64_t patience_ms(plum_worker *worker, int64_t now)
@@ -4404,6 +4432,8 @@ static int collect(plum_worker *worker, int64_t now)
     add_text(out, ",\"drain\":true");
   if (leaves)
     add_text(out, ",\"bye\":true");
+  if (out->failed) /* without memory nothing was said: later, then */
+    desk_rewind(worker);
   if (out->size_bytes == 1 || out->failed)
     return 0;
   worker->drain_said = worker->drain_said || drains;
@@ -4411,25 +4441,6 @@ static int collect(plum_worker *worker, int64_t now)
   add_text(out, "}");
   out->data[1] = '{';
   return 1;
-}
-
-/* The line is gone: what was in flight is sent again, in the old order. */
-static void desk_rewind(plum_worker *worker)
-{
-  plum_attempt *attempt;
-  while ((attempt = worker->sent.last) != NULL) {
-    list_remove(attempt);
-    attempt->state = ATTEMPT_UNSENT;
-    attempt->before = NULL;
-    attempt->after = worker->unsent.first;
-    if (attempt->after != NULL)
-      attempt->after->before = attempt;
-    else
-      worker->unsent.last = attempt;
-    worker->unsent.first = attempt;
-    worker->unsent.count++;
-    attempt->in = &worker->unsent;
-  }
 }
 
 static void hear_ack(plum_worker *worker, uint64_t ack)

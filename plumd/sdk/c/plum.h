@@ -544,7 +544,8 @@ typedef struct plum_kv_watch plum_kv_watch;
 PLUM_API plum_status plum_kv_watch_new(const plum_client *client, const char *space,
                                        const char *prefix, plum_kv_watch **watch);
 PLUM_API void plum_kv_watch_free(plum_kv_watch *watch);
-/* The next change; PLUM_E_TIMEOUT: none came. *entry is valid until the next call. */
+/* The next change; PLUM_E_TIMEOUT: none came. A lost connection is dialed again; what another try
+ * would not change (PLUM_E_DENIED ...) is answered. *entry is valid until the next call. */
 PLUM_API plum_status plum_kv_watch_next(plum_kv_watch *watch, int timeout_ms,
                                         const plum_kv_entry **entry);
 /* Whether all that was there when the connection began has been told. */
