@@ -15,7 +15,7 @@ def idle(seconds: float) -> Figures:
     with harness.daemon() as daemon, harness.worker(daemon.url, 16, kind="c") as worker:
         time.sleep(0.5)     # the connection settles; then a window is measured
         switches, cpu_s = worker.status("voluntary_ctxt_switches"), worker.cpu_s()
-        time.sleep(seconds)
+        time.sleep(seconds)     # the window: nothing is waited for
         return Figures("c_idle", {
             "rss_mb": worker.status("VmRSS") / 1024,
             "wakeups_per_beat": (worker.status("voluntary_ctxt_switches") - switches)
@@ -30,7 +30,7 @@ def fleet(seconds: float, workers: int = 1_000) -> Figures:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, workers * 8 + 1_000), hard))
     try:
         with harness.daemon() as daemon, Connection(daemon.port) as line:
-            time.sleep(0.5)
+            time.sleep(0.5)     # start-up settles
             before_kb = daemon.status("VmRSS")
             ids = tuple(f"c-{number}" for number in range(workers))
             with harness.worker(daemon.url, 4, kind="c", ids=ids) as fleet_process:

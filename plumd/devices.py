@@ -8,8 +8,9 @@ change as often as it likes; that they did is told at most some times a second.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Final
 
 import msgspec
 import trio
@@ -18,21 +19,13 @@ from plumd.clock import Clock
 from plumd.errors import NotFound, PlumError
 from plumd.store import devices
 from plumd.store.devices import Device, Registered
-from plumd.store.store import Store, Tx
-
-T = TypeVar("T")
+from plumd.store.store import Store, Tx, Write
 
 BEATS: Final = 3
 NEWS_S: Final = 0.25
 """Between two events that say that a device's states changed."""
 AGAIN_S: Final = 1.0
 LATE_S: Final = 0.001
-
-
-class Write(Protocol):
-    """Engine.write: run a store command in the next commit."""
-
-    def __call__(self, fn: Callable[[Tx], T], /) -> Awaitable[T]: ...
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -183,8 +176,8 @@ class Devices:
             await trio.sleep(NEWS_S)
             news, self._untold = self._untold, []
             try:
-                await self._write(lambda tx, news=news: self._tell_of(  # type: ignore[misc]
-                    tx, [(live, "state") for live in news]))
+                await self._write(partial(self._tell_of,
+                                          news=[(live, "state") for live in news]))
             except PlumError:
                 self._untold += news        # the disk is down; again a little later
                 continue

@@ -94,8 +94,8 @@ class Retention:
         while over > 0:
             count = min(over, SLICE_ROWS)
             over -= count
-            gone += await self.engine.write(lambda tx, count=count: kv.forget(  # type: ignore[misc]
-                tx, now_ms + 1, count))
+            gone += await self.engine.write(
+                partial(kv.forget, before_ms=now_ms + 1, count=count))
             await trio.sleep(PAUSE_S)
         return gone
 

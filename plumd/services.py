@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final, Protocol, TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 import trio
@@ -20,7 +20,7 @@ from plumd.balance import Endpoint, Key, Load
 from plumd.clock import Clock, draw_seed
 from plumd.errors import NotFound, PlumError
 from plumd.store import services
-from plumd.store.store import Store, Tx
+from plumd.store.store import Store, Tx, Write
 
 T = TypeVar("T")
 Check: TypeAlias = Callable[[Endpoint], Awaitable[str]]
@@ -33,12 +33,6 @@ CHECKS_MAX: Final = 16
 AGAIN_S: Final = 1.0
 LATE_S: Final = 0.001
 """Woken a hair too early, an expiry would not be seen, and be waited for again at once."""
-
-
-class Write(Protocol):
-    """Engine.write: run a store command in the next commit."""
-
-    def __call__(self, fn: Callable[[Tx], T], /) -> Awaitable[T]: ...
 
 
 class Seen(msgspec.Struct, frozen=True):

@@ -23,6 +23,7 @@ import trio
 
 import plumd
 from plumd.executors.h2_guard import frame_too_large
+from plumd.executors.kept import Kept, Place
 from plumd.executors.outgoing import ORIGIN_HEADER, ORIGIN_VALUE, Client
 from plumd.executors.targets import CallFailed, Target, parse
 from plumd.stream.grpc_frames import (
@@ -40,7 +41,6 @@ SCHEME: Final = "grpc://"
 RECEIVE_BYTES: Final = 64 << 10
 WINDOW_BYTES: Final = 1 << 20
 KEEP_S: Final = 30.0
-IDLE_MAX: Final = 256
 CALLS_PER_PLACE_MAX: Final = 256
 
 Header: TypeAlias = tuple[str | bytes, str | bytes]
@@ -195,45 +195,25 @@ class GrpcLine:
         return CallFailed("unreachable", f"the connection broke before the call was sent: {why}")
 
 
-class Place:
-    """An address that is being called: its idle connections, and the bound on its calls."""
-
-    def __init__(self) -> None:
-        self.idle: list[GrpcLine] = []
-        self.calls = 0
-        self.limiter = trio.CapacityLimiter(CALLS_PER_PLACE_MAX)
-
-
 class GrpcClient:
     """Calls out, over kept connections that `client` makes."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self._places: dict[tuple[str, int], Place] = {}
-        self._idle_count = 0
-        self._idled = trio.Event()
+        self._kept: Kept[GrpcLine] = Kept(CALLS_PER_PLACE_MAX, KEEP_S)
 
     async def run(self) -> None:
         """Close connections that nobody used for a while, and all of them at the end."""
-        try:
-            while True:
-                if not self._idle_count:
-                    self._idled = trio.Event()
-                    await self._idled.wait()
-                await trio.sleep_until(min(
-                    line.expires for place in self._places.values() for line in place.idle))
-                self._close_idle(trio.current_time())
-        finally:
-            self.close()
+        await self._kept.run()
 
     def close(self) -> None:
         """Close all idle connections."""
-        self._close_idle(float("inf"))
+        self._kept.close()
 
     @property
     def idle(self) -> int:
         """How many connections are kept for the next call."""
-        return self._idle_count
+        return self._kept.count
 
     async def call(self, url: str, path: str, message: bytes, timeout_ms: int = 0) -> bytes:
         """Make a unary call at `grpc://host:port`; the answer's message.
@@ -243,10 +223,7 @@ class GrpcClient:
         Cancel: anywhere; the connection is closed, by which the far side sees it too.
         """
         target = target_of(url)
-        where = (target.host, target.port)
-        place = self._places.setdefault(where, Place())
-        place.calls += 1
-        try:
+        with self._kept.calling((target.host, target.port)) as place:
             async with place.limiter:
                 line = await self._take_idle(place)
                 if line is None:
@@ -254,54 +231,26 @@ class GrpcClient:
                 kept = False
                 try:
                     answer = await line.call(target, path, message, timeout_ms)
-                    kept = line.reusable and self._keep(place, line)
+                    kept = line.reusable and self._kept.keep(place, line)
                     return answer
                 except GrpcError:
-                    kept = line.reusable and self._keep(place, line)
+                    kept = line.reusable and self._kept.keep(place, line)
                     raise
                 finally:
                     if not kept:
                         line.close()
-        finally:
-            place.calls -= 1
-            self._forget_unused(where, place)
 
-    async def _take_idle(self, place: Place) -> GrpcLine | None:
-        while place.idle:
-            line = place.idle.pop()
-            self._idle_count -= 1
+    async def _take_idle(self, place: Place[GrpcLine]) -> GrpcLine | None:
+        while (line := self._kept.take(place)) is not None:
             usable = False
             try:
-                usable = trio.current_time() < line.expires and await line.is_usable()
+                usable = await line.is_usable()
             finally:
                 if not usable:
                     line.close()
             if usable:
                 return line
         return None
-
-    def _keep(self, place: Place, line: GrpcLine) -> bool:
-        if self._idle_count >= IDLE_MAX:
-            return False
-        line.expires = trio.current_time() + KEEP_S
-        place.idle.append(line)
-        self._idle_count += 1
-        self._idled.set()
-        return True
-
-    def _close_idle(self, before: float) -> None:
-        for where, place in list(self._places.items()):
-            left = [line for line in place.idle if line.expires > before]
-            for line in place.idle:
-                if line.expires <= before:
-                    line.close()
-            self._idle_count -= len(place.idle) - len(left)
-            place.idle = left
-            self._forget_unused(where, place)
-
-    def _forget_unused(self, where: tuple[str, int], place: Place) -> None:
-        if not place.calls and not place.idle:
-            self._places.pop(where, None)
 
 
 def target_of(url: str) -> Target:

@@ -24,6 +24,7 @@ import msgspec
 import trio
 
 import plumd
+from plumd.executors.kept import Kept, Place
 from plumd.executors.targets import CallFailed, Policy, Target, is_literal, parse, refusal
 
 Headers: TypeAlias = Sequence[tuple[str, str]]
@@ -43,7 +44,6 @@ KEEP_S: Final = 4.0
 that is being closed at the other end."""
 CALLS_MAX: Final = 1024
 CALLS_PER_ORIGIN_MAX: Final = 256
-IDLE_MAX: Final = 256
 RESOLVERS: Final = 16
 
 
@@ -155,15 +155,6 @@ class Line:
         return True
 
 
-class Place:
-    """An origin that is being called: its idle connections, and the bound on its calls."""
-
-    def __init__(self) -> None:
-        self.idle: list[Line] = []
-        self.calls = 0
-        self.limiter = trio.CapacityLimiter(CALLS_PER_ORIGIN_MAX)
-
-
 async def resolve_by_system(limiter: trio.CapacityLimiter, host: str, port: int) -> list[str]:
     """A name's addresses, as the system resolves it. Raises: OSError.
 
@@ -185,32 +176,21 @@ class Client:
         self._tls = tls
         self._resolve: Resolve = resolve or partial(
             resolve_by_system, trio.CapacityLimiter(RESOLVERS))
-        self._places: dict[tuple[str, str, int], Place] = {}
+        self._kept: Kept[Line] = Kept(CALLS_PER_ORIGIN_MAX, KEEP_S)
         self._calls = trio.CapacityLimiter(CALLS_MAX)
-        self._idle_count = 0
-        self._idled = trio.Event()
 
     async def run(self) -> None:
         """Close connections that nobody used for a while, and all of them at the end."""
-        try:
-            while True:
-                if not self._idle_count:
-                    self._idled = trio.Event()
-                    await self._idled.wait()
-                await trio.sleep_until(min(
-                    line.expires for place in self._places.values() for line in place.idle))
-                self._close_idle(trio.current_time())
-        finally:
-            self.close()
+        await self._kept.run()
 
     def close(self) -> None:
         """Close all idle connections."""
-        self._close_idle(float("inf"))
+        self._kept.close()
 
     @property
     def idle(self) -> int:
         """How many connections are kept for the next call."""
-        return self._idle_count
+        return self._kept.count
 
     async def post(self, url: str, body: bytes, headers: Headers = ()) -> Answer:
         """POST JSON; see `request`."""
@@ -226,17 +206,12 @@ class Client:
         """
         target = parse(url)
         origin = (target.scheme, target.host, target.port)
-        place = self._places.setdefault(origin, Place())
-        place.calls += 1
-        try:
+        with self._kept.calling(origin) as place:
             async with place.limiter, self._calls:
                 return await self._carry(place, target, request_of(
                     method, target, len(body), headers), body)
-        finally:
-            place.calls -= 1
-            self._forget_unused(origin, place)
 
-    async def _carry(self, place: Place, target: Target, request: h11.Request,
+    async def _carry(self, place: Place[Line], target: Target, request: h11.Request,
                      body: bytes) -> Answer:
         while True:
             line = self._take_idle(place)
@@ -246,7 +221,7 @@ class Client:
             kept = False
             try:
                 answer = await line.exchange(request, body)
-                kept = line.renew() and self._keep(place, line)
+                kept = line.renew() and self._kept.keep(place, line)
                 return answer
             except CallFailed:
                 if fresh or line.sent:
@@ -255,39 +230,13 @@ class Client:
                 if not kept:
                     line.close()
 
-    def _take_idle(self, place: Place) -> Line | None:
-        now = trio.current_time()
-        while place.idle:
-            line = place.idle.pop()
-            self._idle_count -= 1
+    def _take_idle(self, place: Place[Line]) -> Line | None:
+        while (line := self._kept.take(place)) is not None:
             # A kept connection on which there is something to read was closed, or is confused.
-            if now < line.expires and not line.socket.is_readable():
+            if not line.socket.is_readable():
                 return line
             line.close()
         return None
-
-    def _keep(self, place: Place, line: Line) -> bool:
-        if self._idle_count >= IDLE_MAX:
-            return False
-        line.expires = trio.current_time() + KEEP_S
-        place.idle.append(line)
-        self._idle_count += 1
-        self._idled.set()
-        return True
-
-    def _close_idle(self, before: float) -> None:
-        for origin, place in list(self._places.items()):
-            left = [line for line in place.idle if line.expires > before]
-            for line in place.idle:
-                if line.expires <= before:
-                    line.close()
-            self._idle_count -= len(place.idle) - len(left)
-            place.idle = left
-            self._forget_unused(origin, place)
-
-    def _forget_unused(self, origin: tuple[str, str, int], place: Place) -> None:
-        if not place.calls and not place.idle:
-            self._places.pop(origin, None)
 
     # ------------------------------------------------------------ connecting
 

@@ -20,10 +20,9 @@ import inspect
 import logging
 import os
 import random
-import signal
 import time
 from collections import deque
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Final, Literal, Never, TypeAlias, TypeVar, cast, final
 
@@ -32,6 +31,7 @@ import trio
 
 from plumd.sdk.aio import AsyncClient
 from plumd.sdk.keys import Value, decoded, encoded
+from plumd.sdk.signals import serve_until_signaled
 from plumd.sdk.wire import (
     ANSWER_S,
     Ask,
@@ -133,13 +133,14 @@ class Device:
 
     # ------------------------------------------------------------ what it has
 
-    def state(self, name: str, *, type: str = "", unit: str = "",  # noqa: A002
+    def state(self, name: str, *, type: str = "", unit: str = "",  # noqa: A002 - the wire's word
               value: Value = "") -> None:
         """Declare a state, for people who look at it; any state may be reported undeclared."""
         self._states[name] = {"name": name, "type": type, "unit": unit, "value": encoded(value)[1]}
 
-    def operation(self, name: str, *, type: Type = "string", unit: str = "",  # noqa: A002
-                  min: float | None = None, max: float | None = None,  # noqa: A002
+    def operation(self, name: str, *, type: Type = "string",  # noqa: A002 - the wire's words
+                  unit: str = "", min: float | None = None,  # noqa: A002
+                  max: float | None = None,  # noqa: A002
                   value: Value = "") -> Callable[[_Handler], _Handler]:
         """Decorator: this function carries out the operation of that name.
 
@@ -184,20 +185,7 @@ class Device:
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; a second signal stops at once. Raises: DeviceReplaced."""
-        trio.run(self._run)
-
-    async def _run(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._obey, signals, nursery.cancel_scope)
-                await self.serve()
-                nursery.cancel_scope.cancel()
-
-    async def _obey(self, signals: AsyncIterable[int], scope: trio.CancelScope) -> None:
-        async for _ in signals:
-            if self._ending.is_set():
-                scope.cancel()
-            self._ending.set()
+        trio.run(serve_until_signaled, self.serve, self._ending)
 
     def stop(self) -> None:
         """Ask for the end, from any thread: what runs is finished and told, then `serve` returns.

@@ -17,11 +17,10 @@ import logging
 import os
 import random
 import secrets
-import signal
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, Literal, TypeVar, final
 
 import msgspec
@@ -33,6 +32,7 @@ from plumd.sdk.handlers import Handler, Task
 from plumd.sdk.line import Dial, Line, LineClosed, Unreachable, websocket_dial
 from plumd.sdk.poll import poll_dial
 from plumd.sdk.protocol import Register, RemoteProtocolError
+from plumd.sdk.signals import serve_until_signaled
 from plumd.sdk.talk import Lease, Talk, TurnedAway
 
 log = logging.getLogger("plumd.sdk")
@@ -168,22 +168,9 @@ class Worker:
         A second signal stops at once. Raises SystemExit(1) when attempts were cut short, TurnedAway
         when the daemon does not want this worker.
         """
-        trio.run(self._run)
+        trio.run(serve_until_signaled, self.serve, self._drain_asked)
         if self._desk.given_up:
             raise SystemExit(1)
-
-    async def _run(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._obey, signals, nursery.cancel_scope)
-                await self.serve()
-                nursery.cancel_scope.cancel()
-
-    async def _obey(self, signals: AsyncIterable[int], scope: trio.CancelScope) -> None:
-        async for _ in signals:
-            if self._drain_asked.is_set():
-                scope.cancel()
-            self.drain()
 
     def drain(self) -> None:
         """Ask for a graceful end: `serve` returns when all is handed in. Returns at once."""

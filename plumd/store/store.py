@@ -8,10 +8,10 @@ the measurements behind the bounds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Concatenate, Final, ParamSpec, TypeVar
+from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 import apsw
 import msgspec
@@ -48,6 +48,12 @@ class Tx:
 
 
 Call = Callable[[Tx], object]
+
+
+class Write(Protocol):
+    """Engine.write: run a store command in the next commit; answers its value after it."""
+
+    def __call__(self, fn: Callable[[Tx], T], /) -> Awaitable[T]: ...
 
 
 class Change(msgspec.Struct):

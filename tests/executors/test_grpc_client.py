@@ -18,7 +18,7 @@ import msgspec
 import pytest
 import trio
 
-from plumd.executors import Attempt, Outcome, Stop, grpc_client
+from plumd.executors import Attempt, Outcome, Stop
 from plumd.executors.callback import Callback
 from plumd.executors.grpc_client import GrpcClient, target_of
 from plumd.executors.outgoing import Client
@@ -359,7 +359,7 @@ async def test_idle_connections_are_closed(monkeypatch: pytest.MonkeyPatch) -> N
     async with far_side(good) as url, client() as made, trio.open_nursery() as nursery:
         await made.call(url, EXECUTE, b"")
         assert made.idle == 1
-        monkeypatch.setattr(grpc_client, "KEEP_S", 0.0)
+        made._kept.keep_s = 0.0
         await made.call(url, EXECUTE, b"")
         nursery.start_soon(made.run)
         with trio.fail_after(30):

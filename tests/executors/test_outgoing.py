@@ -61,7 +61,7 @@ async def test_connections_are_kept_and_have_no_delay() -> None:
             await client.post(side.url(), b"1")
         assert side.connections == 1
         assert client.idle == 1
-        line = next(iter(client._places.values())).idle[0]
+        line = next(iter(client._kept.places.values())).idle[0]
         assert line.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
@@ -243,7 +243,7 @@ async def test_a_slow_answer_ends_with_the_callers_patience() -> None:
             await client.post(side.url(), b"1")
         assert patience.cancelled_caught
         assert client.idle == 0
-        assert client._places == {}
+        assert client._kept.places == {}
 
 
 # ---------------------------------------------------------------- kept connections
@@ -283,7 +283,7 @@ async def test_a_call_of_which_nothing_was_taken_goes_out_afresh() -> None:
     client = Caller()
     async with far_side(replying(200, b"1")) as side:
         await client.post(side.url(), b"1")
-        line = next(iter(client._places.values())).idle[0]
+        line = next(iter(client._kept.places.values())).idle[0]
         line.socket.shutdown(socket.SHUT_WR)    # whatever is sent from now on is refused at once
         # The server sees the end and closes; a connection that is not yet seen as closed is what
         # is wanted here, so it is put to use before the server's end arrives.
