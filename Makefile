@@ -30,8 +30,8 @@ build: .stamp-build ## make the venv, build the core, install plumd and plum in 
 run: build ## start plumd on its embedded SQLite, http://127.0.0.1:8080
 	exec $(BIN)/plumd serve $(ARGS)
 
-test: .stamp-dev ## all tests (PYTEST=... for a part)
-	$(BIN)/python -m pytest $(PYTEST)
+test: .stamp-dev ## all tests (PYTEST=... for a part), a file at a time on each of up to 4 processors
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
 
 TEST_DEPS := chromium g++ clang libclang-rt-14-dev cmake pkg-config libssl-dev openssl
 

@@ -1,15 +1,21 @@
 """Makes the parts of the docs that the code knows best: `python -m docs.reference` writes them.
 
-A test compares the pages with what is made here, so they cannot grow old unseen.
+A test compares the pages with what is made here, so they cannot grow old unseen. With a file's
+name it writes the OpenAPI document there instead.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
+import plumd
 from plumd import config
+from plumd.api.openapi import document
 from plumd.api.routes import Route
 from plumd.config import SETTINGS, Setting
 from plumd.daemon import Daemon
@@ -94,6 +100,15 @@ def pages() -> dict[Path, str]:
     }
 
 
+def openapi() -> bytes:
+    """The OpenAPI document, from which the web UI's types are made."""
+    return msgspec.json.format(msgspec.json.encode(
+        document(routes(), version=plumd.__version__)), indent=1) + b"\n"
+
+
 if __name__ == "__main__":
-    for path, text in pages().items():
-        path.write_text(text)
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_bytes(openapi())
+    else:
+        for path, text in pages().items():
+            path.write_text(text)
