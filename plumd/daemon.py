@@ -39,6 +39,7 @@ from plumd.api import (
     system,
     task_defs,
     tasks,
+    ui,
     workers,
     workflows,
 )
@@ -142,9 +143,11 @@ class Daemon:
         self.gate = Gate(
             Policy(frozenset(name.lower() for name in config.host_names), config.networks,
                    config.behind_proxy), streams_max=config.streams_max)
+        self.ui = ui.Ui()
         self.routes = self.all_routes()
         self.grpc = TaskService(
-            app.build_app(self.routes, self.gate), self.engine, self.blobs, self.gate)
+            app.build_app(self.routes, self.gate, deep=self.ui.deep()), self.engine, self.blobs,
+            self.gate)
 
     def local_workers(self) -> list[Join]:
         """The daemon's own executors, as the core sees them."""
@@ -190,6 +193,7 @@ class Daemon:
             front.STREAM_ROUTE,
             *events.routes(events.Events(context)),
             *system.routes(state),
+            *self.ui.routes(),
         ]
         return [*table, *pages.page_routes(table, version=plumd.__version__,
                                            status=state.counts)]

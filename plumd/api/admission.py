@@ -26,9 +26,6 @@ PLUM_ORIGIN: Final = "x-plum-origin"
 """Header that plumd's own outgoing requests carry; its API refuses them, so no request can loop."""
 PLUM_ORIGIN_VALUE: Final = "plumd"
 
-NAVIGABLE: Final = frozenset({"/", "/docs", "/docs/errors"})
-"""Pages that a link on another site may open; all of them are only looked at."""
-
 FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 
 
@@ -193,7 +190,7 @@ def _check_fetch_site(route: Route | None, method: str, headers: Mapping[str, st
         return
     opens_page = (
         method in ("GET", "HEAD")
-        and route is not None and route.path in NAVIGABLE
+        and route is not None and route.navigable
         and headers.get("sec-fetch-mode") == "navigate"
         and headers.get("sec-fetch-dest", "document") == "document"
         and "origin" not in headers

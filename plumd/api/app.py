@@ -53,7 +53,8 @@ from plumd.api.gate import (
     wire_headers,
 )
 from plumd.api.problem import internal, problem
-from plumd.api.routes import Response, Route
+from plumd.api.routes import Request, Response, Route
+from plumd.api.ui import is_page
 from plumd.errors import MethodNotAllowed, NotFound, PlumError
 
 BODY_S: Final = 30.0
@@ -137,9 +138,11 @@ class PlumApp(QuartTrio):
         return self.url_map.bind("localhost", path_info=request.path, default_method=request.method)
 
 
-def build_app(routes: Sequence[Route], gate: Gate, *, body_s: float = BODY_S) -> PlumApp:
+def build_app(routes: Sequence[Route], gate: Gate, *, body_s: float = BODY_S,
+              deep: Route | None = None) -> PlumApp:
     """The application for this table of routes. body_s: time for a body to arrive.
 
+    deep: answers a browser that asks for a page which is no route: the UI knows its own paths.
     Raises ValueError when two routes are the same.
     """
     app = PlumApp(gate, body_s=body_s)
@@ -158,7 +161,7 @@ def build_app(routes: Sequence[Route], gate: Gate, *, body_s: float = BODY_S) ->
         seen.add(key)
         app.add_url_rule(rule, endpoint=f"{route.method} {route.path}", methods=[route.method],
                          view_func=_view_of(app, route), provide_automatic_options=False)
-    app.register_error_handler(HTTPException, _on_http_error(app))
+    app.register_error_handler(HTTPException, _on_http_error(app, deep))
     return app
 
 
@@ -227,15 +230,21 @@ async def _read_body(app: PlumApp, route: Route, take: Callable[[int], None]) ->
     return bytes(body)
 
 
-def _on_http_error(app: PlumApp) -> Callable[[HTTPException], Awaitable[QuartResponse]]:
+def _on_http_error(app: PlumApp, deep: Route | None,
+                   ) -> Callable[[HTTPException], Awaitable[QuartResponse]]:
     async def answer(error: HTTPException) -> QuartResponse:
         scope = current_request.scope
         method = current_request.method
         headers = _headers_of(scope["headers"])
-        refusal = app.gate.refuse(None, method, headers, _peer_of(scope["client"]),
-                                  scheme=scope["scheme"])
+        peer = _peer_of(scope["client"])
+        found = (deep if error.code == 404 and is_page(method, current_request.path, headers)
+                 else None)
+        refusal = app.gate.refuse(found, method, headers, peer, scheme=scope["scheme"])
         if refusal is not None:
             return _early(refusal, method, headers)
+        if found is not None:
+            asked = Request(method, current_request.path, {}, {}, headers, b"", peer)
+            return _early(await app.gate.answer(found, asked), method, headers)
         if isinstance(error, WrongMethod):
             allowed = ", ".join(sorted(error.valid_methods or ()))
             response = problem(MethodNotAllowed(f"this path takes {allowed}"),

@@ -101,13 +101,13 @@ def page_routes(routes: Sequence[Route], *, version: str,
 
     taken = {route.path for route in routes if route.method == "GET"}
     pages = (
-        ("/", show_status, "The state of the daemon."),
-        ("/docs", _always(docs), "The API reference."),
-        ("/docs/errors", _always(errors), "Error codes."),
-        ("/openapi.json", _always(encoded), "The OpenAPI document."),
+        ("/", show_status, "The state of the daemon.", True),
+        ("/docs", _always(docs), "The API reference.", True),
+        ("/docs/errors", _always(errors), "Error codes.", True),
+        ("/openapi.json", _always(encoded), "The OpenAPI document.", False),
     )
-    return tuple(Route("GET", path, handler, summary, PAGE_TAG, "pages:read")
-                 for path, handler, summary in pages if path not in taken)
+    return tuple(Route("GET", path, handler, summary, PAGE_TAG, "pages:read", navigable=navigable)
+                 for path, handler, summary, navigable in pages if path not in taken)
 
 
 def _always(response: Response) -> Callable[[Request], Awaitable[Response]]:

@@ -57,7 +57,8 @@ class Route(msgspec.Struct, frozen=True):
     path: with {name} placeholders; {name...} takes the rest of the path with its slashes.
     body: the type that the handler decodes (None: no body).  answers: status -> type of the body
     (None: empty).  permission: what S3 will ask for, e.g. "tasks:write".
-    hot: the thin front may answer it without Quart.  lenient: an old client's route; see
+    hot: the thin front may answer it without Quart.  navigable: a page that a link on another
+    site may open, for it is only looked at.  lenient: an old client's route; see
     docs/compatibility.md.  trusted: open to a trusted network without a token.
     body_bytes_max: over it the answer is 413.  errors: its own beside those that all have.
     """
@@ -73,6 +74,7 @@ class Route(msgspec.Struct, frozen=True):
     answers: Mapping[int, object] = {}
     query: tuple[Query, ...] = ()
     hot: bool = False
+    navigable: bool = False
     lenient: bool = False
     trusted: bool = False
     body_bytes_max: int = 1 << 20

@@ -130,10 +130,10 @@ async def no_stream(_socket: MessageSocket, _worker: str, _request: Request) -> 
 async def running(routes: Sequence[Route], *, policy: Policy | None = None,
                   limits: Limits = LIMITS, streams_max: int = 1000,
                   stream_handler: StreamHandler = no_stream,
-                  gate: Gate | None = None) -> AsyncIterator[Served]:
+                  gate: Gate | None = None, deep: Route | None = None) -> AsyncIterator[Served]:
     """A server of these routes on a free port, stopped at the end of the block."""
     gate = gate or Gate(policy or Policy(), streams_max=streams_max)
-    app = build_app(routes, gate, body_s=limits.body_s)
+    app = build_app(routes, gate, body_s=limits.body_s, deep=deep)
     sockets = bind(["127.0.0.1:0"])
     served = Served(sockets[0].getsockname()[1], gate, trio.Event(), trio.Event())
 
