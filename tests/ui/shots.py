@@ -1,0 +1,48 @@
+"""Pictures of every page, in both languages and themes, and on a phone: `make ui-shots`."""
+
+from __future__ import annotations
+
+import tempfile
+from itertools import product
+from pathlib import Path
+
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.api.live import Api
+from tests.daemon.running import Running
+from tests.ui.screen import ARGS, CHROMIUM, ROOT, Language, Size, Theme, screen
+from tests.ui.test_axe import settled
+from tests.ui.world import world
+
+OUT = ROOT / "build" / "shots"
+KINDS: list[tuple[Language, Theme, Size]] = [
+    *product(("en", "zh"), ("light", "dark"), ("desktop",)),
+    *product(("en", "zh"), ("light",), ("phone",))]
+
+
+def shoot(browser: Browser, base: str, pages: dict[str, str], kind: tuple[Language, Theme, Size]
+          ) -> None:
+    """All pages in one language, theme and size."""
+    language, theme, size = kind
+    folder = OUT / "-".join(kind)
+    folder.mkdir(parents=True, exist_ok=True)
+    with screen(browser, base, language, size, theme) as at:
+        for name, path in pages.items():
+            at.go(path)
+            settled(at)
+            at.page.screenshot(path=folder / f"{name}.png")
+
+
+def main() -> None:
+    """Make them all."""
+    with tempfile.TemporaryDirectory() as folder, Running(Path(folder) / "data") as daemon, \
+            Api(daemon) as api, world(api) as pages, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        for kind in KINDS:
+            shoot(browser, daemon.url, pages, kind)
+        browser.close()
+    print(f"{len(KINDS)} x {len(pages)} pictures in {OUT}")
+
+
+if __name__ == "__main__":
+    main()

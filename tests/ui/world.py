@@ -1,0 +1,117 @@
+"""A daemon with something of everything in it, and the addresses of all pages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.api.live import Api
+from tests.ui.screen import ROOT
+
+PRINT = "for i in 1 2 3 4 5; do printf '\\033[32mstep %s\\033[0m <b>done</b>\\n' $i; done"
+BREAK = "echo reading orders.csv; echo 'ERROR: line 118: no such customer' >&2; exit 3"
+
+
+def define(api: Api, **body: object) -> str:
+    """A definition; its id."""
+    return str(api.made("/v1/task-defs", body)["defId"])
+
+
+def workflow(api: Api, name: str, *steps: dict[str, object]) -> str:
+    """A workflow; its id."""
+    return str(api.made("/v1/workflows", {"name": name, "steps": list(steps),
+                                          "description": "Cleans up, counts and reports"})
+               ["workflowId"])
+
+
+def started(api: Api, program: str, *words: str) -> subprocess.Popen[bytes]:
+    """An example program at this daemon."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "examples" / program), api.daemon.url, *words],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def register_services(api: Api) -> None:
+    """Two services of one instance."""
+    answer = api.ask("POST", "/v1/services/register", {"instanceId": "prices-1", "endpoints": [
+        {"serviceName": "prices", "ip": "127.0.0.1", "port": 9101, "version": "1.4",
+         "labels": {"zone": "a"}},
+        {"serviceName": "prices", "ip": "127.0.0.1", "port": 9102, "version": "1.4"},
+        {"serviceName": "stock", "ip": "127.0.0.1", "port": 9300, "protocol": "grpc"}]})
+    assert answer.status_code == 204, answer.text
+
+
+def fill_keys(api: Api) -> None:
+    """A namespace with a few keys."""
+    for key, value in {"line/1/speed": "12.5", "line/1/owner": "me", "line/2/speed": "9"}.items():
+        answer = api.ask("PUT", f"/v1/kv/plant/{key}", {"value": value})
+        assert answer.status_code == 200, answer.text
+
+
+@contextmanager
+def world(api: Api) -> Iterator[dict[str, str]]:
+    """Programs, definitions, workflows, tasks in every state; the pages by name."""
+    worker = started(api, "worker.py")
+    radar = started(api, "radar.py", "radar-1")
+    try:
+        yield fill(api)
+    finally:
+        for program in (worker, radar):
+            program.terminate()
+        for program in (worker, radar):
+            program.wait(30)
+
+
+def fill(api: Api) -> dict[str, str]:
+    """What the programs do not bring."""
+    clean = define(api, name="clean-cache", executor="os_process", labels={"team": "ops"},
+                   defaultPayload={"command": "sh", "args": ["-c", PRINT]},
+                   description="Removes what nobody needs any more")
+    orders = define(api, name="import-orders", executor="os_process", maxRetries=1,
+                    defaultPayload={"command": "sh", "args": ["-c", BREAK]},
+                    labels={"team": "shop"})
+    echo = define(api, name="builtin.echo", defaultPayload={"hello": "world"})
+    count = define(api, name="word-count", defaultPayload={"text": "the quick brown fox"})
+    define(api, name="price-quote", executor="service", targetKind="service", targetRef="prices",
+           labels={"servicePath": "/quote"})
+    nightly = workflow(api, "nightly-import", {"definitionId": clean}, {"definitionId": count},
+                       {"definitionId": orders}, {"definitionId": echo, "name": "report"})
+    hello = workflow(api, "hello", {"definitionId": echo}, {"definitionId": count})
+    runs = [str(api.made(f"/v1/workflows/{flow}?action=run")["runId"])
+            for flow in (hello, nightly)]
+    register_services(api)
+    fill_keys(api)
+    waiting = api.task("nobody-offers-this", priority=3)["taskId"]
+    api.task("builtin.echo", delaySec=3600)
+    api.task("builtin.echo", autoStart=False)
+    api.task("builtin.delay", payload={"seconds": 3600})
+    for _ in range(12):
+        api.task("word-count", payload={"text": "a b c"})
+    failed = api.ended(api.task("builtin.fail", payload={"message": "the tank is empty"})["taskId"])
+    for run in runs:
+        last = api.items(f"/v1/tasks?runId={run}")[0]
+        api.ended(last["taskId"])
+    shell = api.ended(api.items("/v1/tasks?name=clean-cache")[0]["taskId"])
+    worker = wait_for(api, "/v1/embedded-workers")
+    device = wait_for(api, "/v1/resources")
+    return {
+        "overview": "/", "tasks": "/tasks", "tasks-filtered": "/tasks?state=Failed",
+        "task-failed": f"/tasks/{failed['taskId']}", "task-log": f"/tasks/{shell['taskId']}",
+        "task-waiting": f"/tasks/{waiting}", "definitions": "/task-defs",
+        "definition": f"/task-defs/{clean}", "definition-new": "/task-defs/new",
+        "definition-edit": f"/task-defs/{orders}/edit", "workflows": "/workflows",
+        "workflow": f"/workflows/{nightly}", "workflow-new": "/workflows/new",
+        "workflow-edit": f"/workflows/{nightly}/edit", "runs": "/runs",
+        "run": f"/runs/{runs[1]}", "workers": "/workers",
+        "worker": f"/workers/{worker['workerId']}", "services": "/services",
+        "devices": "/devices", "device": f"/devices/{device['resourceId']}",
+        "keys": "/kv?ns=plant", "events": "/events", "health": "/health", "lost": "/no/such"}
+
+
+def wait_for(api: Api, path: str) -> dict[str, object]:
+    """The first item of a list, as soon as there is one."""
+    while not (found := api.items(path)):
+        pass
+    return found[0]

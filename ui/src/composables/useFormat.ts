@@ -1,0 +1,136 @@
+/** Times, durations, numbers and sizes as this person reads them. */
+import { computed, onScopeDispose, readonly, ref } from "vue";
+
+import { usePreferences } from "./usePreferences";
+
+const clock = ref(Date.now());
+let watchers = 0;
+let timer: ReturnType<typeof setInterval> | undefined;
+
+/** The time in Unix ms, each second, while somebody looks. */
+export function useNow() {
+  watchers += 1;
+  if (timer === undefined) {
+    clock.value = Date.now();
+    timer = setInterval(() => {
+      clock.value = Date.now();
+    }, 1_000);
+  }
+  onScopeDispose(() => {
+    watchers -= 1;
+    if (watchers === 0) {
+      clearInterval(timer);
+      timer = undefined;
+    }
+  });
+  return readonly(clock);
+}
+
+const UNITS = [
+  ["day", 86_400_000],
+  ["hour", 3_600_000],
+  ["minute", 60_000],
+  ["second", 1_000],
+] as const;
+
+/** A length of time, short: 12 ms, 3.4 s, 5 m 06 s, 2 h 05 m, 3 d 4 h. */
+export function shortDuration(ms: number): string {
+  const pad = (value: number) => String(value).padStart(2, "0");
+  if (ms < 0) return "0 ms";
+  if (ms < 1_000) return `${Math.round(ms)} ms`;
+  if (ms < 10_000) return `${(Math.floor(ms / 100) / 10).toFixed(1)} s`;
+  const s = Math.floor(ms / 1_000);
+  if (s < 60) return `${s} s`;
+  if (s < 3_600) return `${Math.floor(s / 60)} m ${pad(s % 60)} s`;
+  if (s < 86_400) return `${Math.floor(s / 3_600)} h ${pad(Math.floor((s % 3_600) / 60))} m`;
+  return `${Math.floor(s / 86_400)} d ${Math.floor((s % 86_400) / 3_600)} h`;
+}
+
+export function useFormat() {
+  const { language, zone } = usePreferences();
+  const locale = computed(() => (language.value === "zh" ? "zh-CN" : "en-GB"));
+  const zoned = computed(() => (zone.value === "utc" ? { timeZone: "UTC" } : {}));
+  const full = computed(
+    () =>
+      new Intl.DateTimeFormat(locale.value, {
+        dateStyle: "medium",
+        timeStyle: "medium",
+        ...zoned.value,
+      }),
+  );
+  const exact = computed(
+    () =>
+      new Intl.DateTimeFormat(locale.value, {
+        year: "numeric",
+        month: "short",
+        day: "numeric",
+        hour: "2-digit",
+        minute: "2-digit",
+        second: "2-digit",
+        fractionalSecondDigits: 3,
+        timeZoneName: "short",
+        ...zoned.value,
+      }),
+  );
+  const clockOnly = computed(
+    () => new Intl.DateTimeFormat(locale.value, { timeStyle: "medium", ...zoned.value }),
+  );
+  const minute = computed(
+    () =>
+      new Intl.DateTimeFormat(locale.value, {
+        hour: "2-digit",
+        minute: "2-digit",
+        ...zoned.value,
+      }),
+  );
+  const relative = computed(
+    () => new Intl.RelativeTimeFormat(locale.value, { numeric: "auto", style: "short" }),
+  );
+  const plain = computed(() => new Intl.NumberFormat(locale.value));
+  const compact = computed(
+    () =>
+      new Intl.NumberFormat(locale.value, { notation: "compact", maximumFractionDigits: 1 }),
+  );
+
+  /** "3 min. ago". now comes from useNow(), so that it moves. */
+  function ago(ms: number, now: number): string {
+    const diff = ms - now;
+    for (const [unit, size] of UNITS)
+      if (Math.abs(diff) >= size || unit === "second")
+        return relative.value.format(Math.round(diff / size), unit);
+    return "";
+  }
+
+  function bytes(value: number): string {
+    const units = ["B", "kB", "MB", "GB", "TB"];
+    let size = value;
+    let at = 0;
+    while (size >= 1_000 && at < units.length - 1) {
+      size /= 1_000;
+      at += 1;
+    }
+    const digits = size < 10 && at > 0 ? 1 : 0;
+    return `${size.toFixed(digits)} ${units[at] ?? ""}`;
+  }
+
+  /** A length of milliseconds that may be small: 0.48 ms, 12 ms, 1.2 s. */
+  function latency(ms: number | null | undefined): string {
+    if (ms === null || ms === undefined) return "–";
+    if (ms < 10) return `${ms.toFixed(ms < 1 ? 2 : 1)} ms`;
+    return shortDuration(ms);
+  }
+
+  return {
+    locale,
+    ago,
+    bytes,
+    latency,
+    dateTime: (ms: number) => full.value.format(ms),
+    dateTimeExact: (ms: number) => exact.value.format(ms),
+    time: (ms: number) => clockOnly.value.format(ms),
+    minute: (ms: number) => minute.value.format(ms),
+    number: (value: number) => plain.value.format(value),
+    compact: (value: number) => (value < 10_000 ? plain : compact).value.format(value),
+    duration: shortDuration,
+  };
+}

@@ -1,0 +1,123 @@
+/** A list that is read page by page from the newest, and stays true while one looks at it. */
+import { computed, onScopeDispose, ref, shallowRef, watch } from "vue";
+import type { WatchSource } from "vue";
+
+import { asProblem } from "@/api/client";
+import type { Page, Problem } from "@/api/client";
+import { linkState, listen } from "@/api/events";
+
+const SOON_MS = 400;
+
+interface ListOptions<T> {
+  /** Which thing a row is. */
+  key: (row: T) => string;
+  /** One page; cursor "" is the first. */
+  fetch: (cursor: string, signal: AbortSignal) => Promise<Page<T>>;
+  /** What the question depends on; a change begins anew. */
+  sources?: WatchSource[];
+}
+
+export function useList<T>({ key, fetch, sources = [] }: ListOptions<T>) {
+  const rows = shallowRef<T[]>([]);
+  const problem = shallowRef<Problem | null>(null);
+  const loading = ref(false);
+  const loaded = ref(false);
+  const next = ref("");
+  let current: AbortController | null = null;
+  let soon: ReturnType<typeof setTimeout> | undefined;
+
+  async function ask(cursor: string, use: (page: Page<T>) => void): Promise<void> {
+    current?.abort();
+    const mine = new AbortController();
+    current = mine;
+    loading.value = true;
+    try {
+      const page = await fetch(cursor, mine.signal);
+      if (mine.signal.aborted) return;
+      use(page);
+      problem.value = null;
+      loaded.value = true;
+    } catch (error) {
+      if (!mine.signal.aborted) problem.value = asProblem(error);
+    } finally {
+      if (current === mine) loading.value = false;
+    }
+  }
+
+  /** The first page anew; what had been read behind it stays. */
+  async function refresh(): Promise<void> {
+    clearTimeout(soon);
+    soon = undefined;
+    await ask("", (page) => {
+      const fresh = new Set(page.items.map(key));
+      const oldest = page.items.at(-1);
+      const behind =
+        oldest === undefined || page.next === ""
+          ? []
+          : rows.value.slice(rows.value.findIndex((row) => key(row) === key(oldest)) + 1);
+      const kept = rows.value.length > page.items.length ? behind : [];
+      rows.value = [...page.items, ...kept.filter((row) => !fresh.has(key(row)))];
+      if (kept.length === 0) next.value = page.next;
+    });
+  }
+
+  async function more(): Promise<void> {
+    if (next.value === "" || loading.value) return;
+    await ask(next.value, (page) => {
+      const known = new Set(rows.value.map(key));
+      rows.value = [...rows.value, ...page.items.filter((row) => !known.has(key(row)))];
+      next.value = page.next;
+    });
+  }
+
+  function refreshSoon(): void {
+    soon ??= setTimeout(() => void refresh(), SOON_MS);
+  }
+
+  /** Change one row in place; answers whether it is here. */
+  function patch(id: string, change: (row: T) => T): boolean {
+    const index = rows.value.findIndex((row) => key(row) === id);
+    const row = rows.value[index];
+    if (row === undefined) return false;
+    const copy = [...rows.value];
+    copy[index] = change(row);
+    rows.value = copy;
+    return true;
+  }
+
+  function remove(id: string): void {
+    rows.value = rows.value.filter((row) => key(row) !== id);
+  }
+
+  if (sources.length > 0)
+    watch(sources, () => {
+      rows.value = [];
+      next.value = "";
+      loaded.value = false;
+      problem.value = null;
+      void refresh();
+    });
+  watch(linkState, (now) => {
+    if (now === "live" && problem.value?.status === 0) void refresh();
+  });
+  const stop = listen("gap", () => void refresh());
+  onScopeDispose(() => {
+    stop();
+    clearTimeout(soon);
+    current?.abort();
+  });
+  void refresh();
+
+  return {
+    rows,
+    problem,
+    loading,
+    loaded,
+    more,
+    patch,
+    remove,
+    refresh,
+    refreshSoon,
+    atEnd: computed(() => loaded.value && next.value === ""),
+  };
+}

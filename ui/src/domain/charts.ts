@@ -1,0 +1,81 @@
+/** Lines over time as an ECharts option in our look. */
+import type { EChartsCoreOption } from "echarts/core";
+
+interface Line {
+  readonly name: string;
+  /** A CSS variable. */
+  readonly color: string;
+  readonly values: readonly (number | null)[];
+  readonly stack?: boolean;
+}
+
+interface Lines {
+  /** Unix ms. */
+  readonly at: readonly number[];
+  readonly lines: readonly Line[];
+  readonly time: (ms: number) => string;
+  readonly exact: (ms: number) => string;
+  readonly value: (value: number) => string;
+}
+
+interface Point {
+  readonly axisValue: number;
+  readonly marker: string;
+  readonly seriesName: string;
+  readonly seriesIndex: number;
+  readonly value: readonly [number, number | null];
+}
+
+/** The option, once the theme's colours are known. */
+export function chartOf(chart: Lines): (color: (name: string) => string) => EChartsCoreOption {
+  return (color) => ({
+    animation: false,
+    aria: { enabled: true },
+    grid: { left: 8, right: 12, top: 12, bottom: 4, containLabel: true },
+    textStyle: { fontFamily: "inherit" },
+    tooltip: {
+      trigger: "axis",
+      renderMode: "richText", // HTML with styles of its own is not allowed by the page's policy
+      backgroundColor: color("--surface"),
+      borderColor: color("--line"),
+      textStyle: { color: color("--ink"), fontSize: 12 },
+      formatter: (points: readonly Point[]) => {
+        const first = points[0];
+        if (first === undefined) return "";
+        const rows = points.map(
+          (point) =>
+            `${point.seriesName}  ${point.value[1] === null ? "–" : chart.value(point.value[1])}`,
+        );
+        return [chart.exact(first.axisValue), ...rows].join("\n");
+      },
+    },
+    xAxis: {
+      type: "time",
+      axisLine: { lineStyle: { color: color("--line") } },
+      axisTick: { show: false },
+      splitLine: { show: false },
+      axisLabel: {
+        color: color("--ink-2"),
+        hideOverlap: true,
+        formatter: (ms: number) => chart.time(ms),
+      },
+    },
+    yAxis: {
+      type: "value",
+      splitNumber: 3,
+      splitLine: { lineStyle: { color: color("--line") } },
+      axisLabel: { color: color("--ink-2"), formatter: (value: number) => chart.value(value) },
+    },
+    series: chart.lines.map((line) => ({
+      name: line.name,
+      type: "line",
+      showSymbol: false,
+      connectNulls: false,
+      lineStyle: { width: 1.6, color: color(line.color) },
+      itemStyle: { color: color(line.color) },
+      areaStyle: line.stack ? { color: color(line.color), opacity: 0.16 } : undefined,
+      stack: line.stack ? "all" : undefined,
+      data: chart.at.map((at, n) => [at, line.values[n] ?? null]),
+    })),
+  });
+}

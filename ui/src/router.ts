@@ -1,0 +1,91 @@
+/** Every page with its address. A page is fetched when it is first visited. */
+import { createRouter, createWebHistory } from "vue-router";
+import type { RouteRecordRaw } from "vue-router";
+
+/** place: which entry of the menu is lit. */
+declare module "vue-router" {
+  interface RouteMeta {
+    place?: string;
+  }
+}
+
+const routes: RouteRecordRaw[] = [
+  { path: "/", name: "overview", component: () => import("@/pages/Overview.vue") },
+  { path: "/tasks", name: "tasks", component: () => import("@/pages/TaskList.vue") },
+  {
+    path: "/tasks/:id",
+    name: "task",
+    component: () => import("@/pages/TaskDetail.vue"),
+    meta: { place: "tasks" },
+  },
+  { path: "/task-defs", name: "taskDefs", component: () => import("@/pages/TaskDefList.vue") },
+  {
+    path: "/task-defs/new",
+    name: "taskDefNew",
+    component: () => import("@/pages/TaskDefEdit.vue"),
+    meta: { place: "taskDefs" },
+  },
+  {
+    path: "/task-defs/:id",
+    name: "taskDef",
+    component: () => import("@/pages/TaskDefDetail.vue"),
+    meta: { place: "taskDefs" },
+  },
+  {
+    path: "/task-defs/:id/edit",
+    name: "taskDefEdit",
+    component: () => import("@/pages/TaskDefEdit.vue"),
+    meta: { place: "taskDefs" },
+  },
+  { path: "/workflows", name: "workflows", component: () => import("@/pages/WorkflowList.vue") },
+  {
+    path: "/workflows/new",
+    name: "workflowNew",
+    component: () => import("@/pages/WorkflowEdit.vue"),
+    meta: { place: "workflows" },
+  },
+  {
+    path: "/workflows/:id",
+    name: "workflow",
+    component: () => import("@/pages/WorkflowDetail.vue"),
+    meta: { place: "workflows" },
+  },
+  {
+    path: "/workflows/:id/edit",
+    name: "workflowEdit",
+    component: () => import("@/pages/WorkflowEdit.vue"),
+    meta: { place: "workflows" },
+  },
+  { path: "/runs", name: "runs", component: () => import("@/pages/RunList.vue") },
+  {
+    path: "/runs/:id",
+    name: "run",
+    component: () => import("@/pages/RunDetail.vue"),
+    meta: { place: "runs" },
+  },
+  { path: "/workers", name: "workers", component: () => import("@/pages/WorkerList.vue") },
+  {
+    path: "/workers/:id",
+    name: "worker",
+    component: () => import("@/pages/WorkerDetail.vue"),
+    meta: { place: "workers" },
+  },
+  { path: "/services", name: "services", component: () => import("@/pages/ServiceList.vue") },
+  { path: "/devices", name: "devices", component: () => import("@/pages/DeviceList.vue") },
+  {
+    path: "/devices/:id",
+    name: "device",
+    component: () => import("@/pages/DeviceDetail.vue"),
+    meta: { place: "devices" },
+  },
+  { path: "/kv", name: "kv", component: () => import("@/pages/KvBrowser.vue") },
+  { path: "/events", name: "events", component: () => import("@/pages/EventList.vue") },
+  { path: "/health", name: "health", component: () => import("@/pages/SystemHealth.vue") },
+  { path: "/:rest(.*)*", name: "lost", component: () => import("@/pages/NotFound.vue") },
+];
+
+export const router = createRouter({
+  history: createWebHistory(),
+  routes,
+  scrollBehavior: (_to, _from, saved) => saved ?? { top: 0 },
+});

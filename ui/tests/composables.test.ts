@@ -1,0 +1,314 @@
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { effectScope, nextTick, ref } from "vue";
+import type { EffectScope } from "vue";
+
+import { Problem, take } from "@/api/client";
+import type { Page } from "@/api/client";
+import type * as Events from "@/api/events";
+import { useForm } from "@/composables/useForm";
+import { useList } from "@/composables/useList";
+import { useResource } from "@/composables/useResource";
+
+/** The browser's EventSource, in the test's hands. */
+class FakeSource {
+  static all: FakeSource[] = [];
+  onopen: (() => void) | null = null;
+  onerror: (() => void) | null = null;
+  closed = false;
+  private listeners = new Map<string, (event: MessageEvent<string>) => void>();
+
+  constructor(readonly url: string) {
+    FakeSource.all.push(this);
+  }
+
+  static get last(): FakeSource {
+    const source = FakeSource.all.at(-1);
+    if (source === undefined) throw new Error("no line was opened");
+    return source;
+  }
+
+  addEventListener(name: string, listener: (event: MessageEvent<string>) => void): void {
+    this.listeners.set(name, listener);
+  }
+
+  close(): void {
+    this.closed = true;
+  }
+
+  say(name: string, data: unknown, lastEventId = ""): void {
+    this.listeners.get(name)?.(
+      new MessageEvent(name, { data: JSON.stringify(data), lastEventId }),
+    );
+  }
+}
+
+let scope: EffectScope;
+beforeEach(() => {
+  vi.useFakeTimers();
+  scope = effectScope();
+});
+afterEach(() => {
+  scope.stop();
+  vi.useRealTimers();
+  vi.unstubAllGlobals();
+});
+
+function inside<T>(make: () => T): T {
+  const made = scope.run(make);
+  if (made === undefined) throw new Error("the scope is over");
+  return made;
+}
+
+async function settle(): Promise<void> {
+  await vi.advanceTimersByTimeAsync(0);
+  await nextTick();
+}
+
+interface Row {
+  readonly id: string;
+  readonly state: string;
+}
+
+const row = (id: number, state = "a"): Row => ({ id: String(id), state });
+
+describe("useList", () => {
+  it("reads page after page, each row once", async () => {
+    const pages: Record<string, Page<Row>> = {
+      "": { items: [row(9), row(8)], next: "8" },
+      "8": { items: [row(8), row(7)], next: "" },
+    };
+    const list = inside(() =>
+      useList<Row>({ key: (one) => one.id, fetch: (at) => Promise.resolve(pages[at] as Page<Row>) }),
+    );
+    await settle();
+    expect(list.atEnd.value).toBe(false);
+    await list.more();
+    expect(list.rows.value.map((one) => one.id)).toEqual(["9", "8", "7"]);
+    expect(list.atEnd.value).toBe(true);
+    await list.more();
+    expect(list.rows.value).toHaveLength(3);
+  });
+
+  it("keeps what was read behind the first page when that is fetched anew", async () => {
+    let first: Page<Row> = { items: [row(5), row(4)], next: "4" };
+    const list = inside(() =>
+      useList<Row>({
+        key: (one) => one.id,
+        fetch: (at) =>
+          Promise.resolve(at === "" ? first : { items: [row(3), row(2)], next: "2" }),
+      }),
+    );
+    await settle();
+    await list.more();
+    first = { items: [row(6), row(5)], next: "5" };
+    list.refreshSoon();
+    list.refreshSoon();
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(list.rows.value.map((one) => one.id)).toEqual(["6", "5", "4", "3", "2"]);
+  });
+
+  it("drops rows that are no longer in a list that fits one page", async () => {
+    let page: Page<Row> = { items: [row(2), row(1)], next: "" };
+    const list = inside(() =>
+      useList<Row>({ key: (one) => one.id, fetch: () => Promise.resolve(page) }),
+    );
+    await settle();
+    page = { items: [row(2)], next: "" };
+    await list.refresh();
+    expect(list.rows.value.map((one) => one.id)).toEqual(["2"]);
+  });
+
+  it("changes one row in place", async () => {
+    const list = inside(() =>
+      useList<Row>({
+        key: (one) => one.id,
+        fetch: () => Promise.resolve({ items: [row(2), row(1)], next: "" }),
+      }),
+    );
+    await settle();
+    expect(list.patch("1", (one) => ({ ...one, state: "b" }))).toBe(true);
+    expect(list.patch("7", (one) => one)).toBe(false);
+    expect(list.rows.value).toEqual([row(2), row(1, "b")]);
+  });
+
+  it("forgets the answer to an old question", async () => {
+    const question = ref("slow");
+    const answers: Record<string, (page: Page<Row>) => void> = {};
+    const list = inside(() =>
+      useList<Row>({
+        key: (one) => one.id,
+        fetch: () => new Promise((resolve) => (answers[question.value] = resolve)),
+        sources: [question],
+      }),
+    );
+    question.value = "quick";
+    await settle();
+    answers["quick"]?.({ items: [row(1)], next: "" });
+    await settle();
+    answers["slow"]?.({ items: [row(2)], next: "" });
+    await settle();
+    expect(list.rows.value).toEqual([row(1)]);
+  });
+
+  it("shows a problem and keeps what it had", async () => {
+    let fail = false;
+    const list = inside(() =>
+      useList<Row>({
+        key: (one) => one.id,
+        fetch: () =>
+          fail
+            ? Promise.reject(new Problem(503, "overloaded", "", ""))
+            : Promise.resolve({ items: [row(1)], next: "" }),
+      }),
+    );
+    await settle();
+    fail = true;
+    await list.refresh();
+    expect(list.problem.value?.code).toBe("overloaded");
+    expect(list.rows.value).toEqual([row(1)]);
+  });
+});
+
+describe("useResource", () => {
+  it("makes one fetch of many wishes", async () => {
+    const fetch = vi.fn(() => Promise.resolve(1));
+    const resource = inside(() => useResource(fetch));
+    await settle();
+    for (let n = 0; n < 5; n += 1) resource.refreshSoon();
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(fetch).toHaveBeenCalledTimes(2);
+    expect(resource.data.value).toBe(1);
+  });
+
+  it("asks nothing any more when its page is left", async () => {
+    const fetch = vi.fn(() => Promise.resolve(1));
+    const resource = inside(() => useResource(fetch));
+    await settle();
+    resource.refreshSoon();
+    scope.stop();
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(fetch).toHaveBeenCalledTimes(1);
+  });
+});
+
+describe("useForm", () => {
+  it("shows no fault before one tried, and sends nothing that is wrong", async () => {
+    const name = ref("");
+    const send = vi.fn(() => Promise.resolve("sent"));
+    const form = inside(() => useForm(() => (name.value === "" ? { name: "needed" } : {}), send));
+    expect(form.fault("name")).toBe("");
+    expect(await form.submit()).toBeNull();
+    expect(form.fault("name")).toBe("needed");
+    expect(send).not.toHaveBeenCalled();
+    name.value = "x";
+    expect(form.fault("name")).toBe("");
+    expect(await form.submit()).toBe("sent");
+  });
+
+  it("shows what plumd refused at the field that it names", async () => {
+    const form = inside(() =>
+      useForm(
+        () => ({}),
+        () => Promise.reject(new Problem(422, "invalid", "too deep", "steps[2].payload.a")),
+      ),
+    );
+    expect(await form.submit()).toBeNull();
+    expect(form.fault("steps[2].payload")).toBe("too deep");
+    expect(form.fault("steps[2]")).toBe("too deep");
+    expect(form.fault("steps[20]")).toBe("");
+    expect(form.general(["name", "steps[2]"])).toBeNull();
+    expect(form.general(["name"])?.code).toBe("invalid");
+  });
+});
+
+describe("take", () => {
+  it("throws what a problem document says", async () => {
+    const answer = {
+      response: new Response(null, { status: 409 }),
+      error: { code: "exists", detail: "taken", field: "name" },
+    };
+    await expect(take(Promise.resolve(answer))).rejects.toMatchObject({
+      status: 409,
+      code: "exists",
+      detail: "taken",
+      field: "name",
+    });
+  });
+
+  it("says when plumd cannot be reached", async () => {
+    await expect(take(Promise.reject(new TypeError("failed")))).rejects.toMatchObject({
+      status: 0,
+      code: "unreachable",
+    });
+  });
+});
+
+describe("the line to the event log", () => {
+  async function line(): Promise<typeof Events> {
+    FakeSource.all = [];
+    vi.stubGlobal("EventSource", FakeSource);
+    vi.resetModules();
+    const events = await import("@/api/events");
+    events.connect();
+    FakeSource.last.onopen?.();
+    return events;
+  }
+
+  it("has everything fetched anew once, when it first stands", async () => {
+    FakeSource.all = [];
+    vi.stubGlobal("EventSource", FakeSource);
+    vi.resetModules();
+    const events = await import("@/api/events");
+    const gap = vi.fn();
+    events.listen("gap", gap);
+    events.connect();
+    FakeSource.last.onopen?.();
+    FakeSource.last.onopen?.();
+    expect(gap).toHaveBeenCalledTimes(1);
+    expect(events.linkState.value).toBe("live");
+  });
+
+  it("resumes where it was cut, and is live when figures come again", async () => {
+    const events = await line();
+    FakeSource.last.say("task", { taskId: "1" }, "41");
+    const first = FakeSource.last;
+    first.onerror?.();
+    expect(first.closed).toBe(true);
+    expect(events.linkState.value).toBe("lost");
+    await vi.advanceTimersByTimeAsync(500);
+    expect(FakeSource.last).not.toBe(first);
+    expect(FakeSource.last.url).toContain("lastEventId=41");
+    FakeSource.last.onopen?.();
+    expect(events.linkState.value).toBe("lost");
+    FakeSource.last.say("stats", { at: 1 });
+    expect(events.linkState.value).toBe("live");
+    expect(events.linkLostAt.value).toBe(0);
+  });
+
+  it("tells everybody to fetch anew after a gap", async () => {
+    const events = await line();
+    const gap = vi.fn();
+    events.listen("gap", gap);
+    FakeSource.last.say("gap", {}, "9");
+    expect(gap).toHaveBeenCalledTimes(1);
+  });
+
+  it("notices that nothing is heard any more", async () => {
+    const events = await line();
+    const first = FakeSource.last;
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(first.closed).toBe(true);
+    expect(FakeSource.all.length).toBeGreaterThan(1);
+    expect(events.linkState.value).toBe("lost");
+  });
+
+  it("stops telling whoever has left", async () => {
+    const events = await line();
+    const heard = vi.fn();
+    const stop = events.listen("task", heard);
+    FakeSource.last.say("task", { taskId: "1" });
+    stop();
+    FakeSource.last.say("task", { taskId: "2" });
+    expect(heard).toHaveBeenCalledTimes(1);
+  });
+});

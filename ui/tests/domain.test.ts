@@ -1,0 +1,215 @@
+import { describe, expect, it } from "vitest";
+
+import { nextCursor } from "@/api/client";
+import type { TaskDef } from "@/api/client";
+import { shortDuration } from "@/composables/useFormat";
+import { spansOf } from "@/domain/ansi";
+import { changesBetween } from "@/domain/changes";
+import { bodyOf, EMPTY_FORM, faultsOf, formOf, pairsOf } from "@/domain/definition";
+import { growthPerDay } from "@/domain/growth";
+import { jsonTokens, parseJson } from "@/domain/json";
+import { LOOKS, TASK_STATES } from "@/domain/state";
+import { askOfFilter, EMPTY_FILTER, filterOfQuery, queryOfFilter } from "@/domain/taskFilter";
+
+const ESC = "\u001b";
+
+describe("spansOf", () => {
+  const text = (line: string) =>
+    spansOf(line)
+      .map((span) => span.text)
+      .join("");
+
+  it("keeps colours and weight", () => {
+    expect(spansOf(`a${ESC}[1;31mb${ESC}[0mc`)).toEqual([
+      { text: "a", look: "" },
+      { text: "b", look: "fg-red bold" },
+      { text: "c", look: "" },
+    ]);
+  });
+
+  it("takes out every other escape", () => {
+    expect(text(`${ESC}]0;title\u0007x${ESC}[2Jy${ESC}[?25lz${ESC}Pq${ESC}\\!`)).toBe("xyz!");
+  });
+
+  it("leaves HTML as text", () => {
+    expect(text("<script>alert(1)</script>")).toBe("<script>alert(1)</script>");
+  });
+
+  it("shows what a progress bar left", () => {
+    expect(text("10 %\r20 %\r")).toBe("20 %");
+  });
+
+  it("shows no control characters", () => {
+    expect(text("a\u0000b\u0008c\td")).toBe("abc\td");
+  });
+
+  it("reads extended colours without taking their numbers for others", () => {
+    expect(spansOf(`${ESC}[38;2;1;31;4mx`)).toEqual([{ text: "x", look: "" }]);
+    expect(spansOf(`${ESC}[38;5;2mx`)).toEqual([{ text: "x", look: "fg-green" }]);
+  });
+});
+
+describe("jsonTokens", () => {
+  it("gives the text back", () => {
+    const value = JSON.stringify({ a: [1, -2.5e3, "x\"y", true, null], "k:": {} }, null, 2);
+    expect(
+      jsonTokens(value)
+        .map((token) => token.text)
+        .join(""),
+    ).toBe(value);
+  });
+
+  it("tells keys from strings", () => {
+    expect(jsonTokens('{"a":"b"}').map((token) => token.kind)).toEqual([
+      "plain",
+      "key",
+      "plain",
+      "string",
+      "plain",
+    ]);
+  });
+});
+
+describe("parseJson", () => {
+  it("takes nothing as nothing and says what is wrong", () => {
+    expect(parseJson("  ")).toEqual({ ok: true, value: undefined });
+    expect(parseJson("{")).toMatchObject({ ok: false });
+  });
+});
+
+describe("a task filter", () => {
+  it("comes back from its address", () => {
+    const filter = { ...EMPTY_FILTER, states: ["Failed", "Timeout"], name: "a b", withinSec: 900 };
+    expect(filterOfQuery(queryOfFilter(filter))).toEqual(filter);
+  });
+
+  it("forgets what is no state and no number", () => {
+    expect(filterOfQuery({ state: "Failed,Nope", within: "x" })).toEqual({
+      ...EMPTY_FILTER,
+      states: ["Failed"],
+    });
+  });
+
+  it("asks for what was created since", () => {
+    expect(askOfFilter({ ...EMPTY_FILTER, withinSec: 60 }, 100_000)).toEqual({
+      createdFrom: 40_000,
+    });
+  });
+});
+
+function definition(change: Partial<TaskDef>): TaskDef {
+  return {
+    defId: "1",
+    version: 1,
+    name: "n",
+    executor: "embedded",
+    targetKind: "",
+    targetRef: "",
+    labels: {},
+    defaultPayload: null,
+    timeoutSec: null,
+    queueTimeoutSec: 0,
+    maxRetries: 0,
+    priority: 5,
+    onLost: "retry",
+    overridable: [],
+    description: "",
+    createdAt: 0,
+    updatedAt: 0,
+    ...change,
+  };
+}
+
+describe("a definition's form", () => {
+  it("keeps a process whole, also what it does not show", () => {
+    const payload = {
+      command: "sh",
+      args: ["-c", "echo  two words"],
+      env: { A: "1=2" },
+      killGraceSec: 3,
+      limits: { memoryBytes: 64_000_000, pids: 9 },
+      input: { a: 1 },
+    };
+    const known = definition({ executor: "os_process", defaultPayload: payload });
+    expect(bodyOf(formOf(known), known)["defaultPayload"]).toEqual(payload);
+  });
+
+  it("keeps a service's labels", () => {
+    const labels = { servicePath: "/q", team: "a" };
+    const known = definition({
+      executor: "service",
+      targetKind: "service",
+      targetRef: "prices",
+      labels,
+    });
+    expect(formOf(known).labels).toBe("team=a");
+    expect(bodyOf(formOf(known), known)["labels"]).toEqual(labels);
+  });
+
+  it("says what is missing", () => {
+    expect(faultsOf({ ...EMPTY_FORM, executor: "os_process", workingDir: "x" })).toEqual({
+      name: "required",
+      command: "required",
+      workingDir: "absolute",
+    });
+    expect(faultsOf({ ...EMPTY_FORM, name: "a", payload: "{", labels: "x" })).toEqual({
+      defaultPayload: "json",
+      labels: "pairs",
+    });
+  });
+
+  it("reads pairs", () => {
+    expect(pairsOf("a=1\n\n b = c=d ")).toEqual({ a: "1", b: "c=d" });
+    expect(pairsOf("=1")).toBeNull();
+  });
+});
+
+describe("changesBetween", () => {
+  it("names each place that differs", () => {
+    expect(changesBetween({ a: 1, b: [1, 2], c: 3 }, { a: 1, b: [1, 5], d: null })).toEqual([
+      { path: "b[1]", before: "2", after: "5" },
+      { path: "c", before: "3", after: undefined },
+      { path: "d", before: undefined, after: "null" },
+    ]);
+  });
+});
+
+describe("growthPerDay", () => {
+  it("is the slope of the line", () => {
+    const at = [0, 600_000, 1_200_000];
+    expect(growthPerDay(at, [10, 20, 30])).toBeCloseTo(1_440);
+    expect(growthPerDay(at, [10, null, 30])).toBeCloseTo(1_440);
+  });
+
+  it("says nothing about too short a time", () => {
+    expect(growthPerDay([0, 1_000], [1, 2])).toBeNull();
+  });
+});
+
+describe("shortDuration", () => {
+  it.each([
+    [0, "0 ms"],
+    [999, "999 ms"],
+    [1_000, "1.0 s"],
+    [9_999, "9.9 s"],
+    [59_999, "59 s"],
+    [60_000, "1 m 00 s"],
+    [3_725_000, "1 h 02 m"],
+    [90_000_000, "1 d 1 h"],
+  ])("%d is %s", (ms, text) => {
+    expect(shortDuration(ms)).toBe(text);
+  });
+});
+
+describe("nextCursor", () => {
+  it("reads a Link header", () => {
+    expect(nextCursor('</v1/tasks?limit=2&cursor=a%3D>; rel="next"')).toBe("a=");
+    expect(nextCursor(null)).toBe("");
+  });
+});
+
+describe("states", () => {
+  it("have a look each", () => {
+    for (const state of TASK_STATES) expect(LOOKS[state].color).toMatch(/^var\(--state-/);
+  });
+});
