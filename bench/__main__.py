@@ -11,7 +11,18 @@ from typing import Final
 
 import click
 
-from bench import c_sdk, fleet, floor, grpc_streams, harness, latency, scale, throughput, workflows
+from bench import (
+    browsers,
+    c_sdk,
+    fleet,
+    floor,
+    grpc_streams,
+    harness,
+    latency,
+    scale,
+    throughput,
+    workflows,
+)
 from bench.harness import Figures
 
 SECONDS: Final = 20.0
@@ -24,6 +35,8 @@ QUESTIONS: Final[dict[str, Callable[[float], Figures]]] = {
     "workflows": workflows.many,
     "long": workflows.long,
     "scale": scale.run,
+    "browsers": browsers.run,
+    "readers": partial(browsers.run, digest_ms=0),
     "fleet": fleet.beats,
     "idle": fleet.idle,
     "poll-bulk": partial(throughput.bulk, kind="python-poll"),

@@ -52,6 +52,13 @@ cdef int count_ahead(Heap heap, Py_ssize_t i) except -1:
     return count
 
 
+cdef meters_of(Meters* met):
+    return Counted(
+        met.submitted, met.started, met.ended[SUCCEEDED], met.ended[FAILED], met.ended[TIMEOUT],
+        met.ended[CANCELED], met.lost, met.stale, met.wait_us, met.run_us,
+        tuple([met.wait[i] for i in range(BUCKETS)]), tuple([met.run[i] for i in range(BUCKETS)]))
+
+
 cdef int check_all(Scheduler self) except -1:
     cdef int32_t slot
     cdef Task* task

@@ -54,6 +54,7 @@ cdef struct Task:
     uint8_t has_input       # a payload is stored
     # ---------------------------------------------------------------
     int64_t timeout_ns      # when the running attempt's time is up; 0 = never
+    int64_t since_ns        # since when it is ready or, RUNNING, since when it runs
     int32_t klass           # its match class
     int32_t worker          # who holds the attempt, -1 = nobody
     int32_t next            # neighbours in the worker's list of attempts, and in the free list
@@ -62,6 +63,22 @@ cdef struct Task:
     uint8_t fresh           # it was submitted in this step
     uint8_t stopping        # 0, STOP_CANCEL or STOP_TIMEOUT
     uint8_t napping         # a builtin delay: the core's own timer ends it
+
+
+cdef enum:
+    BUCKETS = 42            # bucket i counts times below 2**i us and not below 2**(i - 1)
+
+
+cdef struct Meters:         # what was counted since the core was made; nothing decides by it
+    int64_t submitted
+    int64_t started         # attempts
+    int64_t ended[8]        # tasks, by their terminal state
+    int64_t lost            # attempts
+    int64_t stale           # reports that were refused
+    int64_t wait_us         # the sum of all waits
+    int64_t run_us
+    int64_t wait[BUCKETS]   # ready -> started
+    int64_t run[BUCKETS]    # started -> ended
 
 
 cdef class MatchClass:
@@ -110,6 +127,7 @@ cdef class Scheduler:
     cdef set dirty_set
     cdef int64_t uses, arrivals
     cdef int64_t counts[8]
+    cdef Meters met
     # one step
     cdef list dirty, created, changed, ended, run_ends, events, starts, stops, kicks, joined, gone
     cdef dict submits
@@ -121,6 +139,7 @@ cdef class Scheduler:
     cdef on_start(self, command, int64_t now_ns, int64_t now_ms)
     cdef on_cancel(self, command, int64_t now_ns, int64_t now_ms)
     cdef on_finish(self, command, int64_t now_ns, int64_t now_ms)
+    cdef stale(self, str detail, int state, int32_t attempt)
     cdef bint has_other(self, int32_t klass, Worker worker) except -1
     cdef on_nap(self, command, int64_t now_ns, int64_t now_ms)
     cdef on_join(self, command, int64_t now_ns, int64_t now_ms)

@@ -27,7 +27,7 @@ from libc.string cimport memset
 
 from plumd.model import (
     ACCEPTED, Cancel, Cause, Detach, Drain, Ended, Finish, Join, Leave, Nap, Reply,
-    Start, Submit,
+    Meters as Counted, Start, Submit,
 )
 
 cdef enum:
@@ -139,6 +139,7 @@ cdef class Scheduler:
         self.class_of, self.classes_of_pool, self.worker_of = {}, {}, {}
         self.workers_of_pool, self.naps, self.idle = {}, {}, {}
         self.dirty_classes, self.dirty_set = [], set()
+        memset(&self.met, 0, sizeof(Meters))
         self.clear_step()
 
     def __dealloc__(self):
@@ -195,6 +196,7 @@ cdef class Scheduler:
         klass.live += 1
         self.ids.put(task_id, slot)
         self.submits[task_id] = command
+        self.met.submitted += 1
         self.mark(slot)
         self.counts[QUEUED] += 1
         if command.auto_start:
@@ -233,15 +235,14 @@ cdef class Scheduler:
         cdef Task* task
         cdef Worker worker
         if slot < 0:
-            return Reply("stale_attempt", "the task has ended")
+            return self.stale("the task has ended", -1, 0)
         task = &self.tasks[slot]
         if task.state != RUNNING or task.attempt != command.attempt:
-            return Reply("stale_attempt", "this attempt is no longer the current one",
-                         task.state, task.attempt)
+            return self.stale("this attempt is no longer the current one",
+                              task.state, task.attempt)
         worker = <Worker> self.workers[task.worker] if task.worker >= 0 else None
         if worker is None or worker.worker_id != command.worker_id:
-            return Reply("stale_attempt", "another worker holds this attempt",
-                         task.state, task.attempt)
+            return self.stale("another worker holds this attempt", task.state, task.attempt)
         if not command.reached and worker.kind == CALLBACK:
             worker.attached = False         # until it is heard of again
             self.refresh(worker)
@@ -251,6 +252,10 @@ cdef class Scheduler:
         self.end(slot, command.ending, "", command, command.retryable, command.retry_after_ms,
                  now_ns, now_ms)
         return ACCEPTED
+
+    cdef stale(self, str detail, int state, int32_t attempt):
+        self.met.stale += 1
+        return Reply("stale_attempt", detail, state, attempt)
 
     cdef bint has_other(self, int32_t klass, Worker worker) except -1:
         """Whether another worker that is here takes tasks of this class."""
@@ -610,6 +615,7 @@ cdef class Scheduler:
             self.set_state(slot, PENDING, now_ms)
         if task.due_ms > now_ms:
             return self.arm(slot, now_ns + (task.due_ms - now_ms) * MS)
+        task.since_ns = now_ns
         klass.ready.put(self.ready_at, order_ms - task.priority * self.age_ms, task.id, slot)
         if task.queue_timeout_ms:
             self.arm(slot, now_ns + (since_ms + task.queue_timeout_ms - now_ms) * MS)
@@ -652,6 +658,9 @@ cdef class Scheduler:
         self.refresh(worker)
         task.attempt += 1
         task.started_ms = now_ms
+        self.met.started += 1
+        self.met.wait_us += count_us(self.met.wait, now_ns - task.since_ns)
+        task.since_ns = now_ns
         self.set_state(slot, RUNNING, now_ms)
         if task.timeout_ms:
             task.timeout_ns = now_ns + task.timeout_ms * MS
@@ -706,6 +715,9 @@ cdef class Scheduler:
         state = self.settle(task, ending, retryable)
         if ending == END_UNREACHED:
             ending = END_LOST
+        if ran:
+            self.met.run_us += count_us(self.met.run, now_ns - task.since_ns)
+            self.met.lost += ending == END_LOST
         if state == RETRYING:
             delay_ms = retry_after_ms or self.backoff_ms(task.failures)
         ended = Ended(task.id, task.attempt if ran else 0, ending, state, worker_id, node_id,
@@ -771,6 +783,7 @@ cdef class Scheduler:
         self.write(slot, now_ms)
         self.release(slot)
         self.counts[state] -= 1
+        self.met.ended[state] += 1
         self.ids.drop(task.id)
         task.dirty = 0
         task.id = 0
@@ -949,6 +962,7 @@ cdef class Scheduler:
         cdef int64_t left_ms
         if worker is None:
             return self.arm(slot, now_ns)       # its worker is not known any more: lost
+        task.since_ns = now_ns - max(0, now_ms - task.started_ms) * MS
         self.hold(slot, worker)
         self.refresh(worker)
         if task.timeout_ms:
@@ -1023,6 +1037,21 @@ cdef class Scheduler:
             "leases": self.leases.count, "task_bytes": self.task_room * sizeof(Task),
         }
 
+    def meters(self):
+        """What was counted since the core was made."""
+        return meters_of(&self.met)
+
+    def slots(self):
+        """(all, busy) slots of the workers that are here, without the daemon's own executors; one
+        that drains has as many as it still uses."""
+        cdef Worker worker
+        cdef int64_t total = 0, busy = 0
+        for worker in self.worker_of.values():
+            if worker.kind != LOCAL and worker.attached:
+                total += worker.running if worker.draining else worker.capacity
+                busy += worker.running
+        return total, busy
+
     cdef uint64_t draw(self) noexcept:
         """The next 64 random bits. Source: SplitMix64, Steele et al., OOPSLA 2014."""
         cdef uint64_t z
@@ -1035,6 +1064,18 @@ cdef class Scheduler:
     def check(self):
         """Assert every invariant, walking everything: for tests, simulation and diagnosis."""
         check_all(self)
+
+
+cdef int64_t count_us(int64_t* buckets, int64_t ns) noexcept:
+    """Count one duration; answers it in whole us."""
+    cdef int64_t us = ns // 1000 if ns > 0 else 0
+    cdef int64_t left = us
+    cdef int i = 0
+    while left and i < BUCKETS - 1:
+        left >>= 1
+        i += 1
+    buckets[i] += 1
+    return us
 
 
 cdef inline bint has_input(command):

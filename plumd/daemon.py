@@ -4,6 +4,7 @@
     ├── engine.run            the loop that owns core and writer
     ├── carriers              attempts of the daemon's own executors
     ├── retention, expiry     slow work on timers
+    ├── monitor               how busy all this is, once a second
     ├── services, devices     who is well, as memory knows it
     └── front                 connections, each its own task
 
@@ -34,6 +35,7 @@ from plumd.api import (
     events,
     front,
     kv,
+    metrics,
     pages,
     resources,
     system,
@@ -80,6 +82,7 @@ from plumd.outbox import Outbox
 from plumd.retention import DAY_MS, Keep, Retention
 from plumd.runs import Planner
 from plumd.services import Registry
+from plumd.stats import Monitor
 from plumd.store.blobs import Blobs
 from plumd.store.definitions import Catalog
 from plumd.store.store import Store
@@ -137,12 +140,15 @@ class Daemon:
         self.streams = Streams(self.engine, self.blobs)
         self.exchanges = Exchanges(self.engine, self.blobs)
         self.carriers = self.register_carriers()
+        self.answers = metrics.Answers()
+        self.monitor = Monitor(self.engine, config.node_id)
         self.retention = Retention(self.engine, self.blobs, self.processes, Keep(
             round(config.retention_days * DAY_MS), round(config.run_retention_days * DAY_MS),
             config.events_max))
         self.gate = Gate(
             Policy(frozenset(name.lower() for name in config.host_names), config.networks,
-                   config.behind_proxy), streams_max=config.streams_max)
+                   config.behind_proxy), streams_max=config.streams_max,
+            observe=self.answers.observe)
         self.ui = ui.Ui()
         self.routes = self.all_routes()
         self.grpc = TaskService(
@@ -180,7 +186,8 @@ class Daemon:
         context = self.context
         task_handlers = tasks.Tasks(
             context, self.processes, TaskLogs(context, self.processes, self.logs))
-        state = system.System(context, self.config.node_id, self.config.trusted_networks)
+        state = system.System(context, self.config.node_id, self.config.trusted_networks,
+                              self.monitor)
         table = [
             *tasks.routes(task_handlers),
             *task_defs.routes(task_defs.TaskDefs(context, task_handlers)),
@@ -191,8 +198,9 @@ class Daemon:
             *resources.routes(resources.Resources(context, self.devices, self.operations,
                                                   self.retention.poke)),
             front.STREAM_ROUTE,
-            *events.routes(events.Events(context)),
+            *events.routes(events.Events(context, self.monitor)),
             *system.routes(state),
+            *metrics.routes(metrics.Metrics(self.monitor, self.answers)),
             *self.ui.routes(),
         ]
         return [*table, *pages.page_routes(table, version=plumd.__version__,
@@ -220,6 +228,7 @@ class Daemon:
             nursery.start_soon(self.store.run_checkpoints)
             nursery.start_soon(self.engine.run)
             nursery.start_soon(self.retention.run)
+            nursery.start_soon(self.monitor.run)
             nursery.start_soon(self.registry.run)
             nursery.start_soon(self.expiry.run)
             nursery.start_soon(self.devices.run)

@@ -103,6 +103,10 @@ class Engine:
         """Who keeps the lines of attempts: (attempt, wall_ms, lines), returning at once."""
         self.passes = 0
         """Turns of the loop, for a watchdog."""
+        self.commands = 0
+        """How many were decided, store commands too."""
+        self.batches = [0] * 18
+        """Batches by their size: item i counts those below 2**i and not below 2**(i - 1)."""
         self._seed = seed
         self._locals = tuple(locals_)
         self.own_workers = len(self._locals)
@@ -130,6 +134,11 @@ class Engine:
         first = self.new_id()
         self._last_id += count - 1
         return range(first, first + count)
+
+    @property
+    def waiting(self) -> int:
+        """How many commands wait for their turn."""
+        return self._queued
 
     async def call(self, command: Command) -> Reply:
         """Decide one command; returns after its commit.
@@ -263,6 +272,8 @@ class Engine:
                 break
         batch, self._queue = self._queue[:taken], self._queue[taken:]
         self._queued -= weight
+        self.commands += weight
+        self.batches[min(weight.bit_length(), len(self.batches) - 1)] += 1
         return batch
 
     def _decide(self, batch: list[Ask], now: Instant) -> tuple[Change, _Effects]:

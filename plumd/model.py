@@ -301,6 +301,27 @@ class Limits(msgspec.Struct, frozen=True):
     """At least so long a worker may stay away after a restart: its own pauses reach 15 s."""
 
 
+class Meters(msgspec.Struct, frozen=True):
+    """What the core has counted since it was made. The four ends are tasks, lost are attempts.
+
+    wait, run: histograms of the time from ready to started and from started to ended; bucket i
+    counts times below 2**i us and, but for the first, not below 2**(i - 1) us.
+    """
+
+    submitted: int = 0
+    started: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    timeout: int = 0
+    canceled: int = 0
+    lost: int = 0
+    stale: int = 0
+    wait_us: int = 0
+    run_us: int = 0
+    wait: tuple[int, ...] = (0,) * 42
+    run: tuple[int, ...] = (0,) * 42
+
+
 class Cause(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """One true reason why a task waits. code is stable; message is for people."""
 

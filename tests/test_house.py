@@ -32,7 +32,7 @@ LEVELS = {
     "plumd.store": 2, "plumd.executors": 2,
     "plumd.attempt_logs": 3,
     "plumd.outbox": 3, "plumd.journal": 3, "plumd.runs": 3, "plumd.engine": 4,
-    "plumd.carrier": 5, "plumd.retention": 5, "plumd.services": 5,
+    "plumd.carrier": 5, "plumd.stats": 5, "plumd.retention": 5, "plumd.services": 5,
     "plumd.expiry": 5, "plumd.devices": 5, "plumd.operations": 5,
     "plumd.api": 6, "plumd.stream": 6,
     "plumd.daemon": 7, "plumd.cli": 7, "plumd.__main__": 8,
@@ -47,7 +47,7 @@ SDK_SEES = ("plumd.sdk", "plumd")
 TIME_AND_CHANCE = {"time", "random", "secrets", "uuid", "datetime"}
 PURE_OF_TIME = ("plumd.flow", "plumd.endings", "plumd.balance", "plumd.engine", "plumd.store",
                 "plumd.attempt_logs", "plumd.runs", "plumd.outbox", "plumd.journal", "plumd.api",
-                "plumd.stream", "plumd.carrier", "plumd.retention", "plumd.services",
+                "plumd.stream", "plumd.carrier", "plumd.stats", "plumd.retention", "plumd.services",
                 "plumd.expiry", "plumd.values", "plumd.devices", "plumd.operations")
 SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|DELETE FROM|UPDATE \w+ SET|PRAGMA )")
 

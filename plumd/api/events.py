@@ -2,117 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from functools import partial
 from typing import Final
 
-import msgspec
 import trio
 
 from plumd.api import watch
 from plumd.api.context import Context
+from plumd.api.digest import MS_MAX, MS_MIN, STATS, Digests
 from plumd.api.kv import check_namespace
+from plumd.api.news import TOPICS, frames, gap_before, news_of
 from plumd.api.openapi import LAST_EVENT_ID, EventStream
 from plumd.api.params import query_int
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.watch import KEEPALIVE_S, RECORDS_PER_READ, STILL_HERE, WAKE_S_MIN
 from plumd.errors import Invalid
-from plumd.model import TASK_STATES, id_text
+from plumd.stats import Monitor
 from plumd.store import events
-from plumd.store.events import Event, Record
+from plumd.store.events import Record
 
 SSE: Final = "text/event-stream"
-TOPICS: Final = ("tasks", "workflows", "runs", "workers", "taskDefs", "services", "resources",
-                 "kv", "alerts")
-ENCODE: Final = msgspec.json.Encoder().encode
-
-
-class TaskNews(msgspec.Struct, frozen=True, rename="camel"):
-    """A task's new state."""
-
-    task_id: str
-    name: str
-    state: str
-    attempt: int
-    worker: str | None
-    run_id: str | None
-    at: int
-
-
-class RunNews(msgspec.Struct, frozen=True, rename="camel"):
-    """A workflow run's new state."""
-
-    run_id: str
-    workflow_id: str
-    state: str
-    at: int
-
-
-class KeyNews(msgspec.Struct, frozen=True, rename="camel"):
-    """A key was written or deleted; its value is to be asked for."""
-
-    namespace: str
-    key: str
-    version: int
-    deleted: bool
-    at: int
-
-
-class OtherNews(msgspec.Struct, frozen=True, rename="camel"):
-    """What happened to something else."""
-
-    id: str
-    what: str
-    facts: tuple[str | int, ...] = ()
-
-
-def news_of(event: Event) -> tuple[str, str, msgspec.Struct]:
-    """(topic, SSE event name, data) of a recorded event."""
-    kind = event[0]
-    if kind == "task":
-        _, task_id, name, state, attempt, worker, run_id, at_ms = event
-        return "tasks", "task", TaskNews(
-            id_text(int(task_id)), str(name), TASK_STATES[int(state)], int(attempt),
-            str(worker) or None, id_text(int(run_id)) if run_id else None, int(at_ms))
-    if kind == "run":
-        _, number, workflow_id, state, at_ms = event
-        return "runs", "run", RunNews(id_text(int(number)), id_text(int(workflow_id)),
-                                      TASK_STATES[int(state)], int(at_ms))
-    if kind == "kv":
-        _, namespace, what, key, version, at_ms = event
-        return "kv", "kv", KeyNews(str(namespace), str(key), int(version), what == "deleted",
-                                   int(at_ms))
-    topic = {"worker": "workers", "taskDef": "taskDefs", "workflow": "workflows",
-             "service": "services", "resource": "resources", "taskDeleted": "tasks",
-             "runDeleted": "runs"}.get(str(kind), "alerts")
-    ident = id_text(event[1]) if isinstance(event[1], int) else event[1]
-    what = "deleted" if str(kind).endswith("Deleted") else str(event[2])
-    return topic, str(kind), OtherNews(ident, what, tuple(event[2:]))
-
-
-def frames(record: Record, seq: int, topics: frozenset[str]) -> Iterator[bytes]:
-    """The SSE frames of a record's events from seq on, for these topics."""
-    for index, event in enumerate(record.items):
-        number = record.first_seq + index
-        if number >= seq:
-            topic, name, data = news_of(event)
-            if topic in topics:
-                yield b"id: %d\nevent: %s\ndata: %s\n\n" % (number, name.encode(), ENCODE(data))
+ENCODED_BYTES_MAX: Final = 4 << 20
 
 
 class Events:
     """The handlers."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, monitor: Monitor) -> None:
         self.context = context
         self.engine = context.engine
+        self.monitor = monitor
+        self.digests = Digests(context.engine, monitor)
+        self._encoded: dict[tuple[int, frozenset[str]], bytes] = {}
+        self._encoded_bytes = 0
 
     async def log(self, request: Request) -> Response:
         """The event log from Last-Event-ID on, or from now."""
+        pace_ms = query_int(request.query, "digest", 0, low=MS_MIN, high=MS_MAX)
+        known = (*TOPICS, STATS) if pace_ms else TOPICS
         wanted = request.query.get("topics", "")
-        topics = frozenset(filter(None, wanted.split(","))) or frozenset(TOPICS)
-        if unknown := topics - set(TOPICS):
-            raise Invalid(f"no topic {min(unknown)!r}; there are {', '.join(TOPICS)}",
+        topics = frozenset(filter(None, wanted.split(","))) or frozenset(known)
+        if unknown := topics - set(known):
+            raise Invalid(f"no topic {min(unknown)!r}; there are {', '.join(known)}",
                           field="topics")
         last = request.headers.get("last-event-id", request.query.get("lastEventId", ""))
         if last:
@@ -120,16 +53,26 @@ class Events:
                             high=(1 << 53)) + 1
         else:
             seq = self.engine.journal.next_seq
-        return Response(200, content_type=SSE, stream=self.follow(seq, topics))
+        return Response(200, content_type=SSE, stream=self.follow(seq, topics, pace_ms / 1000))
 
-    async def follow(self, seq: int, topics: frozenset[str]) -> AsyncIterator[bytes]:
-        """Frames without end; a comment when there was nothing to say for a while."""
+    async def follow(self, seq: int, topics: frozenset[str], pace_s: float,
+                     ) -> AsyncIterator[bytes]:
+        """Frames without end. pace_s: between two looks of a digest; 0 = every event."""
+        oldest = self.context.store.peek(events.oldest_seq)
+        with self.monitor.reading():
+            yield b"retry: 1000\n: plum events\n\n"
+            if seq < oldest or seq > self.engine.journal.next_seq:
+                seq = max(oldest, min(seq, self.engine.journal.next_seq))
+                yield gap_before(seq)
+            chunks = self.digests.follow(seq, topics, pace_s) if pace_s else (
+                self.every_event(seq, topics))
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
+
+    async def every_event(self, seq: int, topics: frozenset[str]) -> AsyncGenerator[bytes]:
+        """All frames from seq on; a comment when there was nothing to say for a while."""
         store = self.context.store
-        oldest = store.peek(events.oldest_seq)
-        yield b"retry: 1000\n: plum events\n\n"
-        if seq < oldest or seq > self.engine.journal.next_seq:
-            seq = max(oldest, min(seq, self.engine.journal.next_seq))
-            yield gap_before(seq)
         quiet_at = trio.current_time() + KEEPALIVE_S
         while True:
             records = self.engine.journal.since(seq)
@@ -137,7 +80,7 @@ class Events:
                 records = await store.read(events.since, seq, RECORDS_PER_READ)
                 if records and records[0].first_seq > seq:      # pruned while we were behind
                     yield gap_before(records[0].first_seq)
-            out = b"".join(b"".join(frames(record, seq, topics)) for record in records)
+            out = b"".join([self.encoded(record, seq, topics) for record in records])
             if records:
                 seq = records[-1].first_seq + records[-1].count
             if out:
@@ -151,6 +94,19 @@ class Events:
                 continue
             with trio.move_on_at(quiet_at):
                 await self.engine.journal.wait_beyond(seq)
+
+    def encoded(self, record: Record, seq: int, topics: frozenset[str]) -> bytes:
+        """A record's frames from seq on. Readers of the same topics share them while it is new."""
+        if record.first_seq < seq:
+            return b"".join(frames(record, seq, topics))
+        key = (record.first_seq, topics)
+        found = self._encoded.get(key)
+        if found is None:
+            found = self._encoded[key] = b"".join(frames(record, seq, topics))
+            self._encoded_bytes += len(found)
+            while self._encoded_bytes > ENCODED_BYTES_MAX or len(self._encoded) > RECORDS_PER_READ:
+                self._encoded_bytes -= len(self._encoded.pop(next(iter(self._encoded))))
+        return found
 
     async def tasks_stream(self, request: Request) -> Response:
         """`update` / `tasks` whenever a task changed."""
@@ -187,11 +143,6 @@ class Events:
             await trio.sleep(WAKE_S_MIN)
 
 
-def gap_before(seq: int) -> bytes:
-    """The frame that tells a reader to look at everything anew; its next event is seq."""
-    return b"id: %d\nevent: gap\ndata: {}\n\n" % (seq - 1)
-
-
 def routes(handlers: Events) -> list[Route]:
     """The table's part about events."""
     tag, read, topics = "events", "events:read", ", ".join(TOPICS)
@@ -201,7 +152,10 @@ def routes(handlers: Events) -> list[Route]:
         Route("GET", "/v1/events", handlers.log, "Follow the event log (SSE); resume with "
               "Last-Event-ID", tag, read, answers={200: EventStream}, query=(
                   LAST_EVENT_ID,
-                  Query("topics", str, f"Some of {topics}, with commas; default all"),
+                  Query("topics", str, f"Some of {topics}, with commas; default all. A digest has "
+                        "stats too: the daemon's figures, once a second"),
+                  Query("digest", int, f"For screens: look at most every so many ms ({MS_MIN} to "
+                        f"{MS_MAX}), and tell of each thing only its last state"),
                   Query("lastEventId", str, "For readers that cannot set the header"))),
         wake_up("/v1/tasks/stream", handlers.tasks_stream, "Wake-ups about tasks (old SSE)"),
         wake_up("/v1/stream", handlers.stream,

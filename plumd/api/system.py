@@ -1,4 +1,4 @@
-"""/healthz, /readyz, /version, and what `/` shows."""
+"""/healthz, /readyz, /version, how busy the daemon is, and what `/` shows."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import msgspec
 
 import plumd
 from plumd.api.context import Context, answer
-from plumd.api.routes import Request, Response, Route
+from plumd.api.params import query_choice
+from plumd.api.routes import Query, Request, Response, Route
 from plumd.errors import StorageDown
+from plumd.stats import WINDOWS, History, Monitor, Stats
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -45,8 +47,10 @@ class State(msgspec.Struct, frozen=True, rename="camel"):
 class System:
     """The handlers."""
 
-    def __init__(self, context: Context, node_id: str, trusted_networks: tuple[str, ...]) -> None:
+    def __init__(self, context: Context, node_id: str, trusted_networks: tuple[str, ...],
+                 monitor: Monitor) -> None:
         self.context = context
+        self.monitor = monitor
         self.node_id = node_id
         self.trusted_networks = trusted_networks
 
@@ -73,6 +77,16 @@ class System:
         """The snapshot."""
         del request
         return answer(200, self.state())
+
+    async def stats(self, request: Request) -> Response:
+        """The newest sample; it is at most a second old."""
+        del request
+        return Response(body=self.monitor.encoded)
+
+    async def history(self, request: Request) -> Response:
+        """The samples of a while, as columns."""
+        window = query_choice(request.query, "window", tuple(WINDOWS), "15m")
+        return answer(200, self.monitor.history(window))
 
     async def healthz(self, request: Request) -> Response:
         """200 while the process lives and its loop turns, also in an outage of the disk."""
@@ -104,4 +118,10 @@ def routes(handlers: System) -> list[Route]:
               answers={200: Version}, trusted=True),
         Route("GET", "/v1/status", handlers.show, "How much of everything there is", tag, read,
               answers={200: State}),
+        Route("GET", "/v1/stats", handlers.stats, "How busy the daemon is, sampled each second",
+              tag, read, answers={200: Stats}),
+        Route("GET", "/v1/stats/history", handlers.history, "The same over a while, as columns",
+              tag, read, answers={200: History}, query=(
+                  Query("window", str, "15m by the second (default), or 24h by the minute",
+                        choices=tuple(WINDOWS)),)),
     ]

@@ -91,6 +91,22 @@ class Done(msgspec.Struct):
     values: list[object]
 
 
+class Spent:
+    """How long something took, over all times that it was done."""
+
+    BUCKETS: Final = 32
+
+    def __init__(self) -> None:
+        self.total_ns = 0
+        self.buckets = [0] * self.BUCKETS
+        """As those of Meters: bucket i counts times below 2**i us."""
+
+    def count(self, ns: int) -> None:
+        """It was done once more."""
+        self.total_ns += ns
+        self.buckets[min((ns // 1000).bit_length(), self.BUCKETS - 1)] += 1
+
+
 class Store:
     """One database file. Ended by `close`."""
 
@@ -111,6 +127,8 @@ class Store:
         self.commit_ns = 0
         """A moving average of how long the COMMIT of a small group takes: what the disk costs."""
         self.commits = 0
+        self.committing = Spent()
+        """Of every COMMIT, the large ones too."""
         self._away = False          # the writing connection is in its thread
         self._log_pages = 0
         self._checkpoint_wanted = trio.Event()
@@ -162,10 +180,11 @@ class Store:
             raise
         self.next_seq += record.count
         self.commits += 1
+        took_ns = self.clock.now().mono_ns - begun_ns
+        self.committing.count(took_ns)
         if change.weight <= INLINE_ROWS_MAX:
             # One hiccup of the disk says little about the next commit: it counts, but bounded.
-            took_ns = min(self.clock.now().mono_ns - begun_ns, 2 * INLINE_COMMIT_MAX_NS)
-            self.commit_ns += (took_ns - self.commit_ns) // 8
+            self.commit_ns += (min(took_ns, 2 * INLINE_COMMIT_MAX_NS) - self.commit_ns) // 8
         return Done(record, values)
 
     def _watch_log(self) -> None:
@@ -249,6 +268,16 @@ class Store:
             yield db
         finally:
             self._readers.append(db)
+
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the database's file and of its write-ahead log."""
+        found = []
+        for path in (self.path, self.path.with_name(self.path.name + "-wal")):
+            try:
+                found.append(path.stat().st_size)
+            except OSError:         # the log comes and goes; a simulated disk has no files
+                found.append(0)
+        return found[0], found[1]
 
     def reopen(self) -> None:
         """A fresh writing connection after an error, so that only what the disk has is seen."""

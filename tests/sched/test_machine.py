@@ -50,6 +50,8 @@ class CoreMachine(RuleBasedStateMachine):
         self.session = 0
         self.attempts: list[tuple[str, int, int]] = []      # every start that was ever told
         self.ended: dict[int, TaskState] = {}
+        self.counted = dict.fromkeys(("submitted", "lost", "ran", "stale"), 0)
+        self.runs: list[int] = []       # ns from started to ended
 
     def delay_ms(self, task_id: int) -> int:
         causes = self.core.why(task_id)
@@ -64,6 +66,8 @@ class CoreMachine(RuleBasedStateMachine):
     def both(self, command: CoreCommand, decide: Callable[[], str]) -> None:
         reply = self.core.apply(command, self.now)
         assert reply.code == decide(), (command, reply)
+        self.counted["submitted"] += isinstance(command, Submit) and reply.ok
+        self.counted["stale"] += isinstance(command, Finish) and reply.code == "stale_attempt"
         self.settle()
 
     def settle(self) -> None:
@@ -77,10 +81,36 @@ class CoreMachine(RuleBasedStateMachine):
         for start in starts:
             self.attempts.append((start[0], start[2], start[3]))
         for one in ended:
+            if one.started_ms:
+                self.runs.append(self.ns - one.started_ms * MS)
+                self.counted["lost"] += one.ending == Ending.LOST
             if one.state >= TaskState.SUCCEEDED:
                 assert one.task_id not in self.ended, "a terminal state changed"
                 self.ended[one.task_id] = TaskState(one.state)
         assert self.ended == self.plain.over
+        self.meters()
+
+    def meters(self) -> None:
+        """What the core counted is what it told."""
+        met, ends = self.core.meters(), list(self.ended.values())
+        assert (met.submitted, met.started, met.lost, met.stale) == (
+            self.counted["submitted"], len(set(self.attempts)), self.counted["lost"],
+            self.counted["stale"])
+        assert (met.succeeded, met.failed, met.timeout, met.canceled) == tuple(
+            ends.count(state) for state in (TaskState.SUCCEEDED, TaskState.FAILED,
+                                            TaskState.TIMEOUT, TaskState.CANCELED))
+        assert met.run_us * 1000 == sum(self.runs)
+        expected = [0] * len(met.run)
+        for ns in self.runs:
+            expected[(ns // 1000).bit_length()] += 1
+        assert list(met.run) == expected
+        assert sum(met.wait) == met.started
+        live = [worker for worker in self.plain.workers.values()
+                if worker.attached and worker.join.kind != WorkerKind.LOCAL]
+        busy = sum(len(worker.held) for worker in live)
+        assert self.core.slots() == (
+            sum(len(worker.held) if worker.draining else worker.join.capacity
+                for worker in live), busy)
 
     @initialize()
     def builtins(self) -> None:

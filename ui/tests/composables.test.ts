@@ -6,6 +6,7 @@ import { Problem, take } from "@/api/client";
 import type { Page } from "@/api/client";
 import type * as Events from "@/api/events";
 import { useForm } from "@/composables/useForm";
+import type { Faults } from "@/composables/useForm";
 import { useList } from "@/composables/useList";
 import { useResource } from "@/composables/useResource";
 
@@ -195,7 +196,7 @@ describe("useForm", () => {
   it("shows no fault before one tried, and sends nothing that is wrong", async () => {
     const name = ref("");
     const send = vi.fn(() => Promise.resolve("sent"));
-    const form = inside(() => useForm(() => (name.value === "" ? { name: "needed" } : {}), send));
+    const form = inside(() => useForm((): Faults => (name.value === "" ? { name: "needed" } : {}), send));
     expect(form.fault("name")).toBe("");
     expect(await form.submit()).toBeNull();
     expect(form.fault("name")).toBe("needed");

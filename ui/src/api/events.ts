@@ -41,7 +41,7 @@ export interface MoreNews {
   readonly count: number;
 }
 
-interface NewsByName {
+export interface NewsByName {
   task: TaskNews;
   run: RunNews;
   worker: OtherNews;

@@ -945,6 +945,57 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/stats": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** How busy the daemon is, sampled each second */
+        get: operations["get_stats"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/stats/history": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The same over a while, as columns */
+        get: operations["get_stats_history"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/metrics": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Metrics for Prometheus */
+        get: operations["get_metrics"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -2023,6 +2074,121 @@ export interface components {
             commitMs: number;
             nextEvent: number;
             trustedNetworks: string[];
+        };
+        /**
+         * Stats
+         * @description The newest sample. writes: ok, or why the disk takes none. eventSeq: of the newest event.
+         */
+        Stats: {
+            at: number;
+            version: string;
+            nodeId: string;
+            uptimeSec: number;
+            writes: string;
+            states: components["schemas"]["States"];
+            workers: number;
+            slots: components["schemas"]["Slots"];
+            liveRuns: number;
+            perSec: components["schemas"]["Rates"];
+            queueWaitMs: components["schemas"]["Times"];
+            runMs: components["schemas"]["Times"];
+            commit: components["schemas"]["Commits"];
+            writerQueue: number;
+            dbBytes: number;
+            walBytes: number;
+            rssBytes: number;
+            cpuRatio: number;
+            sseReaders: number;
+            eventSeq: number;
+        };
+        /**
+         * States
+         * @description Live tasks by state.
+         */
+        States: {
+            queued: number;
+            pending: number;
+            running: number;
+            retrying: number;
+        };
+        /**
+         * Slots
+         * @description Of the workers that are here; the daemon's own executors do not count.
+         */
+        Slots: {
+            total: number;
+            busy: number;
+        };
+        /**
+         * Rates
+         * @description What happened a second, on average since the sample before. lost: attempts, else tasks.
+         */
+        Rates: {
+            /** @default 0 */
+            submitted: number;
+            /** @default 0 */
+            started: number;
+            /** @default 0 */
+            succeeded: number;
+            /** @default 0 */
+            failed: number;
+            /** @default 0 */
+            timeout: number;
+            /** @default 0 */
+            canceled: number;
+            /** @default 0 */
+            lost: number;
+        };
+        /**
+         * Times
+         * @description Estimates from a histogram of powers of two, in ms; null when nothing was measured.
+         */
+        Times: {
+            /** @default null */
+            p50: number | null;
+            /** @default null */
+            p99: number | null;
+        };
+        /**
+         * Commits
+         * @description Write transactions. ms: the mean time of COMMIT.  batch: the mean number of commands.
+         */
+        Commits: {
+            /** @default 0 */
+            perSec: number;
+            /** @default null */
+            ms: number | null;
+            /** @default null */
+            batch: number | null;
+        };
+        /**
+         * History
+         * @description Columns of equal length, oldest first. at: Unix ms of each step's end.
+         */
+        History: {
+            stepSec: number;
+            at: number[];
+            series: components["schemas"]["Series"];
+        };
+        /**
+         * Series
+         * @description One value a step; null where there was no sample. Rates are a second's.
+         */
+        Series: {
+            submitted: (number | null)[];
+            started: (number | null)[];
+            succeeded: (number | null)[];
+            failed: (number | null)[];
+            timeout: (number | null)[];
+            canceled: (number | null)[];
+            lost: (number | null)[];
+            pending: (number | null)[];
+            running: (number | null)[];
+            queueWaitP50Ms: (number | null)[];
+            queueWaitP99Ms: (number | null)[];
+            commitMs: (number | null)[];
+            writerQueue: (number | null)[];
+            dbBytes: (number | null)[];
         };
     };
     responses: {
@@ -4960,8 +5126,10 @@ export interface operations {
     get_events: {
         parameters: {
             query?: {
-                /** @description Some of tasks, workflows, runs, workers, taskDefs, services, resources, kv, alerts, with commas; default all */
+                /** @description Some of tasks, workflows, runs, workers, taskDefs, services, resources, kv, alerts, with commas; default all. A digest has stats too: the daemon's figures, once a second */
                 topics?: string;
+                /** @description For screens: look at most every so many ms (50 to 5000), and tell of each thing only its last state */
+                digest?: number;
                 /** @description For readers that cannot set the header */
                 lastEventId?: string;
             };
@@ -5192,6 +5360,111 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["plumd.api.system.State"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_stats: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Stats"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_stats_history: {
+        parameters: {
+            query?: {
+                /** @description 15m by the second (default), or 24h by the minute */
+                window?: "15m" | "24h";
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["History"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_metrics: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/plain": string;
                 };
             };
             400: components["responses"]["400"];

@@ -6,7 +6,7 @@ import type { Schemas } from "@/api/client";
 import type { Stats } from "@/api/events";
 import { useNews, useResource } from "./useResource";
 
-export type History = Schemas["StatsHistory"];
+export type History = Schemas["History"];
 
 export function useHistory(window: "15m" | "24h"): { history: ShallowRef<History | null> } {
   const found = useResource((signal) =>
@@ -31,6 +31,7 @@ export function grown(history: History, stats: Stats): History {
     failed: stats.perSec.failed,
     timeout: stats.perSec.timeout,
     canceled: stats.perSec.canceled,
+    lost: stats.perSec.lost,
     pending: stats.states.pending,
     running: stats.states.running,
     queueWaitP50Ms: stats.queueWaitMs.p50,

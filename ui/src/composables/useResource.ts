@@ -4,6 +4,7 @@ import type { Ref, ShallowRef, WatchSource } from "vue";
 
 import { asProblem, Problem } from "@/api/client";
 import { linkState, listen } from "@/api/events";
+import type { NewsByName, NewsName } from "@/api/events";
 
 export interface Resource<T> {
   readonly data: ShallowRef<T | null>;
@@ -75,6 +76,9 @@ export function useResource<T>(
 }
 
 /** Listen while the calling component lives. */
-export function useNews(...args: Parameters<typeof listen>): void {
-  onScopeDispose(listen(...args));
+export function useNews<N extends NewsName>(
+  name: N,
+  listener: (news: NewsByName[N]) => void,
+): void {
+  onScopeDispose(listen(name, listener));
 }
