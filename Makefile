@@ -47,7 +47,7 @@ run: build ## start plumd on its embedded SQLite, http://127.0.0.1:8080
 test: .stamp-dev ## all tests (PYTEST=... for a part), a file at a time on each of up to 4 processors
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
 
-TEST_DEPS := chromium g++ clang libclang-rt-14-dev cmake pkg-config libssl-dev openssl
+TEST_DEPS := chromium fonts-noto-cjk g++ clang libclang-rt-14-dev cmake pkg-config libssl-dev openssl
 
 test-deps: ## Debian packages that some tests use: a browser, and what builds the C SDK every way
 	@dpkg -s $(TEST_DEPS) >/dev/null 2>&1 || { \

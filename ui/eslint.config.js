@@ -3,7 +3,7 @@ import a11y from "eslint-plugin-vuejs-accessibility";
 import tseslint from "typescript-eslint";
 
 export default tseslint.config(
-  { ignores: ["src/api/schema.d.ts", "dist/**"] },
+  { ignores: ["src/api/schema.d.ts", "eslint.config.js"] },
   ...tseslint.configs.strictTypeChecked,
   ...vue.configs["flat/recommended"],
   ...a11y.configs["flat/recommended"],

@@ -73,9 +73,21 @@ def test_a_page_opened_without_a_daemon_fills_when_it_comes(
         browser: Browser, tmp_path: Path) -> None:
     with Running(tmp_path / "data") as daemon, screen(browser, daemon.url) as at:
         at.go("/workers")
-        daemon.kill()
+        daemon.kill()       # the other pages are not fetched yet, nor is what they show
         at.page.get_by_role("link", name=at.t("place.services")).click()
-        expect(at.page.get_by_role("alert").first).to_be_visible()
+        expect(at.part("lost")).to_be_visible()
+        daemon.start()
+        expect(at.page.get_by_text(at.t("service.none"))).to_be_visible()
+
+
+def test_pages_open_while_the_daemon_is_away(browser: Browser, tmp_path: Path) -> None:
+    with Running(tmp_path / "data") as daemon, screen(browser, daemon.url) as at:
+        with at.page.expect_request("**/NotFound-*.js"):    # the last of what is fetched ahead
+            at.go("/workers")
+        at.page.wait_for_load_state("networkidle")
+        daemon.kill()
+        at.visit("services")
+        expect(at.page.get_by_text(at.t("problem.unreachable"))).to_be_visible()
         daemon.start()
         expect(at.page.get_by_text(at.t("service.none"))).to_be_visible()
 

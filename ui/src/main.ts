@@ -7,12 +7,15 @@ import "@/styles/widgets";
 import "@/styles/element.css";
 
 import { createApp } from "vue";
+import type { Component } from "vue";
 
 import { connect } from "@/api/events";
 import App from "@/App.vue";
 import { i18n, loadLanguage } from "@/i18n";
-import { router } from "@/router";
+import { fetchPages, router } from "@/router";
 
 connect();
 await loadLanguage();
-createApp(App).use(i18n).use(router).mount("#app");
+const IDLE_MS = 3_000;
+createApp(App as Component).use(i18n).use(router).mount("#app");
+setTimeout(() => void fetchPages(), IDLE_MS);

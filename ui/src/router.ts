@@ -1,6 +1,9 @@
 /** Every page with its address. A page is fetched when it is first visited. */
+import { watch } from "vue";
 import { createRouter, createWebHistory } from "vue-router";
 import type { RouteRecordRaw } from "vue-router";
+
+import { linkState } from "@/api/events";
 
 /** place: which entry of the menu is lit. */
 declare module "vue-router" {
@@ -84,8 +87,31 @@ const routes: RouteRecordRaw[] = [
   { path: "/:rest(.*)*", name: "lost", component: () => import("@/pages/NotFound.vue") },
 ];
 
+/** Fetch the pages that were not visited yet, while nobody waits: then they open at once, and also
+ * while plumd is away. */
+export async function fetchPages(): Promise<void> {
+  for (const { component } of routes)
+    try {
+      if (typeof component === "function") await (component as () => Promise<unknown>)();
+    } catch {
+      return; // they are fetched when they are visited
+    }
+}
+
 export const router = createRouter({
   history: createWebHistory(),
   routes,
   scrollBehavior: (_to, _from, saved) => saved ?? { top: 0 },
+});
+
+// A page that could not be fetched: plumd is away, or was upgraded and its files have new names.
+// Either way the address is opened afresh, as soon as plumd is there.
+router.onError((_error, to) => {
+  const open = () => location.assign(to.fullPath);
+  if (linkState.value === "live") return open();
+  const stop = watch(linkState, (now) => {
+    if (now !== "live") return;
+    stop();
+    open();
+  });
 });

@@ -104,7 +104,7 @@ describe("useList", () => {
     first = { items: [row(6), row(5)], next: "5" };
     list.refreshSoon();
     list.refreshSoon();
-    await vi.advanceTimersByTimeAsync(1_000);
+    await vi.advanceTimersByTimeAsync(2_000);
     expect(list.rows.value.map((one) => one.id)).toEqual(["6", "5", "4", "3", "2"]);
   });
 
@@ -128,8 +128,10 @@ describe("useList", () => {
     );
     await settle();
     expect(list.patch("1", (one) => ({ ...one, state: "b" }))).toBe(true);
+    expect(list.patch("1", (one) => ({ ...one, state: `${one.state}c` }))).toBe(true);
     expect(list.patch("7", (one) => one)).toBe(false);
-    expect(list.rows.value).toEqual([row(2), row(1, "b")]);
+    await settle();
+    expect(list.rows.value).toEqual([row(2), row(1, "bc")]);
   });
 
   it("forgets the answer to an old question", async () => {
@@ -179,6 +181,20 @@ describe("useResource", () => {
     await vi.advanceTimersByTimeAsync(1_000);
     expect(fetch).toHaveBeenCalledTimes(2);
     expect(resource.data.value).toBe(1);
+  });
+
+  it("keeps its distance between fetches that nobody waits for", async () => {
+    const fetch = vi.fn(() => Promise.resolve(1));
+    const resource = inside(() => useResource(fetch, [], 5_000));
+    await settle();
+    resource.refreshSoon();
+    await vi.advanceTimersByTimeAsync(300);
+    expect(fetch).toHaveBeenCalledTimes(2);
+    resource.refreshSoon();
+    await vi.advanceTimersByTimeAsync(4_000);
+    expect(fetch).toHaveBeenCalledTimes(2);
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(fetch).toHaveBeenCalledTimes(3);
   });
 
   it("asks nothing any more when its page is left", async () => {
@@ -264,9 +280,18 @@ describe("the line to the event log", () => {
     events.listen("gap", gap);
     events.connect();
     FakeSource.last.onopen?.();
-    FakeSource.last.onopen?.();
     expect(gap).toHaveBeenCalledTimes(1);
     expect(events.linkState.value).toBe("live");
+  });
+
+  it("has everything fetched anew when it was cut before any event had a number", async () => {
+    const events = await line();
+    const gap = vi.fn();
+    events.listen("gap", gap);
+    FakeSource.last.onerror?.();
+    await vi.advanceTimersByTimeAsync(500);
+    FakeSource.last.onopen?.();
+    expect(gap).toHaveBeenCalledTimes(1);
   });
 
   it("resumes where it was cut, and is live when figures come again", async () => {

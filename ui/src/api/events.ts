@@ -143,10 +143,10 @@ function open(): void {
   heardAt = Date.now();
   source.onopen = () => {
     heardAt = Date.now();
-    if (opened) return; // after a cut the first figures say that all is well again
+    if (!opened) nowLive(); // after a cut the first figures say that all is well again
     opened = true;
-    nowLive();
-    tell("gap", null); // what was fetched before the line stood may have changed unheard
+    // Without a number to resume from, what was fetched before the line stood may be old.
+    if (lastId === "") tell("gap", null);
   };
   source.onerror = () => reopen();
   for (const name of NAMES)

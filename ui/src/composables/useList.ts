@@ -4,9 +4,10 @@ import type { WatchSource } from "vue";
 
 import { asProblem } from "@/api/client";
 import type { Page, Problem } from "@/api/client";
+import { useSoon } from "./useSoon";
 import { linkState, listen } from "@/api/events";
 
-const SOON_MS = 400;
+const DISTANCE_MS = 1_500; // a busy list must not be asked for all the time
 
 interface ListOptions<T> {
   /** Which thing a row is. */
@@ -24,7 +25,8 @@ export function useList<T>({ key, fetch, sources = [] }: ListOptions<T>) {
   const loaded = ref(false);
   const next = ref("");
   let current: AbortController | null = null;
-  let soon: ReturnType<typeof setTimeout> | undefined;
+  let changed: T[] | null = null;
+  const places = computed(() => new Map(rows.value.map((row, place) => [key(row), place])));
 
   async function ask(cursor: string, use: (page: Page<T>) => void): Promise<void> {
     current?.abort();
@@ -46,9 +48,8 @@ export function useList<T>({ key, fetch, sources = [] }: ListOptions<T>) {
 
   /** The first page anew; what had been read behind it stays. */
   async function refresh(): Promise<void> {
-    clearTimeout(soon);
-    soon = undefined;
     await ask("", (page) => {
+      changed = null; // the answer is newer
       const fresh = new Set(page.items.map(key));
       const oldest = page.items.at(-1);
       const behind =
@@ -64,33 +65,41 @@ export function useList<T>({ key, fetch, sources = [] }: ListOptions<T>) {
   async function more(): Promise<void> {
     if (next.value === "" || loading.value) return;
     await ask(next.value, (page) => {
+      show();
       const known = new Set(rows.value.map(key));
       rows.value = [...rows.value, ...page.items.filter((row) => !known.has(key(row)))];
       next.value = page.next;
     });
   }
 
-  function refreshSoon(): void {
-    soon ??= setTimeout(() => void refresh(), SOON_MS);
-  }
+  const refreshSoon = useSoon(() => void refresh(), DISTANCE_MS);
 
-  /** Change one row in place; answers whether it is here. */
+  /** Change one row in place, together with all that change at this moment; answers whether it is here. */
   function patch(id: string, change: (row: T) => T): boolean {
-    const index = rows.value.findIndex((row) => key(row) === id);
-    const row = rows.value[index];
-    if (row === undefined) return false;
-    const copy = [...rows.value];
-    copy[index] = change(row);
-    rows.value = copy;
+    const place = places.value.get(id);
+    const row = place === undefined ? undefined : (changed ?? rows.value)[place];
+    if (place === undefined || row === undefined) return false;
+    if (changed === null) {
+      changed = [...rows.value];
+      queueMicrotask(show);
+    }
+    changed[place] = change(row);
     return true;
   }
 
+  function show(): void {
+    if (changed !== null) rows.value = changed;
+    changed = null;
+  }
+
   function remove(id: string): void {
+    show();
     rows.value = rows.value.filter((row) => key(row) !== id);
   }
 
   if (sources.length > 0)
     watch(sources, () => {
+      changed = null;
       rows.value = [];
       next.value = "";
       loaded.value = false;
@@ -103,7 +112,6 @@ export function useList<T>({ key, fetch, sources = [] }: ListOptions<T>) {
   const stop = listen("gap", () => void refresh());
   onScopeDispose(() => {
     stop();
-    clearTimeout(soon);
     current?.abort();
   });
   void refresh();

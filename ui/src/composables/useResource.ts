@@ -4,6 +4,7 @@ import type { Ref, ShallowRef, WatchSource } from "vue";
 
 import { asProblem, Problem } from "@/api/client";
 import { linkState, listen } from "@/api/events";
+import { useSoon } from "./useSoon";
 import type { NewsByName, NewsName } from "@/api/events";
 
 export interface Resource<T> {
@@ -16,25 +17,22 @@ export interface Resource<T> {
   refreshSoon: () => void;
 }
 
-const SOON_MS = 300;
-
 /**
  * fetch: asks plumd; the signal is aborted when a newer question has been asked.
  * sources: what the question depends on; a change forgets the old answer and asks anew.
+ * distanceMs: how long between fetches that nobody waits for.
  */
 export function useResource<T>(
   fetch: (signal: AbortSignal) => Promise<T>,
   sources: WatchSource[] = [],
+  distanceMs?: number,
 ): Resource<T> {
   const data = shallowRef<T | null>(null);
   const problem = shallowRef<Problem | null>(null);
   const loading = ref(false);
   let current: AbortController | null = null;
-  let soon: ReturnType<typeof setTimeout> | undefined;
 
   async function refresh(): Promise<void> {
-    clearTimeout(soon);
-    soon = undefined;
     current?.abort();
     const mine = new AbortController();
     current = mine;
@@ -52,9 +50,7 @@ export function useResource<T>(
     }
   }
 
-  function refreshSoon(): void {
-    soon ??= setTimeout(() => void refresh(), SOON_MS);
-  }
+  const refreshSoon = useSoon(() => void refresh(), distanceMs);
 
   if (sources.length > 0)
     watch(sources, () => {
@@ -68,7 +64,6 @@ export function useResource<T>(
   const stop = listen("gap", () => void refresh());
   onScopeDispose(() => {
     stop();
-    clearTimeout(soon);
     current?.abort();
   });
   void refresh();

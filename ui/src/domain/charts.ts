@@ -30,7 +30,6 @@ interface Point {
 export function chartOf(chart: Lines): (color: (name: string) => string) => EChartsCoreOption {
   return (color) => ({
     animation: false,
-    aria: { enabled: true },
     grid: { left: 8, right: 12, top: 12, bottom: 4, containLabel: true },
     textStyle: { fontFamily: "inherit" },
     tooltip: {
