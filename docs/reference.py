@@ -19,6 +19,7 @@ from plumd.api.openapi import document
 from plumd.api.routes import Route
 from plumd.config import SETTINGS, Setting
 from plumd.daemon import Daemon
+from plumd.executors import builtin
 
 DOCS = Path(__file__).parent
 BEGIN, END = "<!-- made by docs/reference.py -->\n", "<!-- until here -->\n"
@@ -83,6 +84,15 @@ def routes_table() -> str:
     return "".join(parts) + "\n"
 
 
+def builtins_table() -> str:
+    """A row a builtin."""
+    lines = ["| name | what it does | payload, for example | result |\n", "|---|---|---|---|\n"]
+    lines += [f"| `{each.name}` | {each.description} | "
+              f"`{bytes(each.example).decode()}` | {each.result} |\n"
+              for each in builtin.TABLE]
+    return "".join(lines)
+
+
 def filled(page: Path, made: str) -> str:
     """A page with its made part renewed."""
     before, begin, rest = page.read_text().partition(BEGIN)
@@ -97,6 +107,7 @@ def pages() -> dict[Path, str]:
     return {
         DOCS / "configuration.md": filled(DOCS / "configuration.md", settings_table()),
         DOCS / "api.md": filled(DOCS / "api.md", routes_table()),
+        DOCS / "tasks.md": filled(DOCS / "tasks.md", builtins_table()),
     }
 
 

@@ -40,6 +40,7 @@ from plumd.api import (
     resources,
     system,
     task_defs,
+    task_lists,
     tasks,
     ui,
     workers,
@@ -190,6 +191,7 @@ class Daemon:
                               self.monitor)
         table = [
             *tasks.routes(task_handlers),
+            *task_lists.routes(task_lists.TaskLists(context, task_handlers)),
             *task_defs.routes(task_defs.TaskDefs(context, task_handlers)),
             *workflows.routes(workflows.Workflows(context, self.retention.poke)),
             *workers.routes(workers.Workers(context, self.exchanges)),

@@ -26,7 +26,7 @@ FUNCTION_LINES_MAX = 70
 LEVELS = {
     "plumd.model": 0, "plumd.errors": 0, "plumd.clock": 0, "plumd.logs": 0,
     "plumd.endings": 1, "plumd.config": 1, "plumd.flow": 1, "plumd.balance": 1,
-    "plumd.values": 1,
+    "plumd.values": 1, "plumd.failures": 1,
     "plumd.sdk": 1, "plumd._sched": 1,
     "plumd.stream.task_service_pb2": 0, "plumd.stream.grpc_frames": 1,
     "plumd.store": 2, "plumd.executors": 2,
@@ -45,10 +45,11 @@ ALSO = {
 }
 SDK_SEES = ("plumd.sdk", "plumd")
 TIME_AND_CHANCE = {"time", "random", "secrets", "uuid", "datetime"}
-PURE_OF_TIME = ("plumd.flow", "plumd.endings", "plumd.balance", "plumd.engine", "plumd.store",
-                "plumd.attempt_logs", "plumd.runs", "plumd.outbox", "plumd.journal", "plumd.api",
-                "plumd.stream", "plumd.carrier", "plumd.stats", "plumd.retention", "plumd.services",
-                "plumd.expiry", "plumd.values", "plumd.devices", "plumd.operations")
+PURE_OF_TIME = ("plumd.flow", "plumd.failures", "plumd.endings", "plumd.balance", "plumd.engine",
+                "plumd.store", "plumd.attempt_logs", "plumd.runs", "plumd.outbox",
+                "plumd.journal", "plumd.api", "plumd.stream", "plumd.carrier", "plumd.stats",
+                "plumd.retention", "plumd.services", "plumd.expiry", "plumd.values",
+                "plumd.devices", "plumd.operations")
 SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|DELETE FROM|UPDATE \w+ SET|PRAGMA )")
 
 

@@ -9,6 +9,7 @@ from plumd.api.context import Context, answer
 from plumd.api.params import query_choice
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.errors import StorageDown
+from plumd.executors import builtin
 from plumd.stats import WINDOWS, History, Monitor, Stats
 
 
@@ -88,6 +89,11 @@ class System:
         window = query_choice(request.query, "window", tuple(WINDOWS), "15m")
         return answer(200, self.monitor.history(window))
 
+    async def builtins(self, request: Request) -> Response:
+        """The daemon's own tasks."""
+        del request
+        return answer(200, builtin.TABLE)
+
     async def healthz(self, request: Request) -> Response:
         """200 while the process lives and its loop turns, also in an outage of the disk."""
         del request
@@ -118,6 +124,8 @@ def routes(handlers: System) -> list[Route]:
               answers={200: Version}, trusted=True),
         Route("GET", "/v1/status", handlers.show, "How much of everything there is", tag, read,
               answers={200: State}),
+        Route("GET", "/v1/builtins", handlers.builtins, "The daemon's own tasks, with a schema of "
+              "what each takes", "tasks", "tasks:read", answers={200: list[builtin.Builtin]}),
         Route("GET", "/v1/stats", handlers.stats, "How busy the daemon is, sampled each second",
               tag, read, answers={200: Stats}),
         Route("GET", "/v1/stats/history", handlers.history, "The same over a while, as columns",

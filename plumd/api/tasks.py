@@ -22,19 +22,19 @@ from plumd.api.context import (
 )
 from plumd.api.decode import strict
 from plumd.api.openapi import IDEMPOTENCY_KEY, PREFER
-from plumd.api.paging import CURSOR, LIMIT, cursor_key, next_link, page_limit
+from plumd.api.paging import cursor_key
 from plumd.api.params import prefer_wait_s, query_choice
 from plumd.api.problem import TYPE_PREFIX, Problem
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_bodies import TaskCreate
 from plumd.api.task_logs import TaskLogs, known_task
 from plumd.api.task_views import (
+    LABELS,
     AttemptView,
     TaskView,
     WhyView,
     attempt_views,
     fresh_view,
-    view_of,
     whole_view,
 )
 from plumd.errors import Invalid, NotFound, PlumError, TooMany, WrongState
@@ -55,7 +55,7 @@ from plumd.model import (
 from plumd.store import tasks
 from plumd.store.keys import Answer
 from plumd.store.store import Tx
-from plumd.store.tasks import Filter
+from plumd.store.tasks import TaskRow
 
 BODY_MAX: Final = VALUE_BYTES_MAX + (1 << 20)
 ITEMS_PER_TURN: Final = 200
@@ -246,18 +246,20 @@ class Tasks:
         """A new task like this one."""
 
         async def asked() -> Submit:
-            row = known_task(self.context.store, request)
-            payload = row.payload
-            if row.payload_blob:
-                payload = await self.context.blobs.load(row.payload_blob)
-            view = view_of(row, self.engine)
-            return await self.prepared(Submit(
-                0, row.name, row.kind, row.target_kind, row.target_ref, row.def_id,
-                row.def_version, row.priority, row.timeout_ms, row.queue_timeout_ms,
-                row.max_retries, row.on_lost, origin_id=row.id, payload=payload,
-                labels=tuple(sorted(view.labels.items()))))
+            return await self.once_more(known_task(self.context.store, request))
 
         return await self.submit_one(request, asked)
+
+    async def once_more(self, row: TaskRow) -> Submit:
+        """A task like this one, without an id yet."""
+        payload = row.payload
+        if row.payload_blob:
+            payload = await self.context.blobs.load(row.payload_blob)
+        labels = {} if row.labels is None else LABELS(row.labels)
+        return await self.prepared(Submit(
+            0, row.name, row.kind, row.target_kind, row.target_ref, row.def_id, row.def_version,
+            row.priority, row.timeout_ms, row.queue_timeout_ms, row.max_retries, row.on_lost,
+            origin_id=row.id, payload=payload, labels=tuple(sorted(labels.items()))))
 
     async def bulk_cancel(self, request: Request) -> Response:
         """Cancel many; each answers by itself."""
@@ -305,34 +307,6 @@ class Tasks:
             await self.wait_if_live(row.id, wait_s)
         return await self.shown(row.id, 200)
 
-    async def page(self, request: Request) -> Response:
-        """Newest first."""
-        want = self.filter_of(request)
-        rows = await self.context.store.read(tasks.page, want)
-        link = (next_link(request, str(rows[-1].id)),) if len(rows) == want.limit else ()
-        return answer(200, [view_of(row, self.engine) for row in rows], *link)
-
-    def filter_of(self, request: Request) -> Filter:
-        """Raises: Invalid."""
-        query = request.query
-        state = query_choice(query, "state", TASK_STATES)
-        label = None
-        if "label" in query:
-            key, equals, value = query["label"].partition("=")
-            if not equals or not key:
-                raise Invalid("label is written key=value", field="label")
-            label = (key, value)
-        numbers = dict.fromkeys(("defId", "runId"), 0)
-        for name in numbers:
-            if query.get(name):
-                numbers[name] = parse_id(query[name]) or 0
-                if not numbers[name]:
-                    raise Invalid(f"{name} is no id", field=name)
-        return Filter(
-            limit=page_limit(request), before=before_of(request), name=query.get("name", ""),
-            state=TASK_STATES.index(state) if state else None, def_id=numbers["defId"],
-            run_id=numbers["runId"], label=label)
-
     async def attempts(self, request: Request) -> Response:
         """Every attempt of a task."""
         row = known_task(self.context.store, request)
@@ -377,11 +351,6 @@ def routes(handlers: Tasks) -> list[Route]:
               body_bytes_max=BULK_BYTES_MAX),
         Route("POST", "/v1/tasks/bulk-cancel", handlers.bulk_cancel, "Cancel up to 10,000 tasks",
               "tasks", write, body=BulkCancel, answers={200: BulkAnswer}),
-        Route("GET", "/v1/tasks", handlers.page, "List tasks, newest first", "tasks", read,
-              answers={200: list[TaskView]}, query=(
-                  LIMIT, CURSOR, Query("state", str, "Only these", choices=TASK_STATES),
-                  Query("name", str, "Only of this name"), Query("defId", str, "Only of this one"),
-                  Query("runId", str, "Only of this run"), Query("label", str, "key=value"))),
         Route("GET", "/v1/tasks/{id}", handlers.get, "Get a task", "tasks", read,
               answers={200: TaskView}, query=(PREFER,)),
         Route("POST", "/v1/tasks/{id}", handlers.act, "Start, cancel or rerun a task", "tasks",

@@ -9,7 +9,6 @@ import msgspec
 from plumd.errors import Invalid
 from plumd.model import BUILTIN_PREFIX, Ending, Finish, Nap, TaskError
 
-NAMES: Final = ("builtin.echo", "builtin.delay", "builtin.sleep", "builtin.fail")
 DELAY_S_MAX: Final = 10 * 366 * 86_400
 DECODE: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 ENCODE: Final = msgspec.json.Encoder().encode
@@ -28,6 +27,53 @@ class Wish(msgspec.Struct, frozen=True):
     message: str = "builtin.fail failed, as it was asked to"
     code: str = "failed"
     retryable: bool = True
+
+
+class Builtin(msgspec.Struct, frozen=True, rename="camel"):
+    """One of the daemon's own tasks. payloadSchema: JSON Schema 2020-12 of what it takes."""
+
+    name: str
+    description: str
+    payload_schema: msgspec.Raw
+    example: msgspec.Raw
+    result: str
+    """What it answers, in words."""
+
+
+def _told(name: str, description: str, schema: dict[str, object], example: object,
+          result: str) -> Builtin:
+    return Builtin(name, description, msgspec.Raw(ENCODE(schema)), msgspec.Raw(ENCODE(example)),
+                   result)
+
+
+_DELAY: Final[dict[str, object]] = {
+    "description": "How long; without anything 1 s.",
+    "anyOf": [
+        {"type": "number", "minimum": 0, "maximum": DELAY_S_MAX, "title": "seconds"},
+        {"type": "object", "properties": {"seconds": {
+            "type": "number", "minimum": 0, "maximum": DELAY_S_MAX, "default": 1}}},
+        {"type": "null"},
+    ],
+}
+TABLE: Final = (
+    _told("builtin.echo", "Answers its payload.", {"description": "Anything."},
+          {"hello": "world"}, '`{"echo": payload}`'),
+    _told("builtin.delay", "Waits; it costs no thread and no slot, and goes on through a restart "
+          "of the daemon.", _DELAY, {"seconds": 5}, '`{"message", "seconds"}`'),
+    _told("builtin.sleep", "The same by its older name.", _DELAY, {"seconds": 5},
+          '`{"message", "seconds"}`'),
+    _told("builtin.fail", "Fails, to try what follows a failure.", {
+        "description": "How it shall fail.",
+        "anyOf": [{"type": "object", "properties": {
+            "message": {"type": "string", "default": Wish().message},
+            "code": {"type": "string", "default": Wish().code},
+            "retryable": {"type": "boolean", "default": True}}},
+            {"not": {"type": "object"}}],
+    }, {"message": "as it was asked to", "code": "failed", "retryable": False},
+          "none: it fails"),
+)
+"""What there is: this is what is refused beyond, what the docs show and what the API tells."""
+NAMES: Final = tuple(each.name for each in TABLE)
 
 
 def builtin_of(name: str, target_kind: str, target_ref: str) -> str:

@@ -157,43 +157,6 @@ def inputs(db: apsw.Connection, task_ids: Sequence[int]) -> dict[int, tuple[byte
     return {row[0]: (row[1], row[2] or "") for row in rows}
 
 
-class Filter(msgspec.Struct, frozen=True):
-    """What a page of tasks is narrowed to; before: only smaller ids, 0 = from the newest."""
-
-    limit: int
-    before: int = 0
-    state: int | None = None
-    name: str = ""
-    def_id: int = 0
-    run_id: int = 0
-    label: tuple[str, str] | None = None
-
-
-def page(db: apsw.Connection, want: Filter) -> list[TaskRow]:
-    """One page, newest first. Every shape of it walks an index or the key, never a whole table."""
-    source, key, where = "tasks t", "t.id", []
-    values: list[SQLiteValue] = []
-    if want.label is not None:
-        source, key = "task_labels l JOIN tasks t ON t.id = l.task_id", "l.task_id"
-        where += ["l.key = ?", "l.value = ?"]
-        values += want.label
-    for column, value in (("def_id", want.def_id), ("run_id", want.run_id), ("name", want.name)):
-        if value:
-            where.append(f"t.{column} = ?")
-            values.append(value)
-    if want.def_id:
-        where.append("t.def_id > 0")
-    if want.run_id:
-        where.append("t.run_id > 0")
-    if want.state is not None:
-        where.append("t.state = ?")
-        values.append(want.state)
-    where.append(f"{key} < ?")
-    values += [want.before or (1 << 63) - 1, want.limit]
-    text = SQL["page"].format(source=source, where=" AND ".join(where), order=key)
-    return [TaskRow(*row) for row in db.execute(text, values)]
-
-
 def delete(db: apsw.Connection, task_id: int) -> bool:
     """Remove one task that is over, with all that belongs to it; False when there is none."""
     db.execute(SQL["delete"], (task_id,))

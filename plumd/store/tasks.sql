@@ -42,15 +42,6 @@ SELECT t.id, t.name, t.kind, t.target_kind, t.target_ref, t.def_id, t.def_versio
 FROM tasks t LEFT JOIN task_inputs i ON i.id = t.id LEFT JOIN task_results r ON r.id = t.id
 WHERE t.id = ?;
 
--- {source}, {where} and {order} are put together by tasks.py from fixed pieces; values are bound.
--- name: page
-SELECT t.id, t.name, t.kind, t.target_kind, t.target_ref, t.def_id, t.def_version, t.priority,
-    t.timeout_ms, t.queue_timeout_ms, t.max_retries, t.on_lost, t.run_id, t.step, t.origin_id,
-    t.scheduled_ms, t.created_ms, t.state, t.attempt, t.worker_id, t.due_ms, t.started_ms,
-    t.finished_ms, t.cancel_ms, i.payload, i.blob, i.labels, r.result, r.blob, r.error
-FROM {source} LEFT JOIN task_inputs i ON i.id = t.id LEFT JOIN task_results r ON r.id = t.id
-WHERE {where} ORDER BY {order} DESC LIMIT ?;
-
 -- name: input
 SELECT payload, blob FROM task_inputs WHERE id = ?;
 
