@@ -73,7 +73,7 @@ class Screen:
             shown = self.page.locator("nav.bar > a").filter(has_text=words)
             if shown.count() == 0:
                 self.page.locator("[data-test=more]").click()
-                shown = self.page.locator(".group a").filter(has_text=words)
+                shown = self.page.locator(".el-drawer .group a").filter(has_text=words)
             shown.first.click()
         expect(self.page.locator("main h1")).to_have_text(words)
 

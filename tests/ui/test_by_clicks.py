@@ -20,6 +20,7 @@ from tests.ui.screen import Language, Screen, Size, screen, working
 
 pytestmark = pytest.mark.daemon
 api = pytest.fixture(scope="module", name="api")(serving)
+BEAT_S = 3.0
 KINDS: list[tuple[Language, Size]] = list(product(("en", "zh"), ("desktop", "phone")))
 
 
@@ -44,14 +45,24 @@ class Quote(BaseHTTPRequestHandler):
 def quotes(api: Api) -> Iterator[str]:
     """A registered service; its name."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Quote)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    api.ask("POST", "/v1/services/register", {
-        "instanceId": "quotes-1", "endpoints": [
-            {"serviceName": "quotes", "ip": "127.0.0.1", "port": server.server_port}]})
+    over = threading.Event()
+
+    def beat() -> None:
+        with Api(api.daemon) as mine:
+            mine.ask("POST", "/v1/services/register", {
+                "instanceId": "quotes-1", "endpoints": [
+                    {"serviceName": "quotes", "ip": "127.0.0.1", "port": server.server_port}]})
+            while not over.wait(BEAT_S):
+                mine.ask("POST", "/v1/services/heartbeat", {"instanceId": "quotes-1"})
+
+    threads = [threading.Thread(target=server.serve_forever), threading.Thread(target=beat)]
+    for thread in threads:
+        thread.start()
     yield "quotes"
+    over.set()
     server.shutdown()
-    thread.join()
+    for thread in threads:
+        thread.join()
     server.server_close()
 
 

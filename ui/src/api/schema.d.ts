@@ -143,6 +143,57 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/tasks/count": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Count tasks, exactly up to 10,000 */
+        get: operations["get_tasks_count"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tasks/failures": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What failed lately, equal failures together */
+        get: operations["get_tasks_failures"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tasks/bulk-actions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Cancel, rerun or delete up to 10,000 tasks */
+        post: operations["post_tasks_bulk_actions"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/task-defs": {
         parameters: {
             query?: never;
@@ -945,6 +996,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/builtins": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The daemon's own tasks, with a schema of what each takes */
+        get: operations["get_builtins"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/stats": {
         parameters: {
             query?: never;
@@ -1199,6 +1267,85 @@ export interface components {
             ahead: number;
             /** @default 0 */
             untilMs: number;
+        };
+        /**
+         * Count
+         * @description How many match; not exact = at least so many.
+         */
+        Count: {
+            count: number;
+            exact: boolean;
+        };
+        /**
+         * Failure
+         * @description Tasks that failed alike. Times are Unix ms; message is the newest one's.
+         */
+        "plumd.failures.Failure": {
+            fingerprint: string;
+            name: string;
+            code: string;
+            message: string;
+            count: number;
+            firstAt: number;
+            lastAt: number;
+            lastTaskId: string;
+            exitCode: number | null;
+            signal: string | null;
+        };
+        /**
+         * BulkAction
+         * @description One action on up to 10,000 tasks: those of taskIds, or the newest that the filter finds.
+         *
+         *         Without `state` in the filter, cancel means live tasks, rerun and delete those that are over.
+         */
+        BulkAction: {
+            /** @enum {unknown} */
+            action: "cancel" | "delete" | "rerun";
+            taskIds?: string[];
+            filter?: components["schemas"]["TaskFilter"];
+            /** @default false */
+            preview: boolean;
+        };
+        /**
+         * TaskFilter
+         * @description Tasks that meet all of these. Times are Unix ms of their creation; label is key=value.
+         */
+        TaskFilter: {
+            /** @default [] */
+            state: ("Canceled" | "Failed" | "Pending" | "Queued" | "Retrying" | "Running" | "Succeeded" | "Timeout")[];
+            /** @default  */
+            name: string;
+            /** @default  */
+            defId: string;
+            /** @default  */
+            runId: string;
+            /** @default  */
+            workerId: string;
+            /**
+             * @default
+             * @enum {unknown}
+             */
+            executor: "" | "embedded" | "os_process" | "service";
+            /** @default  */
+            label: string;
+            /** @default 0 */
+            createdFrom: number;
+            /** @default 0 */
+            createdTo: number;
+            /** @default  */
+            errorCode: string;
+        };
+        /**
+         * BulkActed
+         * @description What became of it. exact: no more tasks match.  results: the first 100 that failed.
+         */
+        BulkActed: {
+            matched: number;
+            exact: boolean;
+            done: number;
+            failed: number;
+            /** @default [] */
+            results: components["schemas"]["BulkItem"][];
         };
         /**
          * TaskDefWrite
@@ -1513,7 +1660,7 @@ export interface components {
             id: string;
             result?: unknown;
             /** @default null */
-            error: components["schemas"]["Failure"] | null;
+            error: components["schemas"]["plumd.api.openapi.Failure"] | null;
             /** @default false */
             stopped: boolean;
             /** @default true */
@@ -1525,7 +1672,7 @@ export interface components {
          * Failure
          * @description Why an attempt did not succeed. detail: more facts, any JSON.
          */
-        Failure: {
+        "plumd.api.openapi.Failure": {
             /** @default  */
             code: string;
             /** @default  */
@@ -2076,6 +2223,17 @@ export interface components {
             trustedNetworks: string[];
         };
         /**
+         * Builtin
+         * @description One of the daemon's own tasks. payloadSchema: JSON Schema 2020-12 of what it takes.
+         */
+        Builtin: {
+            name: string;
+            description: string;
+            payloadSchema: unknown;
+            example: unknown;
+            result: string;
+        };
+        /**
          * Stats
          * @description The newest sample. writes: ok, or why the disk takes none. eventSeq: of the newest event.
          */
@@ -2355,16 +2513,28 @@ export interface operations {
                 limit?: number;
                 /** @description Where to go on; taken from the Link header of the last page. */
                 cursor?: string;
-                /** @description Only these */
-                state?: "Queued" | "Pending" | "Running" | "Retrying" | "Succeeded" | "Failed" | "Timeout" | "Canceled";
+                /** @description Only these, with commas: Queued, Pending, Running, Retrying, Succeeded, Failed, Timeout, Canceled */
+                state?: string;
                 /** @description Only of this name */
                 name?: string;
-                /** @description Only of this one */
+                /** @description Only of this definition */
                 defId?: string;
                 /** @description Only of this run */
                 runId?: string;
+                /** @description Only those whose current or last attempt this worker has */
+                workerId?: string;
+                /** @description Only of this executor */
+                executor?: "embedded" | "service" | "os_process";
                 /** @description key=value */
                 label?: string;
+                /** @description Created at this time or later, Unix ms */
+                createdFrom?: number;
+                /** @description Created at this time or earlier, Unix ms */
+                createdTo?: number;
+                /** @description Ended with this error */
+                errorCode?: string;
+                /** @description By creation */
+                order?: "newest" | "oldest";
             };
             header?: never;
             path?: never;
@@ -2780,6 +2950,139 @@ export interface operations {
                 };
                 content: {
                     "text/plain": string;
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_tasks_count: {
+        parameters: {
+            query?: {
+                /** @description Only these, with commas: Queued, Pending, Running, Retrying, Succeeded, Failed, Timeout, Canceled */
+                state?: string;
+                /** @description Only of this name */
+                name?: string;
+                /** @description Only of this definition */
+                defId?: string;
+                /** @description Only of this run */
+                runId?: string;
+                /** @description Only those whose current or last attempt this worker has */
+                workerId?: string;
+                /** @description Only of this executor */
+                executor?: "embedded" | "service" | "os_process";
+                /** @description key=value */
+                label?: string;
+                /** @description Created at this time or later, Unix ms */
+                createdFrom?: number;
+                /** @description Created at this time or earlier, Unix ms */
+                createdTo?: number;
+                /** @description Ended with this error */
+                errorCode?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Count"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_tasks_failures: {
+        parameters: {
+            query?: {
+                /** @description At most so many groups, 1 to 200 (default 50) */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["plumd.failures.Failure"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_tasks_bulk_actions: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Sent again with the same body within 24 h, the same answer comes back and nothing is made twice; with another body the answer is 422. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BulkAction"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BulkActed"];
                 };
             };
             400: components["responses"]["400"];
@@ -5360,6 +5663,40 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["plumd.api.system.State"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_builtins: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Builtin"][];
                 };
             };
             400: components["responses"]["400"];
