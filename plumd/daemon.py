@@ -44,6 +44,7 @@ from plumd.api import (
     tasks,
     ui,
     workers,
+    workflow_versions,
     workflows,
 )
 from plumd.api import services as service_routes
@@ -194,6 +195,7 @@ class Daemon:
             *task_lists.routes(task_lists.TaskLists(context, task_handlers)),
             *task_defs.routes(task_defs.TaskDefs(context, task_handlers)),
             *workflows.routes(workflows.Workflows(context, self.retention.poke)),
+            *workflow_versions.routes(workflow_versions.WorkflowVersions(context)),
             *workers.routes(workers.Workers(context, self.exchanges)),
             *service_routes.routes(service_routes.Services(context, self.registry)),
             *kv.routes(kv.KeyValues(context, self.expiry)),

@@ -6,15 +6,19 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from functools import partial
 from typing import Final
+from urllib.parse import urlencode
 
+import msgspec
 import trio
+from msgspec import Raw
 
 from plumd.api import watch
-from plumd.api.context import Context
+from plumd.api.context import Context, answer
 from plumd.api.digest import MS_MAX, MS_MIN, STATS, Digests
 from plumd.api.kv import check_namespace
-from plumd.api.news import TOPICS, frames, gap_before, news_of
+from plumd.api.news import ENCODE, TOPICS, frames, gap_before, news_of, topic_of
 from plumd.api.openapi import LAST_EVENT_ID, EventStream
+from plumd.api.paging import LIMIT, page_limit
 from plumd.api.params import query_int
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.watch import KEEPALIVE_S, RECORDS_PER_READ, STILL_HERE, WAKE_S_MIN
@@ -25,6 +29,18 @@ from plumd.store.events import Record
 
 SSE: Final = "text/event-stream"
 ENCODED_BYTES_MAX: Final = 4 << 20
+LOOKED_AT_MAX: Final = 20_000
+"""A page of the history looks at so many events, wanted or not."""
+
+
+class PastEvent(msgspec.Struct, frozen=True):
+    """An event of the log. data: as in the stream.  at: when it was written, Unix ms."""
+
+    seq: int
+    at: int
+    topic: str
+    event: str
+    data: Raw
 
 
 class Events:
@@ -42,11 +58,7 @@ class Events:
         """The event log from Last-Event-ID on, or from now."""
         pace_ms = query_int(request.query, "digest", 0, low=MS_MIN, high=MS_MAX)
         known = (*TOPICS, STATS) if pace_ms else TOPICS
-        wanted = request.query.get("topics", "")
-        topics = frozenset(filter(None, wanted.split(","))) or frozenset(known)
-        if unknown := topics - set(known):
-            raise Invalid(f"no topic {min(unknown)!r}; there are {', '.join(known)}",
-                          field="topics")
+        topics = topics_of(request, known)
         last = request.headers.get("last-event-id", request.query.get("lastEventId", ""))
         if last:
             seq = query_int({"Last-Event-ID": last}, "Last-Event-ID", 0, low=0,
@@ -108,6 +120,24 @@ class Events:
                 self._encoded_bytes -= len(self._encoded.pop(next(iter(self._encoded))))
         return found
 
+    async def history(self, request: Request) -> Response:
+        """The log backwards; a page may be short and have a next one."""
+        seq = query_int(request.query, "before", self.engine.journal.next_seq, low=1,
+                        high=(1 << 53))
+        topics = topics_of(request, TOPICS)
+        limit = page_limit(request)
+        found, below = await self.context.store.read(
+            events.before, seq, lambda event: topic_of(event) in topics, limit,
+            looked_at_max=LOOKED_AT_MAX)
+        items = []
+        for past in found:
+            topic, name, data = news_of(past.event)
+            items.append(PastEvent(past.seq, past.at_ms, topic, name, Raw(ENCODE(data))))
+        if below <= 1:
+            return answer(200, items)
+        query = urlencode({**request.query, "before": str(below)})
+        return answer(200, items, ("link", f'<{request.path}?{query}>; rel="next"'))
+
     async def tasks_stream(self, request: Request) -> Response:
         """`update` / `tasks` whenever a task changed."""
         del request
@@ -143,6 +173,15 @@ class Events:
             await trio.sleep(WAKE_S_MIN)
 
 
+def topics_of(request: Request, known: tuple[str, ...]) -> frozenset[str]:
+    """The topics that are asked for, all without a word. Raises: Invalid."""
+    wanted = request.query.get("topics", "")
+    topics = frozenset(filter(None, wanted.split(","))) or frozenset(known)
+    if unknown := topics - set(known):
+        raise Invalid(f"no topic {min(unknown)!r}; there are {', '.join(known)}", field="topics")
+    return topics
+
+
 def routes(handlers: Events) -> list[Route]:
     """The table's part about events."""
     tag, read, topics = "events", "events:read", ", ".join(TOPICS)
@@ -157,6 +196,10 @@ def routes(handlers: Events) -> list[Route]:
                   Query("digest", int, f"For screens: look at most every so many ms ({MS_MIN} to "
                         f"{MS_MAX}), and tell of each thing only its last state"),
                   Query("lastEventId", str, "For readers that cannot set the header"))),
+        Route("GET", "/v1/events/history", handlers.history, "The event log, newest first", tag,
+              read, answers={200: list[PastEvent]}, query=(
+                  LIMIT, Query("before", int, "Only events with a smaller number; default the end"),
+                  Query("topics", str, f"Some of {topics}, with commas; default all"))),
         wake_up("/v1/tasks/stream", handlers.tasks_stream, "Wake-ups about tasks (old SSE)"),
         wake_up("/v1/stream", handlers.stream,
                 "A namespace's changes, or wake-ups for agents (old SSE)", query=(

@@ -144,13 +144,13 @@ class TaskDefs:
         return answer(200, [def_view(row) for row in rows], *link)
 
     async def versions(self, request: Request) -> Response:
-        """All versions, newest first."""
+        """All versions, newest first; both times are those of the version."""
         found = self.known(request)
         limit = page_limit(request)
         below = before_of(request) or found.version + 1
         rows = await self.context.store.read(definitions.versions, found.id, below, limit)
         link = (next_link(request, str(rows[-1][0])),) if len(rows) == limit else ()
-        views = [def_view(Versioned(found.id, version, body, found.created_ms, created_ms))
+        views = [def_view(Versioned(found.id, version, body, created_ms, created_ms))
                  for version, body, created_ms in rows]
         return answer(200, views, *link)
 

@@ -85,6 +85,13 @@ def versions(db: apsw.Connection, number: int, below: int,
     return [(row[0], TASK_DEFS.decode(row[1]), row[2]) for row in rows]
 
 
+def workflow_versions(db: apsw.Connection, number: int, below: int,
+                      limit: int) -> list[tuple[int, WorkflowBody, int]]:
+    """(version, body, created_ms) of a workflow, newest first."""
+    rows = db.execute(SQL["workflow_versions"], (number, below, limit))
+    return [(row[0], WORKFLOWS.decode(row[1]), row[2]) for row in rows]
+
+
 def page(db: apsw.Connection, kind: Kind[Body], before: int, limit: int) -> list[Versioned[Body]]:
     """One page, newest first; before 0 = from the newest."""
     rows = db.execute(kind.page, (before or (1 << 63) - 1, limit))

@@ -25,6 +25,10 @@ SELECT body, created_ms FROM task_def_versions WHERE def_id = ? AND version = ?;
 SELECT version, body, created_ms FROM task_def_versions WHERE def_id = ? AND version < ?
 ORDER BY version DESC LIMIT ?;
 
+-- name: workflow_versions
+SELECT version, body, created_ms FROM workflow_versions WHERE workflow_id = ? AND version < ?
+ORDER BY version DESC LIMIT ?;
+
 -- name: page_defs
 SELECT d.id, d.version, v.body, d.created_ms, d.updated_ms FROM task_defs d
 JOIN task_def_versions v ON v.def_id = d.id AND v.version = d.version

@@ -7,7 +7,7 @@ is unknown can be looked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 import apsw
@@ -56,6 +56,36 @@ def since(db: apsw.Connection, seq: int, limit: int) -> list[Record]:
     """Up to limit records, beginning with the one that holds seq."""
     rows = db.execute(SQL["since"], (seq, limit))
     return [Record(row[0], row[1], DECODE(row[2])) for row in rows]
+
+
+class Past(msgspec.Struct, frozen=True, gc=False):
+    """An event of the log with its number, and when it was written."""
+
+    seq: int
+    at_ms: int
+    event: Event
+
+
+def before(db: apsw.Connection, seq: int, wanted: Callable[[Event], bool], limit: int, *,
+           looked_at_max: int) -> tuple[list[Past], int]:
+    """Up to limit events below seq that are wanted, newest first, and where to go on: the number
+    below which nothing was looked at, 0 = there is nothing. No more than about looked_at_max
+    events, wanted or not, are looked at.
+    """
+    found: list[Past] = []
+    looked_at = 0
+    rows: Iterator[tuple[int, int, bytes, int]] = sql.rows(db, SQL["before"], (seq, looked_at_max))
+    for first_seq, count, items, at_ms in rows:
+        events = DECODE(items)
+        for index in range(min(len(events), seq - first_seq) - 1, -1, -1):
+            if wanted(events[index]):
+                found.append(Past(first_seq + index, at_ms, events[index]))
+                if len(found) == limit:
+                    return found, first_seq + index
+        looked_at += count
+        if looked_at >= looked_at_max:
+            return found, first_seq
+    return found, 0
 
 
 def prune(db: apsw.Connection, before_ms: int, before_seq: int, count: int) -> int:

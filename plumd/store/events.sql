@@ -17,6 +17,10 @@ SELECT first_seq, count, items FROM events
 WHERE first_seq >= coalesce((SELECT max(first_seq) FROM events WHERE first_seq <= ?), 0)
 ORDER BY first_seq LIMIT ?;
 
+-- name: before
+SELECT first_seq, count, items, at_ms FROM events WHERE first_seq < ?
+ORDER BY first_seq DESC LIMIT ?;
+
 -- The oldest records come first, so no more than the slice is looked at.
 -- name: prune
 DELETE FROM events WHERE first_seq IN

@@ -220,3 +220,27 @@ def test_streams_that_are_cut_off_leave_nothing_behind(api: Api) -> None:
     with Reader(api.daemon, "/v1/events") as reader:
         task = api.task()
         assert list(states_of(reader, task["taskId"]))
+
+
+def test_the_history_is_the_log_backwards(api: Api) -> None:
+    start = int(str(api.get("/v1/status")["nextEvent"]))
+    for _ in range(5):
+        api.ended(api.task()["taskId"])
+    api.made("/v1/task-defs", {"name": "history"})
+    end = int(str(api.get("/v1/status")["nextEvent"]))
+    with Reader(api.daemon, "/v1/events", f"Last-Event-ID: {start - 1}") as reader:
+        told: list[tuple[int, str, Json]] = []
+        while not told or told[-1][1] != "taskDef":
+            told.append(reader.event())
+    backwards = [item for item in api.walk("/v1/events/history?limit=3")
+                 if int(str(item["seq"])) >= start]
+    assert [(item["seq"], item["event"], item["data"]) for item in backwards] == told[::-1]
+    assert {item["topic"] for item in backwards} == {"tasks", "taskDefs"}
+    assert all(item["at"] >= backwards[-1]["at"] for item in backwards)     # type: ignore[operator]
+    tasks = api.items(f"/v1/events/history?before={end}&topics=tasks&limit=1")
+    assert [item["seq"] for item in tasks] == [max(
+        number for number, name, _ in told if name == "task")]
+    assert api.items("/v1/events/history?before=1") == []
+    for query, field in (("before=x", "before"), ("before=0", "before"), ("limit=0", "limit"),
+                         ("topics=weather", "topics"), ("topics=stats", "topics")):
+        refused(api.ask("GET", f"/v1/events/history?{query}"), 422, "invalid", field)
