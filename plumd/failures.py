@@ -30,7 +30,7 @@ _PLACES: Final = (
 _SPACE: Final = re.compile(r"\s+")
 
 
-class Failure(msgspec.Struct, frozen=True, rename="camel"):
+class FailureGroup(msgspec.Struct, frozen=True, rename="camel"):
     """Tasks that failed alike. Times are Unix ms; message is the newest one's."""
 
     fingerprint: str
@@ -59,17 +59,18 @@ def fingerprint(name: str, error: TaskError) -> str:
     return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:16]
 
 
-def grouped(rows: Iterable[tuple[int, str, int, int, str | None]]) -> list[Failure]:
+def grouped(rows: Iterable[tuple[int, str, int, int, str | None]]) -> list[FailureGroup]:
     """Groups of (task id, name, state, finished_ms, error as JSON), the one with the newest
     failure first.
     """
-    groups: dict[str, Failure] = {}
+    groups: dict[str, FailureGroup] = {}
     for task_id, name, _, finished_ms, text in rows:
         error = TaskError("unknown", "") if text is None else _DECODE(text)
         key = fingerprint(name, error)
         known = groups.get(key)
-        newest = Failure(key, name, error.code, error.message[:MESSAGE_CHARS_MAX], 1, finished_ms,
-                         finished_ms, id_text(task_id), error.exit_code, error.signal)
+        newest = FailureGroup(
+            key, name, error.code, error.message[:MESSAGE_CHARS_MAX], 1, finished_ms, finished_ms,
+            id_text(task_id), error.exit_code, error.signal)
         if known is None:
             groups[key] = newest
             continue

@@ -22,7 +22,7 @@ from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_views import TaskView, view_of
 from plumd.api.tasks import BulkItem, Tasks, before_of, item_problem
 from plumd.errors import Invalid, NotFound, PlumError, TooMany, WrongState
-from plumd.failures import Failure, grouped
+from plumd.failures import FailureGroup, grouped
 from plumd.model import (
     BULK_ITEMS_MAX,
     KINDS,
@@ -359,7 +359,7 @@ def routes(handlers: TaskLists) -> list[Route]:
               "tasks", read, answers={200: Count}, query=FILTERS),
         Route("GET", "/v1/tasks/failures", handlers.failures,
               "What failed lately, equal failures together", "tasks", read,
-              answers={200: list[Failure]},
+              answers={200: list[FailureGroup]},
               query=(Query("limit", int, "At most so many groups, 1 to 200 (default 50)"),)),
         Route("POST", "/v1/tasks/bulk-actions", handlers.act,
               "Cancel, rerun or delete up to 10,000 tasks", "tasks", write, body=BulkAction,

@@ -246,8 +246,7 @@ def test_the_pages_run_no_script_and_show_no_error(api: Api, page: Page) -> None
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
-    for path, title in (("/", "Plum"), ("/docs", "Plum: API reference"),
-                        ("/docs/errors", "Plum: error codes")):
+    for path, title in (("/docs", "Plum: API reference"), ("/docs/errors", "Plum: error codes")):
         page.goto(f"{api.daemon.url}{path}")
         assert page.title() == title
         assert page.evaluate("document.scripts.length") == 0

@@ -10,7 +10,7 @@ export type Workflow = Schemas["WorkflowView"];
 export type Run = Schemas["RunView"];
 export type StepRun = Schemas["StepRunView"];
 export type Worker = Schemas["WorkerView"];
-export type FailureGroup = Schemas["plumd.failures.Failure"];
+export type FailureGroup = Schemas["FailureGroup"];
 export type Attempt = Schemas["AttemptView"];
 
 export const api = createClient<paths>({

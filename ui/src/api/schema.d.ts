@@ -323,6 +323,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/workflows/{id}/versions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List all versions */
+        get: operations["get_workflows_id_versions"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/workers/register": {
         parameters: {
             query?: never;
@@ -894,6 +911,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/events/history": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The event log, newest first */
+        get: operations["get_events_history"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/tasks/stream": {
         parameters: {
             query?: never;
@@ -1277,10 +1311,10 @@ export interface components {
             exact: boolean;
         };
         /**
-         * Failure
+         * FailureGroup
          * @description Tasks that failed alike. Times are Unix ms; message is the newest one's.
          */
-        "plumd.failures.Failure": {
+        FailureGroup: {
             fingerprint: string;
             name: string;
             code: string;
@@ -1660,7 +1694,7 @@ export interface components {
             id: string;
             result?: unknown;
             /** @default null */
-            error: components["schemas"]["plumd.api.openapi.Failure"] | null;
+            error: components["schemas"]["Failure"] | null;
             /** @default false */
             stopped: boolean;
             /** @default true */
@@ -1672,7 +1706,7 @@ export interface components {
          * Failure
          * @description Why an attempt did not succeed. detail: more facts, any JSON.
          */
-        "plumd.api.openapi.Failure": {
+        Failure: {
             /** @default  */
             code: string;
             /** @default  */
@@ -2187,6 +2221,17 @@ export interface components {
          */
         DeviceNamed: {
             resourceId: string;
+        };
+        /**
+         * PastEvent
+         * @description An event of the log. data: as in the stream.  at: when it was written, Unix ms.
+         */
+        PastEvent: {
+            seq: number;
+            at: number;
+            topic: string;
+            event: string;
+            data: unknown;
         };
         /**
          * Health
@@ -3041,7 +3086,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["plumd.failures.Failure"][];
+                    "application/json": components["schemas"]["FailureGroup"][];
                 };
             };
             400: components["responses"]["400"];
@@ -3769,6 +3814,47 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_workflows_id_versions: {
+        parameters: {
+            query?: {
+                /** @description How many to show, 1 to 1000 (default 100). */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WorkflowView"][];
+                };
             };
             400: components["responses"]["400"];
             403: components["responses"]["403"];
@@ -5452,6 +5538,47 @@ export interface operations {
                 };
                 content: {
                     "text/event-stream": string;
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_events_history: {
+        parameters: {
+            query?: {
+                /** @description How many to show, 1 to 1000 (default 100). */
+                limit?: number;
+                /** @description Only events with a smaller number; default the end */
+                before?: number;
+                /** @description Some of tasks, workflows, runs, workers, taskDefs, services, resources, kv, alerts, with commas; default all */
+                topics?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PastEvent"][];
                 };
             };
             400: components["responses"]["400"];
