@@ -14,6 +14,7 @@ Source: RFC 5545 section 3.3.5 (a time that does not occur counts by the offset 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
@@ -39,6 +40,7 @@ EPOCH: Final = datetime(1970, 1, 1)         # wall time knows no zone
 SECOND: Final = timedelta(seconds=1)
 LAST_S: Final = 7_258_118_400           # the year 2200: nothing is planned beyond
 LOOK_BACK_S: Final = 25 * 3600          # the longest gap is the day that Samoa left out
+KNOWN_MAX: Final = 16
 HOP_S: Final = 7 * 86_400               # no two changes of a zone's offset undo each other within
 DST: Final = ("", "gap-shifted", "first", "second")
 
@@ -104,6 +106,16 @@ class Cron:
         self.gap = gap
         every_hour = len(self.walker.hours) == 24
         self.overlap = overlap or ("both" if every_hour else "first")
+        self._known: OrderedDict[int, int] = OrderedDict()
+
+    def first(self, after_ms: int) -> int:
+        """The first slot after a moment; 0 = none. Schedules that fire together ask the same."""
+        found = self._known.get(after_ms)
+        if found is None:
+            found = self._known[after_ms] = next(self.after(after_ms), Slot(0)).at_ms
+            if len(self._known) > KNOWN_MAX:
+                self._known.popitem(last=False)
+        return found
 
     def after(self, after_ms: int) -> Iterator[Slot]:
         """Every slot after a moment, in order."""
@@ -258,7 +270,11 @@ class Timing:
 
     def first(self, after_ms: int) -> int:
         """The first slot after a moment; 0 = none."""
-        return next(self.after(after_ms), Slot(0)).at_ms
+        if not isinstance(self.rule, Cron):
+            return next(self.after(after_ms), Slot(0)).at_ms
+        start_ms, end_ms = self.body.start_at, self.body.end_at
+        found = self.rule.first(after_ms if start_ms is None else max(after_ms, start_ms - 1))
+        return found if end_ms is None or found <= end_ms else 0
 
     def latest(self, after_ms: int, until_ms: int, count: int) -> list[Slot]:
         """The last slots of (after_ms, until_ms], at least one if there is any, at most count."""

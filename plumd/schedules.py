@@ -106,10 +106,11 @@ class Waiting(NamedTuple):
 
 
 class Known(msgspec.Struct, frozen=True):
-    """A schedule that was looked at lately."""
+    """A schedule that is looked at. taken: its next slot has been dealt with."""
 
     row: ScheduleRow
     timing: Timing
+    taken: bool = False
 
 
 class Schedules:
@@ -224,14 +225,14 @@ class Schedules:
 
     def wake(self, numbers: list[int], now: Instant) -> Iterator[Command]:
         """Look at schedules whose alarm rang: what is to be started, and their next alarms."""
-        for number in numbers:
+        for found in self.store.peek(schedules.look, numbers):
+            number = found[0]
             if not self.room():
                 self._alarm(number, now.wall_ms + FULL_AGAIN_MS, False, now)
                 continue
             try:
-                row = self.store.peek(schedules.get, number)
-                if row is not None:
-                    yield from self._look(Known(row, self._timing(row)), now)
+                row, taken = schedules.looked(found)
+                yield from self._look(Known(row, self._timing(row), taken), now)
             except (msgspec.DecodeError, cron.CronError, UnicodeDecodeError):
                 log.exception("a schedule cannot be read", extra={"schedule_id": number})
                 self._events.append(("alert", "unreadable_row", "schedule", id_text(number),
@@ -239,7 +240,8 @@ class Schedules:
 
     def _look(self, known: Known, now: Instant) -> Iterator[Command]:
         row, timing, now_ms = known.row, known.timing, now.wall_ms
-        yield from self._start_queued(known, now_ms)
+        if row.id in self.queued:
+            yield from self._start_queued(known, now_ms)
         if not row.body.enabled or row.next_ms == 0:
             return
         due, rest = self._due(known, now_ms)
@@ -250,15 +252,25 @@ class Schedules:
             else:
                 self._alarm(row.id, row.due_ms, timing.paced, now)
             return
-        open_slots = due
-        taken = self.store.peek(schedules.taken, row.id, due[0].at_ms, due[-1].at_ms)
-        if taken:
-            open_slots = [slot for slot in due if slot.at_ms not in taken]
-            if timing.paced and not open_slots:     # the clock was set back onto an old slot
-                open_slots = [Slot(self._free_slot(row.id, due[-1].at_ms))]
-        yield from self._decide(known, open_slots, now_ms)
         last_ms = due[-1].at_ms
-        self._move(known, last_ms, rest or self._next(known, last_ms), now)
+        yield from self._decide(known, self._open(known, due), now_ms)
+        if row.done_ms > last_ms or rest == 0:
+            rest = self._next(known, last_ms)
+        self._move(known, last_ms, rest, now)
+
+    def _open(self, known: Known, due: list[Slot]) -> list[Slot]:
+        """Those of the slots that are due that nobody has dealt with."""
+        number, first_ms = known.row.id, due[0].at_ms
+        if len(due) > 1:
+            taken = self.store.peek(schedules.taken, number, first_ms, due[-1].at_ms)
+        elif known.taken and first_ms == known.row.next_ms:
+            taken = {first_ms}
+        else:
+            return due
+        found = [slot for slot in due if slot.at_ms not in taken]
+        if known.timing.paced and not found:    # the clock was set back onto an old slot
+            return [Slot(self._free_slot(number, due[-1].at_ms))]
+        return found
 
     def _due(self, known: Known, now_ms: int) -> tuple[list[Slot], int]:
         """The slots that are due, in order, and the slot to go on with (0: the one behind).
@@ -271,6 +283,9 @@ class Schedules:
             return [], self._earlier(known, now_ms)
         if timing.paced and row.due_ms > now_ms + STEP_MS:
             return [], 0
+        second_ms = timing.first(first_ms)
+        if second_ms == 0 or second_ms + timing.jitter_ms(row.id, second_ms) > now_ms:
+            return [Slot(first_ms)], second_ms
         found: list[Slot] = []
         begun_ms = first_ms - 1
         if not timing.paced and now_ms - first_ms > LATE_MS:
@@ -327,6 +342,12 @@ class Schedules:
     def _decide(self, known: Known, due: list[Slot], now_ms: int) -> Iterator[Command]:
         """What becomes of slots that are due: late ones by the policy for missed ones."""
         body, timing = known.row.body, known.timing
+        if len(due) == 1:       # as it mostly is
+            slot_ms = due[0].at_ms
+            late_ms = now_ms - slot_ms - timing.jitter_ms(known.row.id, slot_ms)
+            if late_ms < LATE_MS:
+                yield from self._one(known, slot_ms, max(0, late_ms), now_ms)
+                return
         window_ms = round(body.missed_window_sec * 1000)
         late_by = {slot.at_ms: now_ms - slot.at_ms - timing.jitter_ms(known.row.id, slot.at_ms)
                    for slot in due}

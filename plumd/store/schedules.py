@@ -167,6 +167,20 @@ def get(db: apsw.Connection, number: int) -> ScheduleRow | None:
     return None
 
 
+LookShape = tuple[int, int, bytes, int, int, int, int, int, int]
+
+
+def look(db: apsw.Connection, numbers: Sequence[int]) -> list[LookShape]:
+    """The rows of several schedules, for `looked`."""
+    return list(sql.rows(db, SQL["look"], (ENCODE(numbers).decode(),)))
+
+
+def looked(row: LookShape) -> tuple[ScheduleRow, bool]:
+    """A schedule, and whether its next slot has been dealt with. Raises: msgspec.DecodeError."""
+    return ScheduleRow(row[0], row[1], DECODE(row[2]), row[3], row[4], row[5], row[6],
+                       row[7]), bool(row[8])
+
+
 def by_name(db: apsw.Connection, name: str) -> ScheduleRow | None:
     """One schedule by name, or None."""
     for row in db.execute(SQL["get_by_name"], (name,)):

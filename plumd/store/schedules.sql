@@ -11,6 +11,14 @@ DELETE FROM schedules WHERE id = ?;
 SELECT s.id, s.version, s.body, s.created_ms, s.updated_ms, p.done_ms, p.next_ms, p.due_ms
 FROM schedules s JOIN schedule_plans p ON p.id = s.id WHERE s.id = ?;
 
+-- Several at once, and whether the next slot of each has been dealt with.
+-- name: look
+SELECT s.id, s.version, s.body, s.created_ms, s.updated_ms, p.done_ms, p.next_ms, p.due_ms,
+    EXISTS (SELECT 1 FROM fires f WHERE f.schedule_id = p.id AND f.slot_ms = p.next_ms
+            AND f.state <> 3)
+FROM json_each(?) CROSS JOIN schedules s ON s.id = json_each.value
+JOIN schedule_plans p ON p.id = s.id;
+
 -- name: get_by_name
 SELECT s.id, s.version, s.body, s.created_ms, s.updated_ms, p.done_ms, p.next_ms, p.due_ms
 FROM schedules s JOIN schedule_plans p ON p.id = s.id WHERE s.name = ?;
