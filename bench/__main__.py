@@ -20,6 +20,7 @@ from bench import (
     harness,
     latency,
     scale,
+    schedules,
     throughput,
     workflows,
 )
@@ -37,6 +38,8 @@ QUESTIONS: Final[dict[str, Callable[[float], Figures]]] = {
     "scale": scale.run,
     "browsers": browsers.run,
     "readers": partial(browsers.run, digest_ms=0),
+    "schedules": schedules.storm,
+    "schedules-idle": schedules.idle,
     "fleet": fleet.beats,
     "idle": fleet.idle,
     "poll-bulk": partial(throughput.bulk, kind="python-poll"),

@@ -34,6 +34,22 @@ cdef class IdMap:
     cdef void drop(self, int64_t key) noexcept
 
 
+cdef class Alarms:
+    """Schedule id -> when to look at it: milliseconds of the wall, or monotonic nanoseconds."""
+    cdef IdMap slots
+    cdef Heap wall, paced
+    cdef int64_t* idents
+    cdef int32_t* wall_at
+    cdef int32_t* paced_at
+    cdef Py_ssize_t top, room
+    cdef list free, due
+
+    cdef int put(self, int64_t ident, int64_t at, bint paced) except -1
+    cdef int drop(self, int64_t ident) except -1
+    cdef int ring(self, int64_t now_ns, int64_t now_ms, Py_ssize_t most) except -1
+    cdef int64_t next_ns(self, int64_t offset_ns) except? -1
+
+
 cdef struct Task:
     int64_t id
     int64_t run_id          # 0 = none
@@ -117,6 +133,8 @@ cdef class Scheduler:
     cdef int32_t free_task
     cdef IdMap ids
     cdef Heap timers, leases, turns
+    cdef Alarms alarms
+    cdef int64_t offset_ns  # the wall clock is ahead of the monotonic one by so much
     cdef int32_t* lease_at
     cdef int32_t* turn_at
     cdef Py_ssize_t worker_room, turn_room
@@ -133,7 +151,7 @@ cdef class Scheduler:
     cdef dict submits
     # constants from limits
     cdef int64_t age_ms, backoff_base_ms, backoff_cap_ms, stop_grace_ns, restart_grace_ns
-    cdef int32_t lost_extra, timers_per_tick
+    cdef int32_t lost_extra, timers_per_tick, alarms_per_tick
 
     cdef on_submit(self, command, int64_t now_ns, int64_t now_ms)
     cdef on_start(self, command, int64_t now_ns, int64_t now_ms)

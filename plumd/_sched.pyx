@@ -59,6 +59,7 @@ cdef enum:
 
 cdef int64_t MS = 1_000_000         # ns
 cdef int64_t NEVER = 1 << 50
+cdef int64_t NEVER_NS = 1 << 62
 cdef int AHEAD_MAX = 10_000         # `why` counts no further than this
 
 STOP_REASONS = (None, "canceled", "timeout")
@@ -67,6 +68,7 @@ BUILTIN_POOL = "!builtin"
 
 
 include "_heap.pxi"
+include "_alarms.pxi"
 
 
 @cython.final
@@ -132,8 +134,10 @@ cdef class Scheduler:
         self.restart_grace_ns = limits.restart_grace_ms * MS
         self.lost_extra = limits.lost_extra
         self.timers_per_tick = limits.timers_per_tick
+        self.alarms_per_tick = limits.alarms_per_tick
         self.ids = IdMap()
         self.timers, self.leases, self.turns = Heap(), Heap(), Heap()
+        self.alarms = Alarms()
         self.free_task = -1
         self.classes, self.free_classes, self.workers, self.free_workers = [], [], [], []
         self.class_of, self.classes_of_pool, self.worker_of = {}, {}, {}
@@ -814,19 +818,34 @@ cdef class Scheduler:
     def tick(self, now):
         """Let time pass: expire leases, fire due timers, match ready tasks to free slots."""
         cdef int64_t now_ns = now.mono_ns, now_ms = now.wall_ns // MS
+        self.offset_ns = <int64_t> now.wall_ns - now_ns
         self.expire(now_ns, now_ms)
         self.match(now_ns, now_ms)
+        self.alarms.ring(now_ns, now_ms, self.alarms_per_tick)
 
     def next_due_ns(self):
         """The mono_ns of the next timer; None when nothing waits for time."""
-        cdef int64_t due
-        if self.timers.count == 0 and self.leases.count == 0:
-            return None
-        if self.leases.count == 0:
-            return self.timers.entries[0].key
-        due = self.leases.entries[0].key
-        if self.timers.count and self.timers.entries[0].key < due:
-            due = self.timers.entries[0].key
+        cdef int64_t due = self.alarms.next_ns(self.offset_ns)
+        if self.leases.count:
+            due = min(due, self.leases.entries[0].key)
+        if self.timers.count:
+            due = min(due, self.timers.entries[0].key)
+        return None if due == NEVER_NS else due
+
+    def set_alarm(self, int64_t ident, int64_t at, bint paced, now):
+        """Look at this schedule then. at: Unix milliseconds, or mono_ns when it is paced."""
+        self.offset_ns = <int64_t> now.wall_ns - <int64_t> now.mono_ns
+        self.alarms.put(ident, at, paced)
+
+    def drop_alarm(self, int64_t ident):
+        """Look at this schedule no more."""
+        self.alarms.drop(ident)
+
+    def take_alarms(self):
+        """The schedules whose time has come since the last call."""
+        due = self.alarms.due
+        if due:
+            self.alarms.due = []
         return due
 
     cdef int expire(self, int64_t now_ns, int64_t now_ms) except -1:
@@ -1034,7 +1053,8 @@ cdef class Scheduler:
         return {
             "tasks": self.task_count, "workers": len(self.worker_of),
             "classes": len(self.class_of), "timers": self.timers.count,
-            "leases": self.leases.count, "task_bytes": self.task_room * sizeof(Task),
+            "leases": self.leases.count, "alarms": self.alarms.slots.count,
+            "task_bytes": self.task_room * sizeof(Task),
         }
 
     def meters(self):

@@ -38,6 +38,8 @@ from plumd.api import (
     metrics,
     pages,
     resources,
+    schedule_bodies,
+    schedules,
     system,
     task_defs,
     task_lists,
@@ -56,7 +58,7 @@ from plumd.api.routes import Route
 from plumd.api.task_logs import TaskLogs
 from plumd.attempt_logs import AttemptLogs
 from plumd.carrier import BuiltinCarrier, LocalCarrier
-from plumd.clock import SystemClock, draw_seed
+from plumd.clock import SystemClock, draw_seed, wall_steps
 from plumd.config import Config
 from plumd.devices import Devices
 from plumd.engine import Engine
@@ -121,7 +123,7 @@ class Daemon:
         limits = Limits(tasks_max=config.tasks_max,
                         stop_grace_ms=round(config.stop_grace_sec * 1000))
         self.engine = Engine(self.store, clock, self.outbox, planner, limits, draw_seed(),
-                             self.local_workers())
+                             self.local_workers(), schedule_bodies.scheduled_task)
         self.processes = OsProcess(
             self.data, controller_base=f"http://{config.listen}")
         self.logs = AttemptLogs(self.data)
@@ -196,6 +198,7 @@ class Daemon:
             *task_defs.routes(task_defs.TaskDefs(context, task_handlers)),
             *workflows.routes(workflows.Workflows(context, self.retention.poke)),
             *workflow_versions.routes(workflow_versions.WorkflowVersions(context)),
+            *schedules.routes(schedules.Schedules(context)),
             *workers.routes(workers.Workers(context, self.exchanges)),
             *service_routes.routes(service_routes.Services(context, self.registry)),
             *kv.routes(kv.KeyValues(context, self.expiry)),
@@ -231,6 +234,7 @@ class Daemon:
                 await nursery.start(carrier.run)
             nursery.start_soon(self.store.run_checkpoints)
             nursery.start_soon(self.engine.run)
+            nursery.start_soon(self.watch_clock)
             nursery.start_soon(self.retention.run)
             nursery.start_soon(self.monitor.run)
             nursery.start_soon(self.registry.run)
@@ -276,6 +280,12 @@ class Daemon:
             for carrier in self.carriers:
                 if carrier.executor is not self.processes:
                     await carrier.wait_idle()
+
+    async def watch_clock(self) -> None:
+        """Let the engine know at once when the wall clock is set."""
+        async for _ in wall_steps():
+            with contextlib.suppress(PlumError):    # the disk is down; it looks when it is back
+                self.engine.post((), urgent=True)
 
     async def end_strays(self) -> None:
         """Processes that the database does not know of: it was restored, or belongs elsewhere."""

@@ -34,6 +34,7 @@ from plumd.model import (
 )
 from plumd.outbox import Outbox
 from plumd.runs import Planner, Runs
+from plumd.schedules import Backfill, MakeTask, Schedules, Trigger, plain_task
 from plumd.store import events, quarantine, tasks
 from plumd.store.events import Event
 from plumd.store.quarantine import Unreadable
@@ -41,7 +42,7 @@ from plumd.store.store import Call, Change, Done, Store, Tx
 
 log = logging.getLogger("plumd.engine")
 T = TypeVar("T")
-Command: TypeAlias = CoreCommand | BeginRun | CancelRun
+Command: TypeAlias = CoreCommand | BeginRun | CancelRun | Trigger | Backfill
 
 GROUP_WEIGHT_MAX: Final = 2_000
 QUEUE_WEIGHT_MAX: Final = 40_000
@@ -89,7 +90,9 @@ class Engine:
     """Made whole from committed rows by `load`, then driven by `run` in one task."""
 
     def __init__(self, store: Store, clock: Clock, outbox: Outbox, planner: Planner,
-                 limits: Limits, seed: int, locals_: Sequence[Join] = ()) -> None:
+                 limits: Limits, seed: int, locals_: Sequence[Join] = (),
+                 make_task: MakeTask = plain_task) -> None:
+        """make_task: makes the task of a definition that a schedule starts."""
         self.store = store
         self.clock = clock
         self.outbox = outbox
@@ -108,6 +111,7 @@ class Engine:
         self.batches = [0] * 18
         """Batches by their size: item i counts those below 2**i and not below 2**(i - 1)."""
         self._seed = seed
+        self._make_task = make_task
         self._locals = tuple(locals_)
         self.own_workers = len(self._locals)
         """How many of the core's workers are executors of this daemon."""
@@ -120,6 +124,7 @@ class Engine:
         self._loaded = False
         self.core: _sched.Scheduler
         self.runs: Runs
+        self.schedules: Schedules
         self.load()
 
     # ------------------------------------------------------------ for callers
@@ -264,6 +269,8 @@ class Engine:
             elif (left_ns := due_ns - self.clock.now().mono_ns) > 0:
                 with trio.move_on_after(left_ns / 1e9):
                     await self._wake.wait()
+            else:
+                await trio.lowlevel.checkpoint()    # much is due: others have their turn between
         taken = weight = 0
         for ask in self._queue:
             taken += 1
@@ -282,6 +289,7 @@ class Engine:
         for ask in batch:
             ask.replies = [self._apply(command, now) for command in ask.commands]
         core.tick(now)
+        self._look_at_schedules(now)
         while ends := core.take_run_ends():
             for end in ends:
                 for submit in self.runs.advance(end, self.new_id(), now.wall_ms):
@@ -289,10 +297,24 @@ class Engine:
             core.tick(now)
         (created, changed, ended, told, starts, stops, kicks, joined, gone) = core.take()
         begun, canceled, run_ends, run_events = self.runs.take()
-        facts: list[Event] = [*told, *run_events] if run_events else list(told)
+        if self.schedules.of_item:
+            for end in ended:
+                if end.state >= TaskState.SUCCEEDED:
+                    self.schedules.ended(end.task_id, now)
+            for run in run_ends:
+                self.schedules.ended(run.run_id, now)
+        moves, slots = self.schedules.take()
+        facts: list[Event] = [*told, *run_events, *slots]
         calls = [ask.write for ask in batch if ask.write is not None]
         return Change(now.wall_ms, created, changed, ended, joined, gone, begun, canceled,
-                      run_ends, facts, calls), (starts, stops, kicks)
+                      run_ends, facts, calls, moves), (starts, stops, kicks)
+
+    def _look_at_schedules(self, now: Instant) -> None:
+        """Start what is due. A pass that finds the wall clock set writes that down first."""
+        if not self.schedules.stepped(now) and (alarms := self.core.take_alarms()):
+            for command in self.schedules.wake(alarms, now):
+                self._apply(command, now)
+            self.core.tick(now)
 
     def _apply(self, command: Command, now: Instant) -> Reply:
         if isinstance(command, BeginRun):
@@ -304,6 +326,13 @@ class Engine:
             for cancel in cancels:
                 self.core.apply(cancel, now)
             return reply
+        if isinstance(command, Trigger):
+            reply, starts = self.schedules.trigger(command, now)
+            for start in starts:
+                self._apply(start, now)
+            return reply
+        if isinstance(command, Backfill):
+            return self.schedules.backfill(command, now)
         return self.core.apply(command, now)
 
     def _publish(self, batch: list[Ask], change: Change, done: Done) -> None:
@@ -345,6 +374,10 @@ class Engine:
         self.core.load(quarantine.readable_tasks(self.store.point, bad), now)
         self.runs = Runs()
         runs.load(self.runs, self.planner, bad)
+        self.schedules = Schedules(self.store, self.core, self.planner, self._make_task,
+                                   self.new_id, self._has_room)
+        self.schedules.load(now, lambda item: (item in self.runs.live
+                                               or self.core.knows(item) is not None))
         self._last_id = max(self._last_id, self.store.peek(tasks.newest_id))
         self._loaded = True
         if bad:
@@ -352,6 +385,9 @@ class Engine:
                 log.error("a row cannot be read and was set aside", extra={
                     "subject": row.subject, "row_id": row.row_id, "reason": row.reason})
             self.store.commit_now(Change(now.wall_ms, calls=[quarantine.set_aside(bad)]))
+
+    def _has_room(self) -> bool:
+        return sum(self.core.counts_by_state()) < self.limits.tasks_max
 
     async def _recover(self, batch: list[Ask], first_seq: int, error: apsw.Error) -> None:
         """A commit failed: find out what is true, tell the callers, begin anew from the disk."""

@@ -252,6 +252,8 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     detail: str = ""
     state: int = -1
     attempt: int = 0
+    value: int = 0
+    """What else a command answers: the slot of a trigger, the count of a backfill."""
 
     @property
     def ok(self) -> bool:
@@ -292,6 +294,7 @@ class Limits(msgspec.Struct, frozen=True):
     workers_max: int = 50_000
     idle_classes_max: int = 256
     timers_per_tick: int = 256
+    alarms_per_tick: int = 64
     age_ms_per_priority: int = 60_000
     backoff_base_ms: int = 1_000
     backoff_cap_ms: int = 300_000
@@ -368,6 +371,32 @@ class WorkflowBody(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_f
 
     name: str
     steps: tuple[StepBody, ...]
+    description: str = ""
+
+
+class ScheduleBody(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True,
+                   omit_defaults=True):
+    """When something is started, and what: one of cron, everySec and at; one of workflowId and
+    defId. Times are Unix milliseconds."""
+
+    name: str
+    workflow_id: str = ""
+    def_id: str = ""
+    payload: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    cron: str | None = None
+    every_sec: float | None = None
+    at: int | None = None
+    time_zone: str = "UTC"
+    dst_gap: str = "shift"
+    dst_overlap: str = ""
+    overlap_policy: str = "skip"
+    missed_policy: str = "last"
+    missed_window_sec: float = 86_400
+    jitter_sec: float = 0
+    start_at: int | None = None
+    end_at: int | None = None
+    calendars: tuple[str, ...] = ()
+    enabled: bool = True
     description: str = ""
 
 

@@ -13,7 +13,17 @@ import trio
 from plumd.engine import Engine
 from plumd.errors import PlumError
 from plumd.executors.os_process import OsProcess
-from plumd.store import definitions, devices, events, flows, keys, kv, tasks, workers
+from plumd.store import (
+    definitions,
+    devices,
+    events,
+    flows,
+    keys,
+    kv,
+    schedules,
+    tasks,
+    workers,
+)
 from plumd.store.blobs import Blobs
 from plumd.store.store import Tx
 
@@ -77,6 +87,8 @@ class Retention:
         gone += await self.slices(lambda tx: events.prune(
             tx.db, now_ms - self.keep.tasks_ms, first_event, SLICE_ROWS))
         gone += await self.slices(lambda tx: keys.prune(tx.db, now_ms - KEY_MS, SLICE_ROWS))
+        gone += await self.slices(lambda tx: schedules.prune(
+            tx.db, now_ms - self.keep.tasks_ms, SLICE_ROWS))
         gone += await self.forget_keys(now_ms)
         for number in await self.engine.store.read(devices.reporting):
             gone += await self.slices(partial(forget_reports, number,

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from bench import c_sdk, fleet, floor, grpc_streams, latency, scale, throughput, workflows
+from bench import (
+    c_sdk,
+    fleet,
+    floor,
+    grpc_streams,
+    latency,
+    scale,
+    schedules,
+    throughput,
+    workflows,
+)
 from bench.harness import Figures
 
 
@@ -58,6 +68,17 @@ def test_workflows() -> None:
 def test_scale() -> None:
     figures = scale.run(0.6, 100, 5_000)
     look(figures, "queued")
+
+
+@pytest.mark.parametrize("kind", ["workflow", "task"])
+def test_schedules(kind: str) -> None:
+    figures = schedules.storm(1.0, 200, kind)
+    assert figures.values["schedules"] == 200
+    look(figures, "all_started_s")
+
+
+def test_idle_schedules() -> None:
+    look(schedules.idle(0.3, 500), "schedules")
 
 
 @pytest.mark.parametrize("workers", [30])

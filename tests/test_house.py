@@ -26,12 +26,13 @@ FUNCTION_LINES_MAX = 70
 LEVELS = {
     "plumd.model": 0, "plumd.errors": 0, "plumd.clock": 0, "plumd.logs": 0,
     "plumd.endings": 1, "plumd.config": 1, "plumd.flow": 1, "plumd.balance": 1,
-    "plumd.values": 1, "plumd.failures": 1,
+    "plumd.values": 1, "plumd.failures": 1, "plumd.cron": 1,
     "plumd.sdk": 1, "plumd._sched": 1,
     "plumd.stream.task_service_pb2": 0, "plumd.stream.grpc_frames": 1,
     "plumd.store": 2, "plumd.executors": 2,
     "plumd.attempt_logs": 3,
-    "plumd.outbox": 3, "plumd.journal": 3, "plumd.runs": 3, "plumd.engine": 4,
+    "plumd.outbox": 3, "plumd.journal": 3, "plumd.runs": 3, "plumd.schedules": 3,
+    "plumd.engine": 4,
     "plumd.carrier": 5, "plumd.stats": 5, "plumd.retention": 5, "plumd.services": 5,
     "plumd.expiry": 5, "plumd.devices": 5, "plumd.operations": 5,
     "plumd.api": 6, "plumd.stream": 6,
@@ -49,7 +50,7 @@ PURE_OF_TIME = ("plumd.flow", "plumd.failures", "plumd.endings", "plumd.balance"
                 "plumd.store", "plumd.attempt_logs", "plumd.runs", "plumd.outbox",
                 "plumd.journal", "plumd.api", "plumd.stream", "plumd.carrier", "plumd.stats",
                 "plumd.retention", "plumd.services", "plumd.expiry", "plumd.values",
-                "plumd.devices", "plumd.operations")
+                "plumd.devices", "plumd.operations", "plumd.schedules")
 SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|DELETE FROM|UPDATE \w+ SET|PRAGMA )")
 
 

@@ -20,7 +20,7 @@ import trio
 from plumd.clock import Clock, SystemClock
 from plumd.errors import PlumError
 from plumd.model import Changed, Created, Ended, Join, RunPlan
-from plumd.store import events, flows, migrate, tasks, workers
+from plumd.store import events, flows, migrate, schedules, tasks, workers
 from plumd.store.events import Event, Record
 
 log = logging.getLogger("plumd.store")
@@ -70,18 +70,21 @@ class Change(msgspec.Struct):
     runs_ended: Sequence[flows.RunEnd] = ()
     events: list[Event] = []
     calls: Sequence[Call] = ()
+    moves: schedules.Moves | None = None
 
     @property
     def weight(self) -> int:
         """About how many rows it writes."""
         return (len(self.created) + len(self.changed) + len(self.ended) + len(self.joined)
-                + len(self.runs_begun) + len(self.runs_ended) + 8 * len(self.calls))
+                + len(self.runs_begun) + len(self.runs_ended) + 8 * len(self.calls)
+                + (0 if self.moves is None else self.moves.weight))
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to make durable."""
         return not (self.created or self.changed or self.joined or self.gone or self.events
-                    or self.calls or self.ended or self.runs_begun or self.runs_canceled)
+                    or self.calls or self.ended or self.runs_begun or self.runs_canceled
+                    or self.moves)
 
 
 class Done(msgspec.Struct):
@@ -171,6 +174,8 @@ class Store:
                 flows.write(db, change.runs_begun, change.runs_canceled, change.runs_ended)
             if change.joined or change.gone:
                 workers.write(db, change.joined, change.gone, change.now_ms)
+            if change.moves is not None:
+                schedules.write(db, change.moves)
             record = events.insert(db, self.next_seq, change.now_ms, change.events)
             begun_ns = self.clock.now().mono_ns
             db.execute("COMMIT")

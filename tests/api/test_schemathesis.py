@@ -95,8 +95,11 @@ def things(api: Api, number: int) -> dict[str, str]:
     run = api.made(f"/v1/workflows/{flow['workflowId']}?action=run")
     task = api.ended(api.task("builtin.echo", payload={"a": 1}, labels={"k": "v"})["taskId"])
     api.done("POST", "/v1/workers/register", {"workerId": "there", "url": "http://127.0.0.1:1/"})
-    return {"tasks": str(task["taskId"]), "task-defs": str(definition["defId"]),
-            "workflows": str(flow["workflowId"]), "workflow-runs": str(run["runId"]),
+    plan = api.made("/v1/schedules", {"name": f"there {number}", "cron": "0 0 1 1 *",
+                                      "defId": definition["defId"]})
+    return {"tasks": str(task["taskId"]), "schedules": str(plan["scheduleId"]),
+            "task-defs": str(definition["defId"]), "workflows": str(flow["workflowId"]),
+            "workflow-runs": str(run["runId"]),
             "workers": "there", "embedded-workers": "there"}
 
 

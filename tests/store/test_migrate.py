@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import apsw
@@ -47,6 +49,30 @@ def test_the_log_with_zeros_behind_it_is_read_back(tmp_path: Path) -> None:
     again = migrate.open_writer(copy)
     assert again.execute("SELECT count(*) FROM events").fetchall() == [(50,)]
     again.close()
+    db.close()
+
+
+FIRST_COMER = """
+import fcntl, os, struct, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+lock = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 128, 1, 0)
+sys.exit(fcntl.F_UNLCK != struct.unpack("hhqqi", fcntl.fcntl(fd, fcntl.F_GETLK, lock))[0])
+"""
+"""Exits with 0 when it could take itself for the first program that has the database open."""
+
+
+def test_another_program_sees_that_the_database_is_open(tmp_path: Path) -> None:
+    """Else it would cut off the log's index, and with it the memory that this process reads."""
+    path = tmp_path / "plum.db"
+    db = migrate.open_writer(path)
+    index = Path(f"{path}-shm")
+    assert index.stat().st_size >= migrate.INDEX_BYTES
+    asked = [sys.executable, "-c", FIRST_COMER, str(index)]
+    assert subprocess.run(asked, check=False).returncode == 1
+    script = f"import sqlite3; sqlite3.connect({str(path)!r}).execute('SELECT * FROM tasks')"
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert index.stat().st_size >= migrate.INDEX_BYTES
+    db.execute("INSERT INTO events VALUES (1, 1, 1, x'90')")
     db.close()
 
 

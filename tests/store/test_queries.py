@@ -12,7 +12,7 @@ import pytest
 from plumd.store import migrate, sql
 
 SUBJECTS = ("tasks", "events", "workers", "keys", "flows", "definitions", "services", "blobs",
-            "kv", "devices", "lists")
+            "kv", "devices", "lists", "schedules")
 # Few rows, read whole on purpose, or no more of them than the slice's limit.
 WHOLE = {
     ("workers", "all"), ("workers", "prune"), ("services", "all"),
@@ -20,6 +20,7 @@ WHOLE = {
     ("definitions", "hidden_workflows"), ("events", "prune"),
     ("devices", "all"), ("devices", "count"), ("devices", "reporting"), ("devices", "prune"),
     ("kv", "gone_count"),
+    ("schedules", "plans"), ("schedules", "shift_paced"), ("schedules", "ahead"),
     ("kv", "namespaces"),       # of the names, not of the keys
 }
 PIECES = {
