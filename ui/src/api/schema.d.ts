@@ -340,6 +340,131 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/schedules": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List schedules, newest first */
+        get: operations["get_schedules"];
+        put?: never;
+        /** Create a schedule */
+        post: operations["post_schedules"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/schedules/preview": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** The next slots of a schedule that is not saved */
+        post: operations["post_schedules_preview"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/schedules/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get a schedule */
+        get: operations["get_schedules_id"];
+        /** Write a schedule anew */
+        put: operations["put_schedules_id"];
+        /** Pause, resume, trigger or backfill a schedule */
+        post: operations["post_schedules_id"];
+        /** Delete a schedule; what it started goes on */
+        delete: operations["delete_schedules_id"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/schedules/{id}/preview": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The next slots of a schedule */
+        get: operations["get_schedules_id_preview"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/schedules/{id}/fires": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What became of its slots, newest first */
+        get: operations["get_schedules_id_fires"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/calendars": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List calendars by name */
+        get: operations["get_calendars"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/calendars/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get a calendar */
+        get: operations["get_calendars_name"];
+        /** Write a calendar of blackout days */
+        put: operations["put_calendars_name"];
+        post?: never;
+        /** Delete a calendar that no schedule uses */
+        delete: operations["delete_calendars_name"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/workers/register": {
         parameters: {
             query?: never;
@@ -1556,6 +1681,167 @@ export interface components {
             startedAt: number | null;
             /** @default null */
             finishedAt: number | null;
+        };
+        /**
+         * ScheduleWrite
+         * @description A schedule as it is written: one of cron, everySec and at; one of workflowId and defId.
+         */
+        ScheduleWrite: {
+            name: string;
+            /** @default null */
+            workflowId: string | null;
+            /** @default null */
+            defId: string | null;
+            payload?: unknown;
+            /** @default null */
+            cron: string | null;
+            /** @default null */
+            everySec: number | null;
+            /** @default null */
+            at: number | null;
+            /** @default UTC */
+            timeZone: string;
+            /**
+             * @default shift
+             * @enum {unknown}
+             */
+            dstGap: "shift" | "skip";
+            /** @default null */
+            dstOverlap: ("both" | "first" | "second") | null;
+            /**
+             * @default skip
+             * @enum {unknown}
+             */
+            overlapPolicy: "allow" | "queue" | "replace" | "skip";
+            /**
+             * @default last
+             * @enum {unknown}
+             */
+            missedPolicy: "all" | "last" | "skip";
+            /** @default 86400 */
+            missedWindowSec: number;
+            /** @default 0 */
+            jitterSec: number;
+            /** @default null */
+            startAt: number | null;
+            /** @default null */
+            endAt: number | null;
+            /** @default [] */
+            calendars: string[];
+            /** @default true */
+            enabled: boolean;
+            /** @default  */
+            description: string;
+        };
+        /**
+         * ScheduleView
+         * @description A schedule. nextAt: its next slot, null = none ahead; running: what it started and what
+         *         goes on; queued: how many slots wait for that.
+         */
+        ScheduleView: {
+            scheduleId: string;
+            version: number;
+            name: string;
+            enabled: boolean;
+            workflowId: string | null;
+            defId: string | null;
+            payload: unknown;
+            cron: string | null;
+            everySec: number | null;
+            at: number | null;
+            timeZone: string;
+            dstGap: string;
+            dstOverlap: string;
+            overlapPolicy: string;
+            missedPolicy: string;
+            missedWindowSec: number;
+            jitterSec: number;
+            startAt: number | null;
+            endAt: number | null;
+            calendars: string[];
+            description: string;
+            nextAt: number | null;
+            lastAt: number | null;
+            running: string[];
+            queued: number;
+            createdAt: number;
+            updatedAt: number;
+        };
+        /**
+         * SlotView
+         * @description A slot to come. at: the slot; local: as its zone's wall shows it; startsAt: with its jitter;
+         *         dst: gap-shifted, first, second or null; blackout: the calendar that keeps it from starting.
+         */
+        SlotView: {
+            at: number;
+            local: string;
+            offsetSec: number;
+            startsAt: number;
+            dst: string | null;
+            blackout: string | null;
+        };
+        /**
+         * TriggerAsked
+         * @description What an action takes: trigger a payload, which lies over the schedule's; backfill from and
+         *         to, and whether its runs go side by side (allow) or one after another (queue).
+         */
+        TriggerAsked: {
+            payload?: unknown;
+            /** @default null */
+            from: number | null;
+            /** @default null */
+            to: number | null;
+            /** @default null */
+            overlapPolicy: ("allow" | "queue") | null;
+        };
+        /**
+         * FireView
+         * @description What became of a slot. count: how many missed slots it stands for; outcome: the state of
+         *         what it started; waitsFor: what a queued one waits for.
+         */
+        FireView: {
+            slot: number;
+            local: string;
+            kind: string;
+            state: string;
+            reason: string | null;
+            detail: string | null;
+            count: number;
+            lateSec: number;
+            at: number;
+            runId: string | null;
+            taskId: string | null;
+            outcome: string | null;
+            /** @default [] */
+            waitsFor: string[];
+        };
+        /**
+         * BackfillView
+         * @description What a backfill came to: slots in the range, those that were queued now.
+         */
+        BackfillView: {
+            slots: number;
+            queued: number;
+        };
+        /**
+         * CalendarView
+         * @description A calendar.
+         */
+        CalendarView: {
+            name: string;
+            version: number;
+            days: string[];
+            description: string;
+            updatedAt: number;
+        };
+        /**
+         * CalendarWrite
+         * @description A calendar: 2026-12-25, --12-25 (every year) or 2026-12-24/2027-01-02.
+         */
+        CalendarWrite: {
+            days: string[];
+            /** @default  */
+            description: string;
         };
         /**
          * HttpWorker
@@ -3872,6 +4158,544 @@ export interface operations {
             503: components["responses"]["503"];
         };
     };
+    get_schedules: {
+        parameters: {
+            query?: {
+                /** @description How many to show, 1 to 1000 (default 100). */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+                /** @description The one with this name */
+                name?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ScheduleView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_schedules: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Sent again with the same body within 24 h, the same answer comes back and nothing is made twice; with another body the answer is 422. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ScheduleWrite"];
+            };
+        };
+        responses: {
+            /** @description Made. */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ScheduleView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_schedules_preview: {
+        parameters: {
+            query?: {
+                /** @description How many, 1 to 500 (default 50) */
+                count?: number;
+                /** @description From this time on; default now */
+                from?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ScheduleWrite"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SlotView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_schedules_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ScheduleView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    put_schedules_id: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                "If-Match"?: string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ScheduleWrite"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ScheduleView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_schedules_id: {
+        parameters: {
+            query: {
+                /** @description What to do */
+                action: "pause" | "resume" | "trigger" | "backfill";
+            };
+            header?: {
+                /** @description Sent again with the same body within 24 h, the same answer comes back and nothing is made twice; with another body the answer is 422. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["TriggerAsked"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ScheduleView"];
+                };
+            };
+            /** @description Made. */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FireView"];
+                };
+            };
+            /** @description Taken on. */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BackfillView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    delete_schedules_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done; there is nothing to say. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_schedules_id_preview: {
+        parameters: {
+            query?: {
+                /** @description How many, 1 to 500 (default 50) */
+                count?: number;
+                /** @description From this time on; default now */
+                from?: number;
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SlotView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_schedules_id_fires: {
+        parameters: {
+            query?: {
+                /** @description How many to show, 1 to 1000 (default 100). */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+                /** @description Only these */
+                state?: "queued" | "started" | "skipped" | "missed" | "failed";
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FireView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_calendars: {
+        parameters: {
+            query?: {
+                /** @description How many to show, 1 to 1000 (default 100). */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CalendarView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_calendars_name: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CalendarView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    put_calendars_name: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                "If-Match"?: string;
+            };
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CalendarWrite"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CalendarView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    delete_calendars_name: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done; there is nothing to say. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
     post_workers_register: {
         parameters: {
             query?: never;
@@ -5515,7 +6339,7 @@ export interface operations {
     get_events: {
         parameters: {
             query?: {
-                /** @description Some of tasks, workflows, runs, workers, taskDefs, services, resources, kv, alerts, with commas; default all. A digest has stats too: the daemon's figures, once a second */
+                /** @description Some of tasks, workflows, runs, workers, taskDefs, services, resources, kv, schedules, alerts, with commas; default all. A digest has stats too: the daemon's figures, once a second */
                 topics?: string;
                 /** @description For screens: look at most every so many ms (50 to 5000), and tell of each thing only its last state */
                 digest?: number;
@@ -5563,7 +6387,7 @@ export interface operations {
                 limit?: number;
                 /** @description Only events with a smaller number; default the end */
                 before?: number;
-                /** @description Some of tasks, workflows, runs, workers, taskDefs, services, resources, kv, alerts, with commas; default all */
+                /** @description Some of tasks, workflows, runs, workers, taskDefs, services, resources, kv, schedules, alerts, with commas; default all */
                 topics?: string;
             };
             header?: never;
