@@ -83,6 +83,10 @@ def fill(api: Api) -> dict[str, str]:
             for flow in (hello, nightly)]
     register_services(api)
     fill_keys(api)
+    nightly_at_two = api.made("/v1/schedules", {
+        "name": "nightly", "workflowId": nightly, "cron": "30 2 * * *",
+        "timeZone": "Europe/Berlin", "calendars": [], "jitterSec": 60})["scheduleId"]
+    api.done("POST", f"/v1/schedules/{nightly_at_two}?action=trigger", {})
     waiting = api.task("nobody-offers-this", priority=3)["taskId"]
     api.task("builtin.echo", delaySec=3600)
     api.task("builtin.echo", autoStart=False)
@@ -104,6 +108,8 @@ def fill(api: Api) -> dict[str, str]:
         "definition-edit": f"/task-defs/{orders}/edit", "workflows": "/workflows",
         "workflow": f"/workflows/{nightly}", "workflow-new": "/workflows/new",
         "workflow-edit": f"/workflows/{nightly}/edit", "runs": "/runs",
+        "schedules": "/schedules", "schedule": f"/schedules/{nightly_at_two}",
+        "schedule-new": "/schedules/new", "schedule-edit": f"/schedules/{nightly_at_two}/edit",
         "run": f"/runs/{runs[1]}", "workers": "/workers",
         "worker": f"/workers/{worker['workerId']}", "services": "/services",
         "devices": "/devices", "device": f"/devices/{device['resourceId']}",

@@ -59,6 +59,25 @@ const routes: RouteRecordRaw[] = [
     component: () => import("@/pages/WorkflowEdit.vue"),
     meta: { place: "workflows" },
   },
+  { path: "/schedules", name: "schedules", component: () => import("@/pages/ScheduleList.vue") },
+  {
+    path: "/schedules/new",
+    name: "scheduleNew",
+    component: () => import("@/pages/ScheduleEdit.vue"),
+    meta: { place: "schedules" },
+  },
+  {
+    path: "/schedules/:id",
+    name: "schedule",
+    component: () => import("@/pages/ScheduleDetail.vue"),
+    meta: { place: "schedules" },
+  },
+  {
+    path: "/schedules/:id/edit",
+    name: "scheduleEdit",
+    component: () => import("@/pages/ScheduleEdit.vue"),
+    meta: { place: "schedules" },
+  },
   { path: "/runs", name: "runs", component: () => import("@/pages/RunList.vue") },
   {
     path: "/runs/:id",

@@ -49,6 +49,7 @@ export interface NewsByName {
   workflow: OtherNews;
   service: OtherNews;
   resource: OtherNews;
+  schedule: OtherNews;
   kv: KeyNews;
   taskDeleted: OtherNews;
   runDeleted: OtherNews;
@@ -74,6 +75,7 @@ const NAMES: readonly NewsName[] = [
   "workflow",
   "service",
   "resource",
+  "schedule",
   "kv",
   "taskDeleted",
   "runDeleted",

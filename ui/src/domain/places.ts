@@ -3,6 +3,7 @@ import {
   Activity,
   Blocks,
   Boxes,
+  CalendarClock,
   Gauge,
   HardDrive,
   LayoutDashboard,
@@ -38,6 +39,7 @@ export const GROUPS: readonly PlaceGroup[] = [
     places: [
       { name: "taskDefs", icon: Blocks },
       { name: "workflows", icon: WorkflowIcon },
+      { name: "schedules", icon: CalendarClock },
     ],
   },
   {
