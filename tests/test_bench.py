@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from bench import (
+    browsers,
     c_sdk,
     fleet,
     floor,
     grpc_streams,
     latency,
+    lists,
     scale,
-    schedules,
     throughput,
     workflows,
 )
@@ -65,20 +66,18 @@ def test_workflows() -> None:
     look(workflows.long(0.5, 10), "runs")
 
 
+def test_browsers() -> None:
+    look(browsers.run(2), "events_per_s")
+    look(browsers.run(1, 0), "events_per_s")
+
+
+def test_lists() -> None:
+    look(lists.run(0.1, 3_000, 100), "tasks")
+
+
 def test_scale() -> None:
     figures = scale.run(0.6, 100, 5_000)
     look(figures, "queued")
-
-
-@pytest.mark.parametrize("kind", ["workflow", "task"])
-def test_schedules(kind: str) -> None:
-    figures = schedules.storm(1.0, 200, kind)
-    assert figures.values["schedules"] == 200
-    look(figures, "all_started_s")
-
-
-def test_idle_schedules() -> None:
-    look(schedules.idle(0.3, 500), "schedules")
 
 
 @pytest.mark.parametrize("workers", [30])
