@@ -180,7 +180,7 @@ def list_(session: Session, states: tuple[str, ...], name: str | None, label: st
 @pass_session
 def failures(session: Session, limit: int) -> None:
     """Show what failed lately, equal failures together."""
-    found = session.client.items("/v1/tasks/failures", {"limit": min(limit or 200, 200)})
+    found = session.client.items("/v1/tasks/failures", limit=min(limit or 200, 200))
     session.screen.items(found, "lastTaskId", FAILURES)
 
 
