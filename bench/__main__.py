@@ -21,6 +21,7 @@ from bench import (
     latency,
     lists,
     scale,
+    schedules,
     throughput,
     workflows,
 )
@@ -39,6 +40,8 @@ QUESTIONS: Final[dict[str, Callable[[float], Figures]]] = {
     "browsers": browsers.run,
     "readers": partial(browsers.run, digest_ms=0),
     "lists": lists.run,
+    "schedules": schedules.storm,
+    "schedules-idle": schedules.idle,
     "fleet": fleet.beats,
     "idle": fleet.idle,
     "poll-bulk": partial(throughput.bulk, kind="python-poll"),

@@ -13,6 +13,7 @@ from bench import (
     latency,
     lists,
     scale,
+    schedules,
     throughput,
     workflows,
 )
@@ -78,6 +79,17 @@ def test_lists() -> None:
 def test_scale() -> None:
     figures = scale.run(0.6, 100, 5_000)
     look(figures, "queued")
+
+
+@pytest.mark.parametrize("kind", ["workflow", "task"])
+def test_schedules(kind: str) -> None:
+    figures = schedules.storm(1.0, 200, kind)
+    assert figures.values["schedules"] == 200
+    look(figures, "all_started_s")
+
+
+def test_idle_schedules() -> None:
+    look(schedules.idle(0.3, 500), "schedules")
 
 
 @pytest.mark.parametrize("workers", [30])

@@ -15,7 +15,16 @@ from typing import Final
 import click
 
 import plumd
-from plumd.cli import definitions, devices, kv, system, tasks, workers, workflows
+from plumd.cli import (
+    definitions,
+    devices,
+    kv,
+    schedules,
+    system,
+    tasks,
+    workers,
+    workflows,
+)
 from plumd.cli.session import PlumGroup, Session
 from plumd.sdk.client import ProblemError, UnreachableError, WaitTimeoutError
 
@@ -32,15 +41,15 @@ BROKEN_PIPE: Final = 141
 @click.group(cls=PlumGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(plumd.__version__, prog_name="plum")
 def plum() -> None:
-    """Plum's command line: tasks, workflows, workers, services, devices and keys of a daemon.
+    """Plum's command line: tasks, workflows, schedules, workers, services, devices and keys.
 
     Wherever a value is JSON, @FILE reads it from a file and - from stdin.
     """
 
 
-for noun in (tasks.group, definitions.group, workflows.group, workflows.runs, workers.workers,
-             workers.services, devices.group, kv.group, system.events, system.status,
-             system.stats, system.completion):
+for noun in (tasks.group, definitions.group, workflows.group, workflows.runs, schedules.group,
+             schedules.calendars, workers.workers, workers.services, devices.group, kv.group,
+             system.events, system.status, system.stats, system.completion):
     plum.add_command(noun)
 
 
