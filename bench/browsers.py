@@ -106,5 +106,5 @@ def run(seconds: float, digest_ms: int = DIGEST_MS) -> Figures:
         "dispatch_p99_ms_with_0": harness.percentile(starts[0], 0.99),
         f"dispatch_p99_ms_with_{BROWSERS}": harness.percentile(starts[BROWSERS], 0.99),
         "daemon_cpu_ratio_with_0": harness.median(cpu[0]),
-        "cpu_ms_per_s_and_browser": extra_s / BROWSERS * 1000,
+        "cpu_ms_per_s_and_browser": max(0.0, extra_s) / BROWSERS * 1000,
     }, harness.digest_of(sorted(starts)))

@@ -28,7 +28,8 @@ BEGIN, END = "<!-- made by docs/reference.py -->\n", "<!-- until here -->\n"
 def routes() -> Sequence[Route]:
     """The table of all routes, from a daemon that is built but not started."""
     with tempfile.TemporaryDirectory() as folder:
-        daemon = Daemon(config.load({"data_dir": folder}, {}, None))
+        # Without the web UI, built or not, so that the page is the same everywhere.
+        daemon = Daemon(config.load({"data_dir": folder}, {}, None), static=Path(folder, "none"))
         try:
             return daemon.routes
         finally:

@@ -161,9 +161,11 @@ cdef class Scheduler:
     cdef bint has_other(self, int32_t klass, Worker worker) except -1
     cdef on_nap(self, command, int64_t now_ns, int64_t now_ms)
     cdef on_join(self, command, int64_t now_ns, int64_t now_ms)
-    cdef on_detach(self, command)
+    cdef on_detach(self, command, int64_t now_ms)
+    cdef int detach(self, Worker worker, int64_t now_ms) except -1
+    cdef int tell_worker(self, Worker worker, str what, int64_t now_ms) except -1
     cdef on_leave(self, command, int64_t now_ns, int64_t now_ms)
-    cdef on_drain(self, command)
+    cdef on_drain(self, command, int64_t now_ms)
 
     cdef bint place(self, command, Worker worker) except -1
     cdef leave_pools(self, Worker worker)

@@ -172,11 +172,11 @@ cdef class Scheduler:
         if kind is Join:
             return self.on_join(command, now_ns, now_ms)
         if kind is Detach:
-            return self.on_detach(command)
+            return self.on_detach(command, now_ms)
         if kind is Leave:
             return self.on_leave(command, now_ns, now_ms)
         if kind is Drain:
-            return self.on_drain(command)
+            return self.on_drain(command, now_ms)
         raise TypeError(f"the core knows no command {kind.__name__}")
 
     cdef on_submit(self, command, int64_t now_ns, int64_t now_ms):
@@ -248,8 +248,7 @@ cdef class Scheduler:
         if worker is None or worker.worker_id != command.worker_id:
             return self.stale("another worker holds this attempt", task.state, task.attempt)
         if not command.reached and worker.kind == CALLBACK:
-            worker.attached = False         # until it is heard of again
-            self.refresh(worker)
+            self.detach(worker, now_ms)     # until it is heard of again
             if task.lost < self.lost_extra and self.has_other(task.klass, worker):
                 self.end(slot, END_UNREACHED, "unreached", command, True, 0, now_ns, now_ms)
                 return ACCEPTED
@@ -294,7 +293,7 @@ cdef class Scheduler:
 
     cdef on_join(self, command, int64_t now_ns, int64_t now_ms):
         cdef Worker worker = self.worker_of.get(command.worker_id)
-        cdef bint changed, back
+        cdef bint changed, back, restarted = False
         cdef int32_t slot, following
         cdef set held
         if worker is None and len(self.worker_of) >= self.limits.workers_max:
@@ -302,12 +301,14 @@ cdef class Scheduler:
         if worker is not None and worker.session != command.session:
             self.kicks.append((worker.worker_id, worker.session))
             self.lose_all(worker, "worker_restarted", now_ns, now_ms)
+            restarted = True
         back = worker is not None
         changed = self.place(command, worker)
         worker = <Worker> self.worker_of[command.worker_id]
         if changed or not worker.attached:
             self.joined.append(command)
-            self.events.append(("worker", worker.worker_id, "online", now_ms))
+            self.tell_worker(worker, "changed" if back and worker.attached and not restarted
+                             else "online", now_ms)
         worker.attached = True
         worker.expires_ns = now_ns + worker.lease_ns
         if worker.kind != LOCAL:
@@ -405,13 +406,24 @@ cdef class Scheduler:
         worker.expires_ns = <int64_t> now.mono_ns + worker.lease_ns
         return True
 
-    cdef on_detach(self, command):
+    cdef on_detach(self, command, int64_t now_ms):
         cdef Worker worker = self.worker_of.get(command.worker_id)
         if worker is None or worker.session != command.session:
             return Reply("session_replaced", "another session took over")
-        worker.attached = False
-        self.refresh(worker)
+        self.detach(worker, now_ms)
         return ACCEPTED
+
+    cdef int detach(self, Worker worker, int64_t now_ms) except -1:
+        """Nothing new goes to it until it is back; its lease runs on."""
+        if worker.attached:
+            worker.attached = False
+            self.tell_worker(worker, "away", now_ms)
+        return self.refresh(worker)
+
+    cdef int tell_worker(self, Worker worker, str what, int64_t now_ms) except -1:
+        if worker.kind != LOCAL:
+            self.events.append(("worker", worker.worker_id, what, now_ms))
+        return 0
 
     cdef on_leave(self, command, int64_t now_ns, int64_t now_ms):
         cdef Worker worker = self.worker_of.get(command.worker_id)
@@ -420,15 +432,17 @@ cdef class Scheduler:
         self.lose_all(worker, "worker_left", now_ns, now_ms)
         self.kicks.append((worker.worker_id, worker.session))
         self.gone.append((worker.worker_id, "left"))
-        self.events.append(("worker", worker.worker_id, "left", now_ms))
+        self.tell_worker(worker, "left", now_ms)
         self.remove_worker(worker)
         return ACCEPTED
 
-    cdef on_drain(self, command):
+    cdef on_drain(self, command, int64_t now_ms):
         cdef Worker worker = self.worker_of.get(command.worker_id)
         if worker is None:
             return Reply("not_found", "no such worker is here")
-        worker.draining = command.on
+        if worker.draining != <bint> command.on:
+            worker.draining = command.on
+            self.tell_worker(worker, "draining" if command.on else "resumed", now_ms)
         self.refresh(worker)
         return ACCEPTED
 
@@ -861,7 +875,7 @@ cdef class Scheduler:
             self.lose_all(worker, "lease_expired", now_ns, now_ms)
             self.kicks.append((worker.worker_id, worker.session))
             self.gone.append((worker.worker_id, "offline"))
-            self.events.append(("worker", worker.worker_id, "offline", now_ms))
+            self.tell_worker(worker, "offline", now_ms)
             self.remove_worker(worker)
         while left > 0 and self.timers.count and self.timers.entries[0].key <= now_ns:
             left -= 1

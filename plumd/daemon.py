@@ -109,7 +109,8 @@ class DataDirInUse(Exception):
 class Daemon:
     """All rooms, made but not started."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, static: Path = ui.FOLDER) -> None:
+        """static: where the built UI is, if it was built."""
         self.config = config
         self.data = Path(config.data_dir)
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -153,7 +154,7 @@ class Daemon:
             Policy(frozenset(name.lower() for name in config.host_names), config.networks,
                    config.behind_proxy), streams_max=config.streams_max,
             observe=self.answers.observe)
-        self.ui = ui.Ui()
+        self.ui = ui.Ui(static)
         self.routes = self.all_routes()
         self.grpc = TaskService(
             app.build_app(self.routes, self.gate, deep=self.ui.deep()), self.engine, self.blobs,

@@ -436,7 +436,8 @@ Changed: TypeAlias = tuple[int, int, int, int, str | None, int, int, int, int, i
 TaskEvent: TypeAlias = tuple[str, int, str, int, int, str, int, int]
 """("task", task_id, name, state, attempt, worker_id, run_id, at_ms)"""
 WorkerEvent: TypeAlias = tuple[str, str, str, int]
-"""("worker", worker_id, "online" | "offline" | "left", at_ms)"""
+"""("worker", worker_id, what, at_ms); what: online, changed (its names, its slots ...), away (its
+line dropped), draining, resumed, offline (its lease ran out) or left"""
 StartEffect: TypeAlias = tuple[str, int, int, int, str, int, int, int, bool]
 """(worker_id, worker kind, task_id, attempt, name, timeout_ms, has_input, started_ms, resumed)"""
 StopEffect: TypeAlias = tuple[str, int, int, str]

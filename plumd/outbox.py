@@ -7,7 +7,7 @@ given into a mailbox of its own and returns.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -30,6 +30,14 @@ class Given(msgspec.Struct, frozen=True, gc=False):
     payload: bytes | None
     blob: str
     resumed: bool
+
+
+class Line(NamedTuple):
+    """How a worker's session reaches it. transport: websocket, long-poll or grpc-stream."""
+
+    transport: str
+    peer: str
+    """The worker's address, "" for a unix socket."""
 
 
 class Carrier(Protocol):
@@ -89,12 +97,15 @@ class Outbox:
         self._store = store
         self._inputs = Inputs()
         self._carriers: dict[str, Carrier] = {}
+        self._lines: dict[str, Line] = {}
         self._caller: Carrier | None = None
 
-    def register(self, worker_id: str, carrier: Carrier) -> None:
+    def register(self, worker_id: str, carrier: Carrier, line: Line | None = None) -> None:
         """From now on this carrier serves the worker; one that served it before is kicked."""
         old = self._carriers.get(worker_id)
         self._carriers[worker_id] = carrier
+        if line is not None:
+            self._lines[worker_id] = line
         if old is not None and old is not carrier:
             old.kick(worker_id, "", "session_replaced")
 
@@ -110,6 +121,11 @@ class Outbox:
         """Forget a carrier, unless another has taken its place."""
         if self._carriers.get(worker_id) is carrier:
             del self._carriers[worker_id]
+            self._lines.pop(worker_id, None)
+
+    def line_of(self, worker_id: str) -> Line | None:
+        """How a worker is reached at present; None when it has no line, or is called back."""
+        return self._lines.get(worker_id)
 
     def kick_all(self, code: str) -> None:
         """Close every line; the workers come back and say what they hold."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from bench import (
+    browsers,
     c_sdk,
     fleet,
     floor,
     grpc_streams,
     latency,
+    lists,
     scale,
     schedules,
     throughput,
@@ -63,6 +65,15 @@ def test_grpc() -> None:
 def test_workflows() -> None:
     look(workflows.many(0.5, 4), "runs")
     look(workflows.long(0.5, 10), "runs")
+
+
+def test_browsers() -> None:
+    look(browsers.run(2), "events_per_s")
+    look(browsers.run(1, 0), "events_per_s")
+
+
+def test_lists() -> None:
+    look(lists.run(0.1, 3_000, 100), "tasks")
 
 
 def test_scale() -> None:

@@ -177,6 +177,30 @@ def test_lists_filter_and_end(plumd: Here) -> None:
     assert [row.split()[0] for row in table[1:]] == names
 
 
+def test_more_filters(plumd: Here) -> None:
+    plumd.plum("task", "run", "builtin.fail", "-p", '{"code": "cli_filter", "message": "no 7"}',
+               "--wait")
+    one = ok(plumd.plum("task", "list", "--error", "cli_filter", "-o", "name")).split()
+    assert len(one) == 1
+    words = ("--state", "failed", "--state", "Timeout", "--worker", "local:builtin", "-o", "name")
+    newest = ok(plumd.plum("task", "list", *words)).split()
+    assert newest[0] == one[0]
+    assert ok(plumd.plum("task", "list", "--oldest", *words)).split() == newest[::-1]
+    table = ok(plumd.plum("task", "failures")).splitlines()
+    assert table[0].split() == ["COUNT", "NAME", "CODE", "LAST", "TASK", "LAST", "FIRST",
+                                "MESSAGE"]
+    assert table[1].split()[:4] == ["1", "builtin.fail", "cli_filter", one[0]]
+    assert ok(plumd.plum("task", "failures", "--limit", "1", "-o", "name")).split() == one
+
+
+def test_stats(plumd: Here) -> None:
+    card = ok(plumd.plum("stats"))
+    assert re.search(r"^Writes +ok$", card, re.MULTILINE)
+    assert re.search(r"^Tasks +queued \d+, pending \d+, running \d+, retrying \d+$", card,
+                     re.MULTILINE)
+    assert value(plumd.plum("stats", "-o", "json"))["writes"] == "ok"
+
+
 # ---------------------------------------------------------------- definitions and workflows
 
 ECHO = json.dumps({"name": "cli-echo", "targetKind": "builtin", "targetRef": "builtin.echo",

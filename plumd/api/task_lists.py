@@ -20,7 +20,7 @@ from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
 from plumd.api.params import query_choice, query_int
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_views import TaskView, view_of
-from plumd.api.tasks import BulkItem, Tasks, before_of, item_problem
+from plumd.api.tasks import STATES, BulkItem, Tasks, before_of, item_problem, states_of
 from plumd.errors import Invalid, NotFound, PlumError, TooMany, WrongState
 from plumd.failures import FailureGroup, grouped
 from plumd.model import (
@@ -286,7 +286,6 @@ def sliced(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 def filter_of(query: Mapping[str, str]) -> Filter:
     """The filter of a query string. Raises: Invalid, naming the parameter."""
-    states = tuple(state_named(part) for part in query.get("state", "").split(",") if part)
     executor = query_choice(query, "executor", KINDS)
     if "label" in query and not query["label"]:
         raise Invalid("label is written key=value", field="label")
@@ -294,18 +293,10 @@ def filter_of(query: Mapping[str, str]) -> Filter:
         if len(query.get(name, "")) > TEXT_MAX:
             raise Invalid(f"{name} is longer than {TEXT_MAX} characters", field=name)
     return made(
-        tuple(dict.fromkeys(states)), query.get("name", ""), query.get("defId", ""),
+        states_of(query), query.get("name", ""), query.get("defId", ""),
         query.get("runId", ""), query.get("workerId", ""), executor, query.get("label", ""),
         query_int(query, "createdFrom", 0, low=0, high=TIME_MAX),
         query_int(query, "createdTo", 0, low=0, high=TIME_MAX), query.get("errorCode", ""), "")
-
-
-def state_named(text: str) -> int:
-    """A state by its name, whatever its case. Raises: Invalid."""
-    for number, name in enumerate(TASK_STATES):
-        if name.lower() == text.strip().lower():
-            return number
-    raise Invalid(f"state is some of: {', '.join(TASK_STATES)}, with commas", field="state")
 
 
 def wanted(body: TaskFilter, where: str) -> Filter:
@@ -335,8 +326,7 @@ def made(states: tuple[int, ...], name: str, def_id: str, run_id: str, worker_id
 
 
 FILTERS: Final = (
-    Query("state", str, f"Only these, with commas: {', '.join(TASK_STATES)}"),
-    Query("name", str, "Only of this name"), Query("defId", str, "Only of this definition"),
+    STATES, Query("name", str, "Only of this name"), Query("defId", str, "Only of this definition"),
     Query("runId", str, "Only of this run"),
     Query("workerId", str, "Only those whose current or last attempt this worker has"),
     Query("executor", str, "Only of this executor", choices=KINDS),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Final
 
 import msgspec
@@ -327,6 +327,20 @@ def item_problem(refusal: PlumError, where: str) -> Problem:
     field = refusal.field and (f"{where}.{refusal.field}" if where else refusal.field)
     return Problem(TYPE_PREFIX + refusal.code, refusal.code.replace("_", " "), refusal.status,
                    refusal.code, refusal.detail, field)
+
+
+STATES: Final = Query("state", str, f"Only these, with commas: {', '.join(TASK_STATES)}")
+
+
+def states_of(query: Mapping[str, str]) -> tuple[int, ...]:
+    """The states that ?state= names, whatever their case. Raises: Invalid."""
+    names = {name.lower(): number for number, name in enumerate(TASK_STATES)}
+    found = []
+    for part in filter(None, query.get("state", "").split(",")):
+        if part.strip().lower() not in names:
+            raise Invalid(f"state is some of: {', '.join(TASK_STATES)}, with commas", field="state")
+        found.append(names[part.strip().lower()])
+    return tuple(dict.fromkeys(found))
 
 
 def before_of(request: Request) -> int:

@@ -27,6 +27,8 @@ from plumd.stream.session import WORKER_ID_CHARS_MAX, check_names
 
 HTTP_LEASE_MS: Final = 15_000
 GRPC_LEASE_MS: Final = 90_000
+STATE_OF: Final = {"Healthy": "online", "Away": "away", "Draining": "draining",
+                   "Offline": "offline"}
 ACTIONS: Final = ("drain", "resume")
 EXCHANGE_BYTES_MAX: Final = 32 << 20
 ALL_OR_LIMIT: Final = Query("limit", int, f"How many to show, 1 to {LIMIT_MAX} (default all)")
@@ -76,23 +78,33 @@ class WorkerBeat(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class WorkerView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """A worker. health: Healthy, Draining, Away (its lease runs on) or Offline."""
+    """A worker. health: Healthy, Draining, Away (its lease runs on) or Offline.
+
+    transport: websocket, long-poll or grpc-stream while it has a line, http or grpc when it is
+    called back.  address: where it is called, or where its line comes from.  state: online, away,
+    draining or offline; taskNames and lastSeenAt are `tasks` and `lastSeen` by newer names.
+    """
 
     worker_id: str
     kind: str
+    transport: str | None
+    address: str | None
     health: str
+    state: str
     node_id: str
     url: str
     instance_id: str
     app_name: str
     app_version: str
     tasks: tuple[str, ...]
+    task_names: tuple[str, ...]
     labels: dict[str, str]
     capacity: int
     running: int
     attempts: tuple[str, ...] | None = None
     registered_at: int
     last_seen: int | None
+    last_seen_at: int | None
     offline_since: int | None
 
 
@@ -196,15 +208,26 @@ class Workers:
             seen = now.wall_ms - (now.mono_ns - expires_ns) // 1_000_000 - join.lease_ms
             if expires_ns > now.mono_ns:
                 seen = now.wall_ms + (expires_ns - now.mono_ns) // 1_000_000 - join.lease_ms
+        transport, address = self.line_of(join)
         held = tuple(attempt_text(*pair) for pair in self.engine.core.held_by(join.worker_id))
         return WorkerView(
             worker_id=join.worker_id,
-            kind="embedded" if is_embedded(join) else "http", health=health,
+            kind="embedded" if is_embedded(join) else "http", transport=transport,
+            address=address, health=health, state=STATE_OF[health],
             node_id=join.node_id, url=join.url, instance_id=join.instance_id,
             app_name=join.app_name, app_version=join.app_version, tasks=join.tasks,
-            labels=dict(join.labels), capacity=join.capacity, running=running,
+            task_names=join.tasks, labels=dict(join.labels), capacity=join.capacity,
+            running=running,
             attempts=held if whole else None, registered_at=row.registered_ms, last_seen=seen,
+            last_seen_at=seen,
             offline_since=time_of(row.offline_ms))
+
+    def line_of(self, join: Join) -> tuple[str | None, str | None]:
+        """(transport, address) of a worker; None without a line."""
+        if join.kind == WorkerKind.CALLBACK:
+            return ("grpc" if join.url.startswith(SCHEME) else "http"), join.url
+        line = self.engine.outbox.line_of(join.worker_id)
+        return (None, None) if line is None else (line.transport, line.peer or None)
 
     async def page(self, request: Request) -> Response:
         """All workers of a kind, by id; a part of them when ?limit= is given."""

@@ -18,7 +18,7 @@ from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_bodies import Name, Retries, Seconds
 from plumd.api.task_defs import etag
 from plumd.api.task_views import NULL, id_of, time_of
-from plumd.api.tasks import BODY_MAX, before_of
+from plumd.api.tasks import BODY_MAX, STATES, before_of, states_of
 from plumd.errors import Invalid, NotFound, TooLarge, WrongState
 from plumd.model import (
     INLINE_BYTES_MAX,
@@ -31,7 +31,7 @@ from plumd.model import (
     id_text,
     parse_id,
 )
-from plumd.store import definitions, flows, tasks
+from plumd.store import definitions, flows, lists, tasks
 from plumd.store.definitions import WORKFLOWS, Versioned
 from plumd.store.flows import RunRow
 from plumd.store.keys import Answer
@@ -326,12 +326,10 @@ class Workflows:
             workflow_id = parse_id(query["workflowId"]) or 0
             if not workflow_id:
                 raise Invalid("workflowId is no id", field="workflowId")
-        state = query_choice(query, "state", TASK_STATES)
-        limit = page_limit(request)
-        rows = await self.store.read(
-            flows.page, workflow_id, TASK_STATES.index(state) if state else None,
-            before_of(request), limit)
-        link = (next_link(request, str(rows[-1].id)),) if len(rows) == limit else ()
+        rows, after = await self.store.read(
+            lists.runs, workflow_id, states_of(query), limit=page_limit(request),
+            after=before_of(request))
+        link = (next_link(request, str(after)),) if after else ()
         return answer(200, [self.run_view(row, whole=False) for row in rows], *link)
 
     async def act_on_run(self, request: Request) -> Response:
@@ -391,7 +389,7 @@ def routes(handlers: Workflows) -> list[Route]:
         Route("GET", "/v1/workflow-runs", handlers.page_runs, "List runs, newest first", tag, read,
               answers={200: list[RunView]}, query=(
                   LIMIT, CURSOR, Query("workflowId", str, "Only of this workflow"),
-                  Query("state", str, "Only these", choices=TASK_STATES))),
+                  STATES)),
         Route("GET", run, handlers.get_run, "Get a run with its steps", tag, read,
               answers={200: RunView}, query=(PREFER,)),
         Route("POST", run, handlers.act_on_run, "Cancel a run", tag, "workflows:run",

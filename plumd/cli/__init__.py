@@ -49,7 +49,7 @@ def plum() -> None:
 
 for noun in (tasks.group, definitions.group, workflows.group, workflows.runs, schedules.group,
              schedules.calendars, workers.workers, workers.services, devices.group, kv.group,
-             system.events, system.status, system.completion):
+             system.events, system.status, system.stats, system.completion):
     plum.add_command(noun)
 
 

@@ -1,4 +1,4 @@
-"""plum status, plum events, plum completion."""
+"""plum status, plum stats, plum events, plum completion."""
 
 from __future__ import annotations
 
@@ -38,6 +38,33 @@ def status(session: Session, wait: float | None) -> None:
     writes = word(state, "writes")
     if writes != "ok":
         raise ProblemError(503, "storage_unavailable", f"writes are refused: {writes}")
+
+
+@click.command(cls=PlumCommand)
+@pass_session
+def stats(session: Session) -> None:
+    """Show how busy the daemon is, as it was measured within the last second."""
+    found = session.client.get_object("/v1/stats")
+
+    def inner(name: str) -> JsonObject:
+        value = found[name]
+        return value if isinstance(value, dict) else {}
+
+    def some(name: str, *keys: str) -> str:
+        return ", ".join(f"{key} {word(inner(name), key)}" for key in keys
+                         if word(inner(name), key))
+
+    session.screen.item(found, "nodeId", [
+        ("Up", f"{word(found, 'uptimeSec')} s"), ("Writes", word(found, "writes")),
+        ("Tasks", some("states", "queued", "pending", "running", "retrying")),
+        ("A second", some("perSec", "submitted", "started", "succeeded", "failed", "timeout",
+                          "canceled", "lost")),
+        ("Wait, ms", some("queueWaitMs", "p50", "p99")), ("Run, ms", some("runMs", "p50", "p99")),
+        ("Workers", word(found, "workers")), ("Slots", some("slots", "total", "busy")),
+        ("Commits", some("commit", "perSec", "ms", "batch")),
+        ("Commands waiting", word(found, "writerQueue")),
+        ("Database, bytes", word(found, "dbBytes")), ("Memory, bytes", word(found, "rssBytes")),
+        ("Processor", word(found, "cpuRatio")), ("Event streams", word(found, "sseReaders"))])
 
 
 def wait_ready(session: Session, seconds: float) -> None:

@@ -59,6 +59,13 @@ ATTEMPTS = (
 )
 
 
+FAILURES = (
+    column("COUNT", "count"), column("NAME", "name"), column("CODE", "code"),
+    column("LAST TASK", "lastTaskId"), moment_column("LAST", "lastAt"),
+    moment_column("FIRST", "firstAt"), column("MESSAGE", "message"),
+)
+
+
 @click.group("task", cls=PlumGroup)
 def group() -> None:
     """Submit tasks, look at them, stop them."""
@@ -147,19 +154,34 @@ def run(session: Session, name: str, payload: Json, labels: dict[str, str],
 
 
 @group.command("list")
-@click.option("--state", type=click.Choice(STATES, case_sensitive=False))
+@click.option("--state", "states", type=click.Choice(STATES, case_sensitive=False), multiple=True,
+              help="Only in this state, or in one of these.")
 @click.option("--name", help="Only of this name.")
 @click.option("--label", metavar="KEY=VALUE", help="Only with this label.")
 @click.option("--def", "def_id", metavar="ID", help="Only of this definition.")
 @click.option("--run", "run_id", metavar="ID", help="Only of this workflow run.")
+@click.option("--worker", metavar="ID", help="Only those that this worker has or had last.")
+@click.option("--error", metavar="CODE", help="Only those that ended with this error.")
+@click.option("--oldest", is_flag=True, help="Oldest first.")
 @limit_option
 @pass_session
-def list_(session: Session, state: str | None, name: str | None, label: str | None,
-          def_id: str | None, run_id: str | None, limit: int) -> None:
+def list_(session: Session, states: tuple[str, ...], name: str | None, label: str | None,
+          def_id: str | None, run_id: str | None, worker: str | None, error: str | None,
+          oldest: bool, limit: int) -> None:
     """List tasks, newest first."""
-    found = session.client.tasks(limit=limit or None, state=state, name=name, label=label,
-                                 defId=def_id, runId=run_id)
+    found = session.client.tasks(
+        limit=limit or None, state=",".join(states) or None, name=name, label=label, defId=def_id,
+        runId=run_id, workerId=worker, errorCode=error, order="oldest" if oldest else None)
     session.screen.items(found, "taskId", COLUMNS)
+
+
+@group.command()
+@limit_option
+@pass_session
+def failures(session: Session, limit: int) -> None:
+    """Show what failed lately, equal failures together."""
+    found = session.client.items("/v1/tasks/failures", limit=min(limit or 200, 200))
+    session.screen.items(found, "lastTaskId", FAILURES)
 
 
 @group.command()

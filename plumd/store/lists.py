@@ -1,4 +1,4 @@
-"""Lists of tasks by any combination of filters, in bounded time whatever the table holds.
+"""Lists of tasks and runs by any combination of filters, in bounded time whatever there is.
 
 SQLite would have to guess which index is best. Here the candidates of each index that a filter
 could use are counted, up to a budget, and the fewest are taken; the other filters are looked at
@@ -8,14 +8,15 @@ this one stopped: a page may be short, or empty, and still have a next one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 import apsw
 import msgspec
 
 from plumd.model import TaskState
-from plumd.store import sql
+from plumd.store import flows, sql
+from plumd.store.flows import RunRow
 from plumd.store.sql import SQLiteValue
 from plumd.store.tasks import TaskRow
 
@@ -74,7 +75,7 @@ class _Source(msgspec.Struct, frozen=True):
 def page(db: apsw.Connection, want: Filter, *, limit: int, after: int = 0,
          oldest: bool = False, rows_max: int = ROWS_MAX) -> Page:
     """One page, newest first or oldest first. after: the id that it goes on behind."""
-    query = _Query(db, want, after, oldest, rows_max)
+    query = _of_tasks(db, want, after, oldest, rows_max)
     rows: list[TaskRow] = []
     for statement, values in query.looks("page", limit):
         rows = [TaskRow(*row) for row in db.execute(statement, values)]
@@ -86,15 +87,15 @@ def page(db: apsw.Connection, want: Filter, *, limit: int, after: int = 0,
 def walk(db: apsw.Connection, want: Filter, *, limit: int, after: int = 0,
          oldest: bool = False, rows_max: int = ROWS_MAX) -> Walk:
     """The same, ids alone."""
-    query = _Query(db, want, after, oldest, rows_max)
-    ids = query.ids(limit)
+    query = _of_tasks(db, want, after, oldest, rows_max)
+    ids = query.ids("ids", limit)
     return Walk(ids, query.next_after(ids[-1] if len(ids) == limit else 0))
 
 
 def count(db: apsw.Connection, want: Filter) -> tuple[int, bool]:
     """How many there are, and whether that is exact: at most COUNTED_MAX are counted."""
-    query = _Query(db, want, 0, False, COUNT_ROWS_MAX)
-    found = len(query.ids(COUNTED_MAX + 1))
+    query = _of_tasks(db, want, 0, False, COUNT_ROWS_MAX)
+    found = len(query.ids("ids", COUNTED_MAX + 1))
     if found > COUNTED_MAX:
         return COUNTED_MAX, False
     return found, not query.next_after(0)
@@ -105,23 +106,60 @@ def failures(db: apsw.Connection, limit: int) -> list[tuple[int, str, int, int, 
     return list(sql.rows(db, SQL["failures"], (limit,)))
 
 
+def runs(db: apsw.Connection, workflow_id: int, states: Sequence[int], *, limit: int,
+         after: int = 0, rows_max: int = ROWS_MAX) -> tuple[list[RunRow], int]:
+    """One page of runs, newest first, and as Page.after; workflow_id 0 = of all workflows."""
+    wanted = sorted(set(states))
+    sources = []
+    if workflow_id:
+        sources.append(_Source("workflow", ((SQL["runs_by_workflow"], (workflow_id,)),)))
+    if wanted:
+        sources.append(_Source("states", tuple(
+            (SQL["runs_by_state"], (state,)) for state in wanted)))
+
+    def where(done: str) -> Part:
+        terms: list[str] = []
+        values: list[SQLiteValue] = []
+        if workflow_id and done != "workflow":
+            terms.append("t.workflow_id = ?")
+            values.append(workflow_id)
+        if wanted and done != "states":
+            terms.append(f"t.state IN ({','.join('?' * len(wanted))})")
+            values += wanted
+        return " AND ".join(terms) or "1", tuple(values)
+
+    high = after - 1 if after else ID_MAX
+    query = _Query(db, sources or [_Source("key", ((SQL["runs_by_key"], ()),))], where, (1, high),
+                   "DESC", rows_max)
+    ids = query.ids("run_ids", limit)
+    rows = [row for number in ids if (row := flows.get(db, number)) is not None]
+    return rows, query.next_after(ids[-1] if len(ids) == limit else 0)
+
+
+def _of_tasks(db: apsw.Connection, want: Filter, after: int, oldest: bool,
+              rows_max: int) -> _Query:
+    low, high = _range(want)
+    if after:
+        low, high = (max(low, after + 1), high) if oldest else (low, min(high, after - 1))
+    return _Query(db, _sources(want), lambda done: _where(want, done), (low, high),
+                  "ASC" if oldest else "DESC", rows_max)
+
+
 class _Query:
     """One filter over one range of ids, with the source that was chosen for it."""
 
-    def __init__(self, db: apsw.Connection, want: Filter, after: int, oldest: bool,
+    def __init__(self, db: apsw.Connection, sources: Sequence[_Source],
+                 where: Callable[[str], Part], span: tuple[int, int], order: str,
                  rows_max: int) -> None:
+        """where: what is left to look at when a source settles that much (`_Source.done`)."""
         self.db = db
         self.rows_max = rows_max
-        self.order = "ASC" if oldest else "DESC"
-        low, high = _range(want)
-        if after:
-            low, high = (max(low, after + 1), high) if oldest else (low, min(high, after - 1))
-        self.low, self.high = low, high
-        sources = _sources(want)
+        self.order = order
+        self.low, self.high = span
         self.source = sources[0]
         if len(sources) > 1:
             self.source = min(sources, key=lambda source: self.reach(source)[0])
-        self.where = _where(want, self.source.done)
+        self.where = where(self.source.done)
 
     def looks(self, name: str, limit: int) -> Iterator[Part]:
         """The statement, first for few candidates, as mostly they are enough; then for all."""
@@ -130,10 +168,10 @@ class _Query:
         for look in (FIRST_LOOK, self.rows_max) if self.where[0] != "1" else (limit,):
             yield statement, (*values, look, *self.where[1], limit)
 
-    def ids(self, limit: int) -> list[int]:
-        """The ids of the rows."""
+    def ids(self, name: str, limit: int) -> list[int]:
+        """The ids of the rows. name: the statement."""
         found: list[int] = []
-        for statement, values in self.looks("ids", limit):
+        for statement, values in self.looks(name, limit):
             rows: Iterator[tuple[int]] = sql.rows(self.db, statement, values)
             found = [row[0] for row in rows]
             if len(found) == limit:

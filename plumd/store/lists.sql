@@ -45,6 +45,22 @@ SELECT task_id AS id FROM task_labels WHERE key = ? AND value = ? AND task_id BE
 -- name: has_label
 EXISTS (SELECT 1 FROM task_labels l WHERE l.key = ? AND l.value = ? AND l.task_id = t.id)
 
+-- name: run_ids
+SELECT t.id FROM ({candidates} ORDER BY id {order} LIMIT ?) c
+    CROSS JOIN workflow_runs t ON t.id = c.id
+WHERE {where} LIMIT ?;
+
+-- name: runs_by_key
+SELECT id FROM workflow_runs WHERE id BETWEEN ? AND ?
+
+-- name: runs_by_workflow
+SELECT id FROM workflow_runs INDEXED BY workflow_runs_by_workflow
+WHERE workflow_id = ? AND id BETWEEN ? AND ?
+
+-- name: runs_by_state
+SELECT id FROM workflow_runs INDEXED BY workflow_runs_by_state
+WHERE state = ? AND id BETWEEN ? AND ?
+
 -- name: failures
 SELECT t.id, t.name, t.state, t.finished_ms, r.error
 FROM (SELECT id FROM tasks INDEXED BY tasks_unwell WHERE state = 5 AND state > 4

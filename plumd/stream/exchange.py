@@ -25,6 +25,7 @@ from plumd.errors import (
     TooLarge,
 )
 from plumd.model import CoreCommand, Drain, Join, Leave
+from plumd.outbox import Line
 from plumd.sdk.protocol import ITEMS_MAX, DaemonEnd, Down, RemoteProtocolError, Up
 from plumd.store.blobs import Blobs
 from plumd.stream.session import Session, check_names, join_of, pairs, registered_of
@@ -57,7 +58,7 @@ class Exchanges:
             raise refusal_of(error, request.body) from None
         if up.register is not None:
             check_names(worker_id, up.register.tasks, "id", "register.tasks")
-        session, join = self._session(worker_id, up)
+        session, join = self._session(worker_id, up, request.peer)
         if up.tasks is not None:
             join = msgspec.structs.replace(session.rename(up.tasks), holding=join.holding)
         turn = session.begin_turn()
@@ -84,7 +85,7 @@ class Exchanges:
                 down = await session.compose(None, _room(up))
         return Response(200, end.send(msgspec.structs.replace(down, ack=up.seq)))
 
-    def _session(self, worker_id: str, up: Up) -> tuple[Session, Join]:
+    def _session(self, worker_id: str, up: Up, peer: str) -> tuple[Session, Join]:
         """The session that a request belongs to, and the Join that it amounts to.
 
         Raises: SessionReplaced when it must register first.
@@ -95,7 +96,7 @@ class Exchanges:
             join = join_of(worker_id, up.register, up.holding or ())
             session = Session(self.engine, self.blobs, join)
             self._sessions[worker_id] = session
-            self.engine.outbox.register(worker_id, session)
+            self.engine.outbox.register(worker_id, session, Line("long-poll", peer))
             return session, join
         if known is None:
             raise SessionUnknown("this session is not known here: register", field="session")

@@ -36,6 +36,7 @@ from plumd.api.routes import Request, Response, Route
 from plumd.engine import Engine
 from plumd.errors import Overloaded, PlumError
 from plumd.model import Detach, Drain, Ending, Finish, Join, Leave, TaskError
+from plumd.outbox import Line
 from plumd.sdk.protocol import Result, Up
 from plumd.store.blobs import Blobs
 from plumd.stream.grpc_call import Call, Gone
@@ -107,7 +108,8 @@ class TaskService:
         if scope["type"] != "http" or not is_grpc(scope):
             await self.app(scope, receive, send)
             return
-        call = Call(receive, send, self.gate)
+        client = scope["client"]
+        call = Call(receive, send, self.gate, "" if client is None else client[0])
         found = scope["state"].get(CONNECTION_STATE_KEY)
         connection = found if isinstance(found, Connection) else None
         if connection is not None:
@@ -143,9 +145,9 @@ class TaskService:
     async def _answer(self, scope: HTTPScope, call: Call) -> End:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1")
                    for name, value in scope["headers"]}
-        path, client = scope["path"], scope["client"]
-        refusal = self.gate.refuse(ROUTES.get(path), "POST", headers,
-                                   "" if client is None else client[0], scheme=scope["scheme"])
+        path = scope["path"]
+        refusal = self.gate.refuse(ROUTES.get(path), "POST", headers, call.peer,
+                                   scheme=scope["scheme"])
         if refusal is not None:
             return end_of_response(refusal)
         if headers.get("grpc-encoding", "identity") != "identity":
@@ -187,7 +189,7 @@ class TaskService:
         past = self._past_of(join)
         session = GrpcSession(self.engine, self.blobs, msgspec.structs.replace(
             join, holding=tuple(past.deadlines)))
-        self.engine.outbox.register(join.worker_id, session)
+        self.engine.outbox.register(join.worker_id, session, Line("grpc-stream", call.peer))
         self._open.add(session)
         try:
             asked = await session.take_in(Up(), [session.join])

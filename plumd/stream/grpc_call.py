@@ -35,7 +35,9 @@ class Gone(Exception):
 class Call:
     """The two directions of a call. One task reads, one task sends, one runs `pump`."""
 
-    def __init__(self, receive: ASGIReceiveCallable, send: ASGISendCallable, gate: Gate) -> None:
+    def __init__(self, receive: ASGIReceiveCallable, send: ASGISendCallable, gate: Gate,
+                 peer: str = "") -> None:
+        self.peer = peer
         self._receive = receive
         self._send = send
         self._gate = gate

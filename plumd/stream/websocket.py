@@ -19,6 +19,7 @@ from plumd.api.routes import Request
 from plumd.engine import Engine
 from plumd.errors import Overloaded, PlumError
 from plumd.model import Detach, Drain, Leave
+from plumd.outbox import Line
 from plumd.sdk.messages import MessageSocket
 from plumd.sdk.protocol import (
     ITEMS_MAX,
@@ -67,7 +68,6 @@ class Streams:
 
         Cancel: the daemon is leaving; the claim stays, the worker comes back.
         """
-        del request
         end = DaemonEnd()
         try:
             up = await first_message(ws, end)
@@ -83,7 +83,7 @@ class Streams:
             return
         join = join_of(worker_id, up.register, up.holding or ())
         session = Session(self.engine, self.blobs, join)
-        self.engine.outbox.register(worker_id, session)
+        self.engine.outbox.register(worker_id, session, Line("websocket", request.peer))
         self._open.add(session)
         try:
             ask = await session.take_in(up, [join])

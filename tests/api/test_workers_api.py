@@ -20,7 +20,8 @@ api = pytest.fixture(scope="module", name="api")(serving)
 
 KEYS = {
     "workerId", "kind", "health", "nodeId", "url", "instanceId", "appName", "appVersion", "tasks",
-    "labels", "capacity", "running", "attempts", "registeredAt", "lastSeen", "offlineSince"}
+    "labels", "capacity", "running", "attempts", "registeredAt", "lastSeen", "offlineSince",
+    "transport", "address", "state", "taskNames", "lastSeenAt"}
 
 
 class Called:
@@ -166,6 +167,9 @@ def test_an_embedded_worker_is_away_until_its_line_is_there(api: Api) -> None:
     assert set(shown) == KEYS
     assert (shown["kind"], shown["health"], shown["capacity"], shown["instanceId"],
             shown["appName"], shown["appVersion"]) == ("embedded", "Away", 7, "i", "a", "1")
+    assert (shown["state"], shown["transport"], shown["address"]) == ("away", None, None)
+    assert shown["taskNames"] == shown["tasks"] == ["t"]
+    assert shown["lastSeenAt"] == shown["lastSeen"]
     beat = api.ask("POST", "/v1/embedded-workers/heartbeat", {"workerId": "streams"})
     assert (beat.status_code, beat.content) == (204, b"")
     refused(api.ask("POST", "/v1/workers/heartbeat", {"workerId": "streams", "capacity": 9}), 404,

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plumd.model import Ended, Ending, Finish, Submit, TaskError, TaskState
-from plumd.store import lists, migrate, tasks
+from plumd.model import Ended, Ending, Finish, RunPlan, Submit, TaskError, TaskState
+from plumd.store import flows, lists, migrate, tasks
 from plumd.store.lists import CLOCK_SLACK_MS, ID_SHIFT, Filter
 from plumd.store.tasks import TaskRow
 
@@ -144,6 +144,32 @@ def test_the_newest_failures(db: apsw.Connection, everything: Everything) -> Non
     expected = [row.id for row in everything.rows if row.state in (5, 6)]
     assert [row[0] for row in lists.failures(db, 1000)] == expected
     assert [row[0] for row in lists.failures(db, 5)] == expected[:5]
+
+
+@settings(max_examples=100)
+@given(workflow=st.sampled_from((0, 1, 2, 9)), states=st.lists(st.integers(0, 7), max_size=3),
+       limit=st.sampled_from((1, 7, 1000)), rows_max=st.sampled_from((3, 20_000)))
+def test_all_pages_of_runs_are_the_list(db: apsw.Connection, workflow: int, states: list[int],
+                                        limit: int, rows_max: int) -> None:
+    facts = [(number, 1 + number % 3, number * 7 % 8) for number in range(1, 61)]
+    if flows.get(db, 1) is None:
+        with db:
+            flows.write(db, [(RunPlan(number, flow, 1, (), ()), 1) for number, flow, _ in facts],
+                        [], [flows.RunEnd(number, state, 2, ()) for number, _, state in facts])
+    expected = [number for number, flow, state in facts[::-1]
+                if workflow in (0, flow) and (not states or state in states)]
+    found: list[int] = []
+    after = 0
+    while True:
+        rows, following = lists.runs(db, workflow, states, limit=limit, after=after,
+                                     rows_max=rows_max)
+        assert len(rows) <= limit
+        found += [row.id for row in rows]
+        if not following:
+            break
+        assert not after or following < after, "it gets on"
+        after = following
+    assert found == expected
 
 
 def test_ids_and_times_may_differ_a_little() -> None:

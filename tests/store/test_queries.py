@@ -43,6 +43,11 @@ def lists_of_tasks() -> Iterator[tuple[str, str, str]]:
             for order in ("ASC", "DESC"):
                 yield "lists", f"{name}-{number}-{order}", LISTS[name].format(
                     candidates=source, order=order, where=WHERE)
+    for number, source in enumerate([
+            *(LISTS[name] for name in LISTS if name.startswith("runs_by_")),
+            f"{LISTS['runs_by_state']} UNION ALL {LISTS['runs_by_state']}"]):
+        yield "lists", f"run_ids-{number}", LISTS["run_ids"].format(
+            candidates=source, order="DESC", where="t.workflow_id = ? AND t.state IN (?,?)")
 
 
 def statements() -> Iterator[tuple[str, str, str]]:

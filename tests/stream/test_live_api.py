@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import trio
 
 from plumd.sdk import Context, Worker
-from tests.api.live import Api, Json, listed, refused, serving
+from tests.api.live import WAIT_S, Api, Json, listed, refused, serving
 from tests.stream.test_stream_api import line
 
 pytestmark = pytest.mark.daemon
@@ -43,6 +45,46 @@ async def test_names_change_on_a_stream_and_are_shown_at_once(api: Api) -> None:
         assert said.count("n-stream") == 3
         await worker.say(tasks=["!builtin"])
         assert await worker.code() == 1001
+
+
+async def test_how_a_worker_is_reached_and_what_becomes_of_it(api: Api) -> None:
+    """By each way in, and the events that tell a screen to look again."""
+    start = int(str(api.get("/v1/status")["nextEvent"]))
+
+    def shown(worker_id: str) -> tuple[object, ...]:
+        worker = api.get(f"/v1/embedded-workers/{worker_id}")
+        return worker["kind"], worker["transport"], worker["address"], worker["state"]
+
+    async with line(api.daemon, "n-way") as worker:
+        await worker.register("a", "w.one")
+        assert shown("n-way") == ("embedded", "websocket", "127.0.0.1", "online")
+        await worker.say(tasks=["w.two"])
+        await until(lambda: api.get("/v1/embedded-workers/n-way")["tasks"] == ["w.two"])
+        for action, state in (("drain", "draining"), ("drain", "draining"), ("resume", "online")):
+            api.done("POST", f"/v1/embedded-workers/n-way?action={action}")
+            assert shown("n-way")[3] == state
+        await worker.cut()
+    await until(lambda: shown("n-way") == ("embedded", None, None, "away"))
+    async with line(api.daemon, "n-way") as worker:
+        await worker.register("a", "w.two")
+        assert shown("n-way")[3] == "online"
+    exchange(api, "n-way-poll", register={"session": "p", "tasks": ["w.x"]}, session="p",
+             holding=[])
+    assert shown("n-way-poll") == ("embedded", "long-poll", "127.0.0.1", "online")
+    exchange(api, "n-way-poll", session="p", holding=[], bye=True)
+    told = [(item["data"]["id"], item["data"]["what"])      # type: ignore[index]
+            for item in api.walk("/v1/events/history?topics=workers")
+            if int(str(item["seq"])) >= start][::-1]
+    assert [what for worker_id, what in told if worker_id == "n-way"][:6] == [
+        "online", "changed", "draining", "resumed", "away", "online"]
+    assert [what for worker_id, what in told if worker_id == "n-way-poll"] == ["online", "left"]
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Look until it is so."""
+    with trio.fail_after(WAIT_S):
+        while not true():       # noqa: ASYNC110 - it is in another process
+            await trio.sleep(0.01)
 
 
 async def test_a_rename_beside_attempts_that_come(api: Api) -> None:
