@@ -60,6 +60,7 @@ cdef enum:
 cdef int64_t MS = 1_000_000         # ns
 cdef int64_t NEVER = 1 << 50
 cdef int64_t NEVER_NS = 1 << 62
+cdef int ID_BITS = 18               # below the milliseconds that an id begins with
 cdef int AHEAD_MAX = 10_000         # `why` counts no further than this
 
 STOP_REASONS = (None, "canceled", "timeout")
@@ -629,12 +630,15 @@ cdef class Scheduler:
         cdef MatchClass klass = <MatchClass> self.classes[task.klass]
         cdef int64_t since_ms = max(task.created_ms, task.due_ms)
         cdef int64_t order_ms = task.created_ms if task.attempt else since_ms
+        cdef int64_t tie = task.id
         if task.state != PENDING:
             self.set_state(slot, PENDING, now_ms)
         if task.due_ms > now_ms:
             return self.arm(slot, now_ns + (task.due_ms - now_ms) * MS)
         task.since_ns = now_ns
-        klass.ready.put(self.ready_at, order_ms - task.priority * self.age_ms, task.id, slot)
+        if task.run_id:     # a run stands where it began: what is started is finished first
+            order_ms, tie = task.run_id >> ID_BITS, task.run_id
+        klass.ready.put(self.ready_at, order_ms - task.priority * self.age_ms, tie, slot)
         if task.queue_timeout_ms:
             self.arm(slot, now_ns + (since_ms + task.queue_timeout_ms - now_ms) * MS)
         else:
@@ -830,11 +834,16 @@ cdef class Scheduler:
     # ------------------------------------------------------------ time
 
     def tick(self, now):
-        """Let time pass: expire leases, fire due timers, match ready tasks to free slots."""
+        """Let time pass: expire leases, fire due timers, match ready tasks to free slots.
+
+        While ends of runs' tasks wait to be taken nothing is matched: what follows them in their
+        runs comes before what others begin. Take them, and call this again.
+        """
         cdef int64_t now_ns = now.mono_ns, now_ms = now.wall_ns // MS
         self.offset_ns = <int64_t> now.wall_ns - now_ns
         self.expire(now_ns, now_ms)
-        self.match(now_ns, now_ms)
+        if not self.run_ends:
+            self.match(now_ns, now_ms)
         self.alarms.ring(now_ns, now_ms, self.alarms_per_tick)
 
     def next_due_ns(self):

@@ -56,6 +56,7 @@ class TaskCreate(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fie
     max_retries: Retries | None = None
     on_lost: str | None = None
     delay_sec: Seconds = 0
+    expire_at: Annotated[int, Meta(ge=0, le=1 << 53)] | None = None
     auto_start: bool = True
 
 

@@ -109,16 +109,26 @@ class Tasks:
 
         async def asked() -> Submit:
             body = strict(request.body, TaskCreate)
-            return await self.prepared(bodies.submit_of(self.context.catalog, body))
+            return await self.prepared(bodies.submit_of(self.context.catalog, body),
+                                       body.expire_at)
 
         return await self.submit_one(request, asked)
 
-    async def prepared(self, command: Submit) -> Submit:
-        """With a large payload in its file, and the delay as a time."""
+    async def prepared(self, command: Submit, expire_at: int | None = None) -> Submit:
+        """With a large payload in its file, the delay as a time, and a time until which it must
+        begin as how long it may wait. Raises: Invalid."""
         value, blob = await self.context.blobs.keep(command.payload)
-        if blob or command.due_ms:
-            due = command.due_ms and command.due_ms + self.engine.clock.now().wall_ms
-            return msgspec.structs.replace(command, payload=value, blob=blob, due_ms=due)
+        if blob or command.due_ms or expire_at is not None:
+            now_ms = self.engine.clock.now().wall_ms
+            due = command.due_ms and command.due_ms + now_ms
+            wait_ms = command.queue_timeout_ms
+            if expire_at is not None:
+                left_ms = expire_at - max(due, now_ms)
+                if left_ms <= 0:
+                    raise Invalid("it would be over before it may begin", field="expireAt")
+                wait_ms = min(wait_ms or left_ms, left_ms)
+            return msgspec.structs.replace(command, payload=value, blob=blob, due_ms=due,
+                                           queue_timeout_ms=wait_ms)
         return command
 
     async def submit_one(self, request: Request,
@@ -200,7 +210,8 @@ class Tasks:
                 await trio.lowlevel.checkpoint()
             try:
                 body = strict(bytes(item), TaskCreate)
-                command = await self.prepared(bodies.submit_of(self.context.catalog, body))
+                command = await self.prepared(bodies.submit_of(self.context.catalog, body),
+                                              body.expire_at)
             except PlumError as refusal:
                 results.append(BulkItem(error=item_problem(refusal, f"tasks[{index}]")))
                 continue

@@ -32,7 +32,8 @@ FROM tasks WHERE state < 4;
 
 -- name: newest_id
 SELECT max(coalesce((SELECT max(id) FROM tasks), 0), coalesce((SELECT max(id) FROM task_defs), 0),
-    coalesce((SELECT max(id) FROM workflows), 0), coalesce((SELECT max(id) FROM workflow_runs), 0));
+    coalesce((SELECT max(id) FROM workflows), 0), coalesce((SELECT max(id) FROM workflow_runs), 0),
+    coalesce((SELECT max(id) FROM schedules), 0));
 
 -- name: get
 SELECT t.id, t.name, t.kind, t.target_kind, t.target_ref, t.def_id, t.def_version, t.priority,
