@@ -1259,6 +1259,8 @@ export interface components {
             onLost: string | null;
             /** @default 0 */
             delaySec: number;
+            /** @default null */
+            expireAt: number | null;
             /** @default true */
             autoStart: boolean;
         };
@@ -2101,17 +2103,25 @@ export interface components {
         /**
          * WorkerView
          * @description A worker. health: Healthy, Draining, Away (its lease runs on) or Offline.
+         *
+         *         transport: websocket, long-poll or grpc-stream while it has a line, http or grpc when it is
+         *         called back.  address: where it is called, or where its line comes from.  state: online, away,
+         *         draining or offline; taskNames and lastSeenAt are `tasks` and `lastSeen` by newer names.
          */
         WorkerView: {
             workerId: string;
             kind: string;
+            transport: string | null;
+            address: string | null;
             health: string;
+            state: string;
             nodeId: string;
             url: string;
             instanceId: string;
             appName: string;
             appVersion: string;
             tasks: string[];
+            taskNames: string[];
             labels: {
                 [key: string]: string;
             };
@@ -2121,6 +2131,7 @@ export interface components {
             attempts: string[] | null;
             registeredAt: number;
             lastSeen: number | null;
+            lastSeenAt: number | null;
             offlineSince: number | null;
         };
         /**
@@ -3971,8 +3982,8 @@ export interface operations {
                 cursor?: string;
                 /** @description Only of this workflow */
                 workflowId?: string;
-                /** @description Only these */
-                state?: "Queued" | "Pending" | "Running" | "Retrying" | "Succeeded" | "Failed" | "Timeout" | "Canceled";
+                /** @description Only these, with commas: Queued, Pending, Running, Retrying, Succeeded, Failed, Timeout, Canceled */
+                state?: string;
             };
             header?: never;
             path?: never;
