@@ -81,9 +81,7 @@ describe("useList", () => {
     const list = inside(() =>
       useList<Row>({ key: (one) => one.id, fetch: (at) => Promise.resolve(pages[at] as Page<Row>) }),
     );
-    await settle();
-    expect(list.atEnd.value).toBe(false);
-    await list.more();
+    await vi.advanceTimersByTimeAsync(10);
     expect(list.rows.value.map((one) => one.id)).toEqual(["9", "8", "7"]);
     expect(list.atEnd.value).toBe(true);
     await list.more();
@@ -106,6 +104,25 @@ describe("useList", () => {
     list.refreshSoon();
     await vi.advanceTimersByTimeAsync(2_000);
     expect(list.rows.value.map((one) => one.id)).toEqual(["6", "5", "4", "3", "2"]);
+  });
+
+  it("goes on behind pages that are short, until a screen is full or the list is over", async () => {
+    const asked: string[] = [];
+    const list = inside(() =>
+      useList<Row>({
+        key: (one) => one.id,
+        fetch: (at) => {
+          asked.push(at);
+          return Promise.resolve(
+            at === "3" ? { items: [row(1)], next: "" } : { items: [], next: String(Number(at) + 1) },
+          );
+        },
+      }),
+    );
+    await vi.advanceTimersByTimeAsync(100);
+    expect(asked).toEqual(["", "1", "2", "3"]);
+    expect(list.rows.value).toEqual([row(1)]);
+    expect(list.atEnd.value).toBe(true);
   });
 
   it("drops rows that are no longer in a list that fits one page", async () => {

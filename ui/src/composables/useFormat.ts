@@ -46,52 +46,53 @@ export function shortDuration(ms: number): string {
   return `${Math.floor(s / 86_400)} d ${Math.floor((s % 86_400) / 3_600)} h`;
 }
 
-export function useFormat() {
-  const { language, zone } = usePreferences();
-  const locale = computed(() => (language.value === "zh" ? "zh-CN" : "en-GB"));
-  const zoned = computed(() => (zone.value === "utc" ? { timeZone: "UTC" } : {}));
-  const full = computed(
-    () =>
-      new Intl.DateTimeFormat(locale.value, {
-        dateStyle: "medium",
-        timeStyle: "medium",
-        ...zoned.value,
-      }),
-  );
-  const exact = computed(
-    () =>
-      new Intl.DateTimeFormat(locale.value, {
-        year: "numeric",
-        month: "short",
-        day: "numeric",
-        hour: "2-digit",
-        minute: "2-digit",
-        second: "2-digit",
-        fractionalSecondDigits: 3,
-        timeZoneName: "short",
-        ...zoned.value,
-      }),
-  );
-  const clockOnly = computed(
-    () => new Intl.DateTimeFormat(locale.value, { timeStyle: "medium", ...zoned.value }),
-  );
-  const minute = computed(
-    () =>
-      new Intl.DateTimeFormat(locale.value, {
-        hour: "2-digit",
-        minute: "2-digit",
-        ...zoned.value,
-      }),
-  );
-  const relative = computed(
-    () => new Intl.RelativeTimeFormat(locale.value, { numeric: "auto", style: "short" }),
-  );
-  const plain = computed(() => new Intl.NumberFormat(locale.value));
-  const compact = computed(
-    () =>
-      new Intl.NumberFormat(locale.value, { notation: "compact", maximumFractionDigits: 1 }),
-  );
+// Made once for all who format: an Intl formatter is costly to make and cheap to use.
+const { language, zone } = usePreferences();
+const locale = computed(() => (language.value === "zh" ? "zh-CN" : "en-GB"));
+const zoned = computed(() => (zone.value === "utc" ? { timeZone: "UTC" } : {}));
+const full = computed(
+  () =>
+    new Intl.DateTimeFormat(locale.value, {
+      dateStyle: "medium",
+      timeStyle: "medium",
+      ...zoned.value,
+    }),
+);
+const exact = computed(
+  () =>
+    new Intl.DateTimeFormat(locale.value, {
+      year: "numeric",
+      month: "short",
+      day: "numeric",
+      hour: "2-digit",
+      minute: "2-digit",
+      second: "2-digit",
+      fractionalSecondDigits: 3,
+      timeZoneName: "short",
+      ...zoned.value,
+    }),
+);
+const clockOnly = computed(
+  () => new Intl.DateTimeFormat(locale.value, { timeStyle: "medium", ...zoned.value }),
+);
+const minute = computed(
+  () =>
+    new Intl.DateTimeFormat(locale.value, {
+      hour: "2-digit",
+      minute: "2-digit",
+      ...zoned.value,
+    }),
+);
+const relative = computed(
+  () => new Intl.RelativeTimeFormat(locale.value, { numeric: "auto", style: "short" }),
+);
+const plain = computed(() => new Intl.NumberFormat(locale.value));
+const compact = computed(
+  () =>
+    new Intl.NumberFormat(locale.value, { notation: "compact", maximumFractionDigits: 1 }),
+);
 
+export function useFormat() {
   /** "3 min. ago". now comes from useNow(), so that it moves. */
   function ago(ms: number, now: number): string {
     const diff = ms - now;

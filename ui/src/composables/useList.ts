@@ -7,6 +7,7 @@ import type { Page, Problem } from "@/api/client";
 import { useSoon } from "./useSoon";
 import { linkState, listen } from "@/api/events";
 
+const SCREEN_ROWS = 40;
 const DISTANCE_MS = 1_500; // a busy list must not be asked for all the time
 
 interface ListOptions<T> {
@@ -38,7 +39,11 @@ export function useList<T>({ key, fetch, sources = [] }: ListOptions<T>) {
       if (mine.signal.aborted) return;
       use(page);
       problem.value = null;
-      loaded.value = true;
+      // plumd looks at so many rows a question and no more: a page may be short and not the last.
+      const searching =
+        next.value !== "" && next.value !== cursor && rows.value.length < SCREEN_ROWS;
+      if (searching) setTimeout(() => void more());
+      if (!searching || rows.value.length > 0) loaded.value = true;
     } catch (error) {
       if (!mine.signal.aborted) problem.value = asProblem(error);
     } finally {
@@ -56,7 +61,8 @@ export function useList<T>({ key, fetch, sources = [] }: ListOptions<T>) {
         oldest === undefined || page.next === ""
           ? []
           : rows.value.slice(rows.value.findIndex((row) => key(row) === key(oldest)) + 1);
-      const kept = rows.value.length > page.items.length ? behind : [];
+      const nothing = page.items.length === 0 && page.next !== "";
+      const kept = nothing ? rows.value : rows.value.length > page.items.length ? behind : [];
       rows.value = [...page.items, ...kept.filter((row) => !fresh.has(key(row)))];
       if (kept.length === 0) next.value = page.next;
     });
