@@ -17,14 +17,12 @@ from plumd.carrier import BuiltinCarrier
 from plumd.clock import Instant
 from plumd.engine import Ask, Engine
 from plumd.errors import PlumError
+from plumd.flow import BeginRun, CancelRun, RunPlan
 from plumd.model import (
     BUILTIN_POOL,
-    BeginRun,
     Cancel,
-    CancelRun,
     Join,
     Limits,
-    RunPlan,
     StepBody,
     Submit,
     TaskDefBody,
@@ -34,7 +32,7 @@ from plumd.model import (
     id_text,
 )
 from plumd.outbox import Outbox
-from plumd.runs import Planner
+from plumd.planner import Planner
 from plumd.sdk.messages import MessageSocket
 from plumd.store import definitions, flows, tasks
 from plumd.store.blobs import Blobs
