@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import msgspec
@@ -163,7 +164,7 @@ def test_a_graph_goes_on_exactly_where_it_stood(daemon: Running) -> None:
         crash(daemon, api)          # while it waits
         assert api.post(f"{path}/steps/hold?action=complete", {}).status == 200
         for count in (1, 5, 11):    # and three times within the map
-            wait_for(lambda count=count: over(count), "more of the map is done")
+            wait_for(partial(over, count), "more of the map is done")
             crash(daemon, api)
         wait_for(lambda: msgspec.json.decode(api.get(path), type=Run).state != "Running",
                  "the run ends")
