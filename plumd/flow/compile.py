@@ -50,6 +50,12 @@ FIELDS: Final = {
     StepKind.APPROVAL: frozenset({"timeout_sec"}),
 }
 """Which fields belong to which type, besides those that every step has."""
+FOREIGN: Final = {
+    kind: tuple((name, wire) for name, wire in zip(
+        StepBody.__struct_fields__, StepBody.__struct_encode_fields__, strict=True)
+        if name not in REST and name not in own)
+    for kind, own in FIELDS.items()}
+"""kind -> (attribute, field) of what such a step may not say"""
 INSIDE: Final = ("result", "state", "error")
 OF_RUN: Final = ("id", "workflowId", "name", "version", "createdAt")
 OF_LOOP: Final = ("index", "item", "last", "parent")
@@ -102,9 +108,11 @@ class Compiler:
         if depth > NESTING_MAX:
             raise Invalid(f"bodies nest deeper than {NESTING_MAX} levels", field=where)
         scope = ScopeDraft(where, owner)
-        for step in ordered(tuple(steps)):
-            at = len(scope.drafts)
-            place = f"{where}[{next(i for i, one in enumerate(steps) if one is step)}]"
+        written: dict[int, list[int]] = {}
+        for index, step in enumerate(steps):
+            written.setdefault(id(step), []).append(index)
+        for at, step in enumerate(ordered(tuple(steps))):
+            place = f"{where}[{written[id(step)].pop(0)}]"
             draft = Draft(step, self.id_of(step, at, owner, place), at, scope, place,
                           self.kind_of(step, place))
             if step.trigger_rule is not UNSET:
@@ -148,10 +156,9 @@ class Compiler:
         if word not in STEP_KINDS:
             raise Invalid(f"type is one of {', '.join(STEP_KINDS)}", field=f"{place}.type")
         kind = StepKind(STEP_KINDS.index(word))
-        names = zip(step.__struct_fields__, step.__struct_encode_fields__, strict=True)
-        for name, wire in names:
+        for name, wire in FOREIGN[kind]:
             value: object = getattr(step, name)
-            if value not in (UNSET, None, "") and name not in REST and name not in FIELDS[kind]:
+            if value is not UNSET and value is not None and value != "":
                 raise Invalid(f"a step of type {word} has no {wire}", field=f"{place}.{wire}")
         return kind
 

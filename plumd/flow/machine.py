@@ -19,7 +19,7 @@ from plumd.flow.rules import StepState, Verdict, over_edge, verdict
 from plumd.flow.sight import Sight
 from plumd.flow.state import Frame, Live, Loop, Moved, Moves, data_of, error_values
 
-BUDGET: Final = 2_000
+BUDGET: Final = 500
 """So many decisions are made at most before others have their turn."""
 RANK: Final = {StepState.FAILED: 3, StepState.TIMEOUT: 2, StepState.CANCELED: 1}
 

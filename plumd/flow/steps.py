@@ -228,7 +228,8 @@ def end_loop(machine: Machine, loop: Loop, step: int) -> None:
         message = f"{loop.failures} of {loop.done} iterations did not succeed"
         error = loop.error or ("iteration_failed", message)
     machine.done(loop.frame, loop.at, state, result, loop.begun_ms, error, {
-        "base": loop.base, "room": loop.room, "count": loop.done, "failed": loop.failures})
+        "base": loop.base, "room": loop.room, "total": loop.total, "count": loop.done,
+        "failed": loop.failures})
 
 
 BEGIN: Final[dict[StepKind, Begin]] = {
