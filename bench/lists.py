@@ -12,9 +12,11 @@ import msgspec
 from bench import harness
 from bench.harness import Daemon, Figures
 from bench.load import Connection
-from plumd.model import Ended, Ending, Finish, RunPlan, Submit, TaskError, TaskState
+from plumd.flow.graph import Graph, RunPlan, Scope
+from plumd.model import Ended, Ending, Finish, Submit, TaskError, TaskState
 from plumd.store import flows, migrate, tasks
 
+NO_STEPS = Graph("", Scope((), (), {}))
 TASKS = 1_000_000
 RUNS = 10_000
 STEPS = 3
@@ -58,10 +60,10 @@ def fill(path: Path, count: int, runs: int) -> int:
                         submit.run_id, submit.step, 0))
             tasks.write(db, created, [], ended)
     with db:
-        plans = [(RunPlan(run_id(now_ms, count, i), workflow, 1, (), ()), now_ms)
+        plans = [(RunPlan(run_id(now_ms, count, i), workflow, 1, (), NO_STEPS), now_ms)
                  for i in range(runs)]
-        flows.write(db, plans, [], [flows.RunEnd(
-            plan.run_id, int(draw.choice(STATES[:-1])), now_ms, ()) for plan, _ in plans])
+        flows.write(db, flows.RunChange(plans, ended=[flows.RunEnd(
+            plan.run_id, int(draw.choice(STATES[:-1])), now_ms, ()) for plan, _ in plans]))
     db.close()
     return run_id(now_ms, count, runs // 2)
 

@@ -20,6 +20,7 @@ from plumd.api.routes import Route
 from plumd.config import SETTINGS, Setting
 from plumd.daemon import Daemon
 from plumd.executors import builtin
+from plumd.flow.rules import truth_table
 
 DOCS = Path(__file__).parent
 BEGIN, END = "<!-- made by docs/reference.py -->\n", "<!-- until here -->\n"
@@ -103,11 +104,21 @@ def filled(page: Path, made: str) -> str:
     return before + begin + made + end + after
 
 
+def rules_table() -> str:
+    """A row a trigger rule: what a step does for each mix of ends before it."""
+    mixes = ("both succeeded", "one succeeded, one failed", "one succeeded, one skipped",
+             "both failed", "one failed, one skipped", "both skipped")
+    lines = [f"| triggerRule | {' | '.join(mixes)} |\n", "|---|---|---|---|---|---|---|\n"]
+    lines += ["| `" + rule + "` | " + " | ".join(said) + " |\n" for rule, *said in truth_table()]
+    return "".join(lines)
+
+
 def pages() -> dict[Path, str]:
     """The pages with made parts, as they shall be."""
     return {
         DOCS / "configuration.md": filled(DOCS / "configuration.md", settings_table()),
         DOCS / "api.md": filled(DOCS / "api.md", routes_table()),
+        DOCS / "workflows.md": filled(DOCS / "workflows.md", rules_table()),
         DOCS / "tasks.md": filled(DOCS / "tasks.md", builtins_table()),
     }
 

@@ -32,6 +32,7 @@ import trio
 import plumd
 from plumd.api import (
     app,
+    dag,
     events,
     front,
     kv,
@@ -46,6 +47,7 @@ from plumd.api import (
     tasks,
     ui,
     workers,
+    workflow_runs,
     workflow_versions,
     workflows,
 )
@@ -83,8 +85,8 @@ from plumd.model import (
 )
 from plumd.operations import Operations
 from plumd.outbox import Outbox
+from plumd.planner import Planner
 from plumd.retention import DAY_MS, Keep, Retention
-from plumd.runs import Planner
 from plumd.services import Registry
 from plumd.stats import Monitor
 from plumd.store.blobs import Blobs
@@ -129,6 +131,7 @@ class Daemon:
             self.data, controller_base=f"http://{config.listen}")
         self.logs = AttemptLogs(self.data)
         self.engine.log_lines = self.logs.note
+        self.engine.read_blob = self.blobs.get
         self.client = Client(CallPolicy(tuple(
             ipaddress.ip_network(text) for text in config.outgoing_networks)))
         self.grpc_client = GrpcClient(self.client)
@@ -193,13 +196,17 @@ class Daemon:
             context, self.processes, TaskLogs(context, self.processes, self.logs))
         state = system.System(context, self.config.node_id, self.config.trusted_networks,
                               self.monitor)
+        runs = workflow_runs.WorkflowRuns(context)
+        flow_handlers = workflows.Workflows(context, runs, self.retention.poke)
         table = [
             *tasks.routes(task_handlers),
             *task_lists.routes(task_lists.TaskLists(context, task_handlers)),
             *task_defs.routes(task_defs.TaskDefs(context, task_handlers)),
-            *workflows.routes(workflows.Workflows(context, self.retention.poke)),
+            *workflows.routes(flow_handlers),
+            *dag.routes(dag.Dags(context, flow_handlers, runs)),
             *workflow_versions.routes(workflow_versions.WorkflowVersions(context)),
             *schedules.routes(schedules.Schedules(context)),
+            *workflow_runs.routes(runs),
             *workers.routes(workers.Workers(context, self.exchanges)),
             *service_routes.routes(service_routes.Services(context, self.registry)),
             *kv.routes(kv.KeyValues(context, self.expiry)),

@@ -19,11 +19,9 @@ import trio
 from plumd import _sched, runs
 from plumd.clock import Clock, Instant
 from plumd.errors import OutcomeUnknown, Overloaded, PlumError, StorageDown
+from plumd.flow import BeginRun, CancelRun, RunAct
 from plumd.journal import Journal
 from plumd.model import (
-    ACCEPTED,
-    BeginRun,
-    CancelRun,
     CoreCommand,
     Join,
     Limits,
@@ -33,7 +31,8 @@ from plumd.model import (
     TaskState,
 )
 from plumd.outbox import Outbox
-from plumd.runs import Planner, Runs
+from plumd.planner import Planner
+from plumd.runs import Runs
 from plumd.schedules import Backfill, MakeTask, Schedules, Trigger, plain_task
 from plumd.store import events, quarantine, tasks
 from plumd.store.events import Event
@@ -42,12 +41,14 @@ from plumd.store.store import Call, Change, Done, Store, Tx
 
 log = logging.getLogger("plumd.engine")
 T = TypeVar("T")
-Command: TypeAlias = CoreCommand | BeginRun | CancelRun | Trigger | Backfill
+Command: TypeAlias = (CoreCommand | BeginRun | CancelRun | RunAct | Trigger | Backfill)
 
 GROUP_WEIGHT_MAX: Final = 2_000
 QUEUE_WEIGHT_MAX: Final = 40_000
 PROBE_S: Final = 1.0
 PROGRESS_MAX: Final = 10_000
+LOOK_AGAIN_MS: Final = 30_000
+"""Runs wait for moments of the wall clock, which may be set."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -104,6 +105,8 @@ class Engine:
         self.progress: dict[int, Progress] = {}
         self.log_lines: Callable[[tuple[int, int], int, Sequence[str]], None] = forget_lines
         """Who keeps the lines of attempts: (attempt, wall_ms, lines), returning at once."""
+        self.read_blob: Callable[[str], bytes] = no_blob
+        """Where large results are, for the steps that refer to them."""
         self.passes = 0
         """Turns of the loop, for a watchdog."""
         self.commands = 0
@@ -262,11 +265,17 @@ class Engine:
         elif self._queue:
             await trio.lowlevel.checkpoint()    # whoever is ready now joins this batch
         else:
+            now = self.clock.now()
             due_ns = self.core.next_due_ns()
+            run_due_ms = self.runs.next_due_ms()
+            if run_due_ms is not None:
+                run_due_ns = now.mono_ns + min(run_due_ms - now.wall_ms,
+                                               LOOK_AGAIN_MS) * 1_000_000
+                due_ns = run_due_ns if due_ns is None else min(due_ns, run_due_ns)
             self._wake = trio.Event()
             if due_ns is None:
                 await self._wake.wait()
-            elif (left_ns := due_ns - self.clock.now().mono_ns) > 0:
+            elif (left_ns := due_ns - now.mono_ns) > 0:
                 with trio.move_on_after(left_ns / 1e9):
                     await self._wake.wait()
             else:
@@ -290,24 +299,20 @@ class Engine:
             ask.replies = [self._apply(command, now) for command in ask.commands]
         core.tick(now)
         self._look_at_schedules(now)
-        while ends := core.take_run_ends():
-            for end in ends:
-                for submit in self.runs.advance(end, self.new_id(), now.wall_ms):
-                    core.apply(submit, now)
-            core.tick(now)
+        self._flow(now)
         (created, changed, ended, told, starts, stops, kicks, joined, gone) = core.take()
-        begun, canceled, run_ends, run_events = self.runs.take()
+        change, run_events = self.runs.take()
         if self.schedules.of_item:
             for end in ended:
                 if end.state >= TaskState.SUCCEEDED:
                     self.schedules.ended(end.task_id, now)
-            for run in run_ends:
+            for run in change.ended:
                 self.schedules.ended(run.run_id, now)
         moves, slots = self.schedules.take()
         facts: list[Event] = [*told, *run_events, *slots]
         calls = [ask.write for ask in batch if ask.write is not None]
-        return Change(now.wall_ms, created, changed, ended, joined, gone, begun, canceled,
-                      run_ends, facts, calls, moves), (starts, stops, kicks)
+        return Change(now.wall_ms, created, changed, ended, joined, gone, change, facts,
+                      calls, moves), (starts, stops, kicks)
 
     def _look_at_schedules(self, now: Instant) -> None:
         """Start what is due. A pass that finds the wall clock set writes that down first."""
@@ -316,16 +321,32 @@ class Engine:
                 self._apply(command, now)
             self.core.tick(now)
 
+    def _flow(self, now: Instant) -> None:
+        """What ended moves its run on; what follows are commands too, until none is left."""
+        core, flows = self.core, self.runs
+        flows.tick(now.wall_ms)
+        while True:
+            ends = core.take_run_ends()
+            for end in ends:
+                flows.advance(end, now.wall_ms)
+            commands = flows.take_commands()
+            if not commands:
+                if not ends:
+                    return
+                continue
+            for command in commands:
+                reply = core.apply(command, now)
+                if reply.code:
+                    flows.refused(command, reply, now.wall_ms)
+            core.tick(now)
+
     def _apply(self, command: Command, now: Instant) -> Reply:
         if isinstance(command, BeginRun):
-            for submit in self.runs.begin(command.plan, self.new_id(), now.wall_ms):
-                self.core.apply(submit, now)
-            return ACCEPTED
+            return self.runs.begin(command.plan, now.wall_ms)
         if isinstance(command, CancelRun):
-            reply, cancels = self.runs.cancel(command.run_id, now.wall_ms)
-            for cancel in cancels:
-                self.core.apply(cancel, now)
-            return reply
+            return self.runs.cancel(command.run_id, now.wall_ms)
+        if isinstance(command, RunAct):
+            return self.runs.act(command, now.wall_ms)
         if isinstance(command, Trigger):
             reply, starts = self.schedules.trigger(command, now)
             for start in starts:
@@ -351,7 +372,7 @@ class Engine:
                 self.progress.pop(task.task_id, None)
                 if task.state >= TaskState.SUCCEEDED:
                     self._over(task.task_id)
-            for run in change.runs_ended:
+            for run in change.runs.ended:
                 self._over(run.run_id)
 
     def _over(self, item_id: int) -> None:
@@ -372,13 +393,13 @@ class Engine:
         for join in (*self._locals, *quarantine.readable_workers(self.store.point, bad)):
             self.core.load_worker(join, now)
         self.core.load(quarantine.readable_tasks(self.store.point, bad), now)
-        self.runs = Runs()
-        runs.load(self.runs, self.planner, bad)
+        self._last_id = max(self._last_id, self.store.peek(tasks.newest_id))
+        self.runs = Runs(self.planner, self.new_id, self._large_result)
+        runs.load(self.runs, now.wall_ms, bad)
         self.schedules = Schedules(self.store, self.core, self.planner, self._make_task,
                                    self.new_id, self._has_room)
         self.schedules.load(now, lambda item: (item in self.runs.live
                                                or self.core.knows(item) is not None))
-        self._last_id = max(self._last_id, self.store.peek(tasks.newest_id))
         self._loaded = True
         if bad:
             for row in bad:
@@ -388,6 +409,9 @@ class Engine:
 
     def _has_room(self) -> bool:
         return sum(self.core.counts_by_state()) < self.limits.tasks_max
+
+    def _large_result(self, digest: str) -> bytes:
+        return self.read_blob(digest)
 
     async def _recover(self, batch: list[Ask], first_seq: int, error: apsw.Error) -> None:
         """A commit failed: find out what is true, tell the callers, begin anew from the disk."""
@@ -453,6 +477,11 @@ class Engine:
 def forget_lines(pair: tuple[int, int], time_ms: int, texts: Sequence[str]) -> None:
     """Keeps nothing: where nobody reads logs."""
     del pair, time_ms, texts
+
+
+def no_blob(digest: str) -> bytes:
+    """Knows none: where large results are not kept."""
+    raise FileNotFoundError(digest)
 
 
 _Effects: TypeAlias = tuple[

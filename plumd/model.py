@@ -7,7 +7,7 @@ unless they must. The wire's camelCase is made by `rename`; the same Structs giv
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final, NewType, TypeAlias
+from typing import Annotated, Final, NewType, TypeAlias
 
 import msgspec
 
@@ -21,6 +21,7 @@ VALUE_BYTES_MAX: Final = 16 * 1024 * 1024
 BULK_ITEMS_MAX: Final = 10_000
 BULK_BYTES_MAX: Final = 32 * 1024 * 1024
 NAME_CHARS_MAX: Final = 200
+SEC_MAX: Final = 315_360_000
 BUILTIN_PREFIX: Final = "builtin."
 BUILTIN_POOL: Final = "!builtin"
 SERVICE_POOL: Final = "!service"
@@ -354,24 +355,74 @@ class TaskDefBody(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fi
     description: str = ""
 
 
-class StepBody(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """A step of a sequential workflow: a definition, and what this step changes of it."""
+StepText = Annotated[str, msgspec.Meta(max_length=2_000)]
+StepId = Annotated[str, msgspec.Meta(max_length=100)]
 
-    definition_id: str
-    name: str = ""
+
+class NeedBody(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """A step that must end first. on: the end that counts: "", success, failure, done, true, false.
+    """
+
+    step: StepId
+    on: Annotated[str, msgspec.Meta(max_length=20)] = ""
+
+
+class Position(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """Where an editor shows a step."""
+
+    x: float = 0
+    y: float = 0
+
+
+class StepBody(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """A step of a workflow; docs/workflows.md says which field goes with which type.
+
+    A step of type task has a definition, or a task of its own, and says what it changes of it.
+    """
+
+    definition_id: StepId = ""
+    name: Annotated[str, msgspec.Meta(max_length=200)] = ""
     executor: str | None = None
     payload: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    timeout_sec: float | None = None
-    max_retries: int | None = None
-    ord: int | None = None
+    timeout_sec: Annotated[float, msgspec.Meta(ge=0, le=SEC_MAX)] | None = None
+    max_retries: Annotated[int, msgspec.Meta(ge=0, le=1_000)] | None = None
+    ord: Annotated[int, msgspec.Meta(ge=-1_000_000, le=1_000_000)] | None = None
+    id: StepId | msgspec.UnsetType = msgspec.UNSET
+    type: str | msgspec.UnsetType = msgspec.UNSET
+    needs: tuple[StepId | NeedBody, ...] | msgspec.UnsetType = msgspec.UNSET
+    trigger_rule: str | msgspec.UnsetType = msgspec.UNSET
+    when: StepText | msgspec.UnsetType = msgspec.UNSET
+    continue_on_error: bool | msgspec.UnsetType = msgspec.UNSET
+    task: TaskDefBody | msgspec.UnsetType = msgspec.UNSET
+    condition: StepText | msgspec.UnsetType = msgspec.UNSET
+    count: int | StepText | msgspec.UnsetType = msgspec.UNSET
+    while_: StepText | msgspec.UnsetType = msgspec.field(name="while", default=msgspec.UNSET)
+    until: StepText | msgspec.UnsetType = msgspec.UNSET
+    items: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    max_iterations: Annotated[int, msgspec.Meta(ge=1, le=100_000)] | msgspec.UnsetType = (
+        msgspec.UNSET)
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=10_000)] | msgspec.UnsetType = msgspec.UNSET
+    max_failures: Annotated[int, msgspec.Meta(ge=0, le=100_000)] | msgspec.UnsetType = (
+        msgspec.UNSET)
+    body: tuple[StepBody, ...] | msgspec.UnsetType = msgspec.UNSET
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    workflow: Annotated[str, msgspec.Meta(max_length=200)] | msgspec.UnsetType = msgspec.UNSET
+    seconds: float | StepText | msgspec.UnsetType = msgspec.UNSET
+    event: Annotated[str, msgspec.Meta(max_length=200)] | msgspec.UnsetType = msgspec.UNSET
+    position: Position | msgspec.UnsetType = msgspec.UNSET
 
 
 class WorkflowBody(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """What a workflow says; its steps run one after another."""
+    """What a workflow says: its steps, and what it asks of a run and answers."""
 
     name: str
     steps: tuple[StepBody, ...]
     description: str = ""
+    params: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """A JSON Schema of the run's payload; with one, steps take the payload by reference alone."""
+    timeout_sec: float = 0
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    on_failure: tuple[StepBody, ...] = ()
 
 
 class ScheduleBody(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True,
@@ -398,29 +449,6 @@ class ScheduleBody(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_f
     calendars: tuple[str, ...] = ()
     enabled: bool = True
     description: str = ""
-
-
-class RunPlan(msgspec.Struct, frozen=True):
-    """A run with everything that it needs to go on: its steps as tasks to be, in order."""
-
-    run_id: int
-    workflow_id: int
-    version: int
-    pins: tuple[int, ...]
-    steps: tuple[Submit, ...]
-    payload: bytes | None = None
-
-
-class BeginRun(msgspec.Struct, frozen=True):
-    """Command: start a run of a workflow."""
-
-    plan: RunPlan
-
-
-class CancelRun(msgspec.Struct, frozen=True):
-    """Command: end a run; its live task is canceled first."""
-
-    run_id: int
 
 
 # What goes into the core and what comes out, as plain tuples where many pass a second.

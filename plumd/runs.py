@@ -1,176 +1,370 @@
-"""Live workflow runs: carries the pure rules of flow.py out as commands and rows."""
+"""Live workflow runs: carries the moves of flow.machine out as commands and rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Final
 
 import msgspec
 
 from plumd import flow
-from plumd.errors import Invalid, NotFound
-from plumd.model import (
-    ACCEPTED,
-    Cancel,
-    Ended,
-    Reply,
-    RunPlan,
-    Submit,
-    TaskState,
-    id_text,
-    parse_id,
-)
-from plumd.store import definitions, flows, tasks
-from plumd.store.definitions import Catalog
+from plumd.endings import error_of
+from plumd.errors import Invalid, NotFound, PlumError
+from plumd.expressions import Failure, Value
+from plumd.flow.data import DECODE
+from plumd.flow.find import find
+from plumd.flow.graph import Node, RunPlan, Seed, StepKind
+from plumd.flow.machine import Machine
+from plumd.flow.restore import Restorer
+from plumd.flow.rules import StepState
+from plumd.flow.state import Moves
+from plumd.model import ACCEPTED, Cancel, Ended, Kind, Reply, Submit, TaskState
+from plumd.planner import Planner
+from plumd.store import flows
 from plumd.store.events import Event
-from plumd.store.flows import RunEnd, StepEnd
+from plumd.store.flows import RunChange, RunEnd, StepEnd, StepRow
 from plumd.store.quarantine import Unreadable
+
+DEPTH_MAX: Final = 8
+"""So deep sub-workflows nest."""
 
 
 class LiveRun:
-    """A run that goes on: where it stands."""
+    """A run that goes on: its machine, and the ends of its outer steps."""
 
-    def __init__(self, plan: RunPlan) -> None:
+    def __init__(self, plan: RunPlan, machine: Machine, created_ms: int) -> None:
         self.plan = plan
-        self.task_id = 0
-        self.canceling = False
-        self.done: list[StepEnd] = []
+        self.machine = machine
+        self.created_ms = created_ms
+        self.cancel_ms = 0
+        self.paused_ms = 0
+        self.outer = plan.graph.first_free
+        self.ends: dict[int, StepEnd] = {}
 
 
 class Runs:
     """All live runs, owned by the engine. `take` gives the rows and events of a step."""
 
-    def __init__(self) -> None:
+    def __init__(self, planner: Planner, new_id: Callable[[], int],
+                 read_blob: Callable[[str], bytes]) -> None:
         self.live: dict[int, LiveRun] = {}
+        self.planner = planner
+        self.new_id = new_id
+        self.read_blob = read_blob
+        self._commands: list[Submit | Cancel] = []
+        self._timers: list[tuple[int, int, int]] = []
+        self._busy: dict[int, None] = {}
+        self._rows: list[StepRow] = []
         self._begun: list[tuple[RunPlan, int]] = []
-        self._canceled: list[tuple[int, int]] = []
+        self._marks: list[flows.Mark] = []
         self._ended: list[RunEnd] = []
         self._events: list[Event] = []
 
-    def begin(self, plan: RunPlan, task_id: int, now_ms: int) -> list[Submit]:
-        """Start a run; its first task gets task_id."""
-        run = self.live[plan.run_id] = LiveRun(plan)
+    # ------------------------------------------------------------ what happens
+
+    def begin(self, plan: RunPlan, now_ms: int) -> Reply:
+        """Start a run; one with seeds goes on where they end."""
+        run = self._machine(plan, now_ms)
         self._begun.append((plan, now_ms))
         self._events.append(("run", plan.run_id, plan.workflow_id, TaskState.RUNNING, now_ms))
-        return self._carry_out(run, flow.begin(plan), task_id, now_ms)
+        if plan.seeds:
+            self._rows.extend((plan.run_id, seed.step, seed.state, seed.ref, seed.started_ms,
+                               seed.finished_ms, seed.data) for seed in plan.seeds)
+            self._restore(run, {seed.step: seed for seed in plan.seeds}, now_ms)
+            run.machine.settle()
+        else:
+            run.machine.begin(now_ms)
+        self._carry_out(run, now_ms)
+        return ACCEPTED
 
-    def cancel(self, run_id: int, now_ms: int) -> tuple[Reply, list[Cancel]]:
-        """Ask a run to end: its live task is canceled, and its end ends the run."""
+    def cancel(self, run_id: int, now_ms: int) -> Reply:
+        """Ask a run to end: what runs of it is canceled, and when that has ended the run has."""
         run = self.live.get(run_id)
         if run is None:
-            return Reply("wrong_state", "the run has ended"), []
-        if not run.canceling:
-            run.canceling = True
-            self._canceled.append((now_ms, run_id))
-        return ACCEPTED, [Cancel(run.task_id)] if run.task_id else []
+            return Reply("wrong_state", "the run has ended")
+        if not run.cancel_ms:
+            run.cancel_ms = now_ms
+            self._stop(run, StepState.CANCELED, now_ms)
+        return ACCEPTED
 
-    def advance(self, ended: Ended, task_id: int, now_ms: int) -> list[Submit]:
-        """A task of a run is over: the next one, with task_id, or the run's end."""
+    def act(self, command: flow.RunAct, now_ms: int) -> Reply:
+        """Pause or resume a run, or do something to a step by hand."""
+        run = self.live.get(command.run_id)
+        if run is None:
+            return Reply("wrong_state", "the run has ended")
+        machine = run.machine
+        if command.step:
+            reply = self._act_on_step(machine, command, now_ms)
+        elif machine.stopping >= 0:
+            return Reply("wrong_state", "the run is being ended")
+        else:
+            reply = ACCEPTED
+            if command.action == "pause" and not machine.paused:
+                machine.paused = True
+                run.paused_ms = now_ms
+                self._events.append(("run", run.plan.run_id, run.plan.workflow_id, -1, now_ms))
+                self._mark(run)
+            elif command.action == "resume" and machine.paused:
+                run.paused_ms = 0
+                self._events.append(("run", run.plan.run_id, run.plan.workflow_id,
+                                     TaskState.RUNNING, now_ms))
+                self._mark(run)
+                machine.resume(now_ms)
+        self._carry_out(run, now_ms)
+        return reply
+
+    def _act_on_step(self, machine: Machine, command: flow.RunAct, now_ms: int) -> Reply:
+        found = find(machine, command.step)
+        if found is None:
+            return Reply("not_found", "there is no such step, or its iteration is not under way")
+        frame, node = found
+        step = frame.base + node.at
+        if command.action == "skip":
+            if machine.skip(frame, node.at, now_ms):
+                return ACCEPTED
+            return Reply("wrong_state", "only a step that has not begun, or waits, is skipped")
+        wanted = StepKind.WAIT if command.action == "complete" else StepKind.APPROVAL
+        live = machine.live.get(step)
+        if live is None or node.kind != wanted or (node.kind == StepKind.WAIT and not node.event):
+            return Reply("wrong_state", f"the step does not wait for {command.action}")
+        payload = None if command.value is None else DECODE(command.value)
+        value: Value = payload
+        if node.kind == StepKind.APPROVAL:
+            value = {"approved": command.action == "approve", "payload": payload}
+        machine.answer(step, StepState.FAILED if command.action == "reject"
+                       else StepState.SUCCEEDED, value, now_ms)
+        return ACCEPTED
+
+    def advance(self, ended: Ended, now_ms: int) -> None:
+        """A task of a run is over."""
         run = self.live.get(ended.run_id)
-        if run is None or run.task_id != ended.task_id:
-            return []
-        run.done.append(StepEnd(ended.step, ended.state, ended.task_id, ended.attempt,
-                                ended.started_ms, ended.ended_ms))
-        run.task_id = 0
-        move = flow.advance(run.plan, ended.step, ended.state, run.canceling)
-        return self._carry_out(run, move, task_id, now_ms)
+        if run is None:
+            return
+        live = run.machine.live.get(ended.step)
+        if live is None or live.ref != ended.task_id:
+            return
+        if ended.step < run.outer:
+            run.ends[ended.step] = StepEnd(ended.step, ended.state, ended.task_id, ended.attempt,
+                                           ended.started_ms, ended.ended_ms)
+        node = live.frame.scope.nodes[live.at]
+        result, error = None, None
+        if node.keep:
+            result, error = self._said(ended)
+        run.machine.ended(ended.step, ended.state, result, error, now_ms)
+        self._carry_out(run, now_ms)
 
-    def _carry_out(self, run: LiveRun, move: flow.Move, task_id: int,
-                   now_ms: int) -> list[Submit]:
-        plan = run.plan
-        if move.step >= 0:
-            run.task_id = task_id
-            return [msgspec.structs.replace(plan.steps[move.step], task_id=task_id,
-                                            run_id=plan.run_id)]
-        del self.live[plan.run_id]
-        reached = {end.step for end in run.done}
-        steps = [*run.done, *(StepEnd(step.step, -1, 0) for step in plan.steps
-                              if step.step not in reached)]
-        self._ended.append(RunEnd(plan.run_id, move.end, now_ms, steps))
-        self._events.append(("run", plan.run_id, plan.workflow_id, move.end, now_ms))
-        return []
+    def refused(self, command: Submit | Cancel, reply: Reply, now_ms: int) -> None:
+        """The core takes no more tasks: the step has failed. A task to cancel is over already."""
+        run = self.live.get(command.run_id) if isinstance(command, Submit) else None
+        if run is not None and isinstance(command, Submit):
+            error = (reply.code, reply.detail or "the task was refused")
+            run.machine.refused(command.step, error, now_ms)
+            self._carry_out(run, now_ms)
 
-    def take(self) -> tuple[list[tuple[RunPlan, int]], list[tuple[int, int]], list[RunEnd],
-                            list[Event]]:
-        """(begun, canceled, ended, events) since the last call."""
-        step = (self._begun, self._canceled, self._ended, self._events)
-        self._begun, self._canceled, self._ended, self._events = [], [], [], []
-        return step
-
-    def load(self, plan: RunPlan, rows: Sequence[tuple[int, int, int, int, int, int]],
-             canceling: bool) -> None:
-        """Take up a run of before the restart; rows as tasks.of_run gives them."""
-        run = self.live[plan.run_id] = LiveRun(plan)
-        run.canceling = canceling
-        for task_id, state, step, attempt, started_ms, finished_ms in rows:
-            if state < TaskState.SUCCEEDED:
-                run.task_id = task_id
-            else:
-                run.done.append(StepEnd(step, state, task_id, attempt, started_ms, finished_ms))
-
-
-class Planner:
-    """Makes plans from definitions; the ones without a payload are kept, for they repeat."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        self.catalog = catalog
-        self._plans: dict[int, tuple[int, tuple[int, ...], tuple[Submit, ...]]] = {}
-
-    def plan(self, run_id: int, workflow_id: int, payload: bytes | None) -> RunPlan:
-        """A plan of the current versions.
-
-        Raises: NotFound (no such workflow), Invalid (a step's definition is gone).
-        """
-        workflow = self.catalog.workflow(workflow_id)
-        if workflow is None:
-            raise NotFound("no such workflow")
-        current = []
-        for index, step in enumerate(flow.ordered(workflow.body.steps)):
-            found = self.catalog.task_def(parse_id(step.definition_id) or 0)
-            if found is None:
-                raise Invalid("the step's task definition was deleted",
-                              field=f"steps[{index}].definitionId")
-            current.append(found)
-        pins = tuple(found.version for found in current)
-        kept = self._plans.get(workflow_id)
-        if payload is None and kept is not None and kept[:2] == (workflow.version, pins):
-            return RunPlan(run_id, workflow_id, workflow.version, pins, kept[2])
-        steps = tuple(
-            flow.step_of(index, step, flow.task_of(found.id, found.version, found.body), payload)
-            for index, (step, found) in enumerate(
-                zip(flow.ordered(workflow.body.steps), current, strict=True)))
-        if payload is None:
-            if len(self._plans) > definitions.CACHED_MAX:
-                self._plans.clear()
-            self._plans[workflow_id] = (workflow.version, pins, steps)
-        return RunPlan(run_id, workflow_id, workflow.version, pins, steps, payload)
-
-    def replan(self, run_id: int, workflow_id: int, version: int, pins: tuple[int, ...],
-               payload: bytes | None) -> RunPlan:
-        """The plan of a run that began with these versions.
-
-        Raises: NotFound when a version is missing.
-        """
-        store = self.catalog.store
-        body = store.peek(definitions.version, definitions.WORKFLOWS, workflow_id, version)
-        if body is None:
-            raise NotFound(f"workflow {id_text(workflow_id)} has no version {version}")
-        steps = []
-        for index, (step, pin) in enumerate(zip(flow.ordered(body.steps), pins, strict=True)):
-            def_id = parse_id(step.definition_id) or 0
-            found = store.peek(definitions.version, definitions.TASK_DEFS, def_id, pin)
-            if found is None:
-                raise NotFound(f"task definition {step.definition_id} has no version {pin}")
-            steps.append(flow.step_of(index, step, flow.task_of(def_id, pin, found), payload))
-        return RunPlan(run_id, workflow_id, version, pins, tuple(steps), payload)
-
-
-def load(runs: Runs, planner: Planner, bad: list[Unreadable]) -> None:
-    """Take up all live runs; one that cannot be read is reported in bad and left."""
-    store = planner.catalog.store
-    for run_id, workflow_id, version, pins, payload, cancel_ms in store.peek(flows.live):
+    def _said(self, ended: Ended) -> tuple[bytes | None, tuple[str, str] | None]:
+        """(result, error) of a task that somebody refers to."""
+        found = error_of(ended)
+        error = None if found is None else (found.code, found.message)
+        report = ended.report
+        if report is None:
+            return None, error
+        if not report.blob:
+            return report.result, error
         try:
-            plan = planner.replan(run_id, workflow_id, version, flows.PINS(pins), payload)
-        except (NotFound, msgspec.DecodeError, ValueError) as error:
-            bad.append(Unreadable("workflow_run", str(run_id), str(error)))
-            continue
-        runs.load(plan, store.peek(tasks.of_run, run_id), cancel_ms > 0)
+            return self.read_blob(report.blob), error
+        except OSError:
+            return b"null", error       # who refers to a part of it is told that there is none
+
+    def tick(self, now_ms: int) -> None:
+        """Timers that are due, and runs that had more to decide than one turn allows."""
+        while self._timers and self._timers[0][0] <= now_ms:
+            _, run_id, step = heappop(self._timers)
+            run = self.live.get(run_id)
+            if run is None:
+                continue
+            if step >= 0:
+                run.machine.due(step, now_ms)
+                self._carry_out(run, now_ms)
+            elif run.machine.stopping < 0 and run.machine.after is None:
+                self._stop(run, StepState.TIMEOUT, now_ms)
+        busy, self._busy = self._busy, {}
+        for run_id in busy:
+            run = self.live.get(run_id)
+            if run is not None:
+                run.machine.now_ms = now_ms
+                run.machine.settle()
+                self._carry_out(run, now_ms)
+
+    def next_due_ms(self) -> int | None:
+        """When `tick` is wanted at the latest; 0 = at once."""
+        if self._busy:
+            return 0
+        return self._timers[0][0] if self._timers else None
+
+    # ------------------------------------------------------------ what follows
+
+    def _machine(self, plan: RunPlan, created_ms: int) -> LiveRun:
+        params: Value = None if plan.payload is None else DECODE(plan.payload)
+        machine = Machine(plan.graph, {} if params is None else params, {
+            "id": f"{plan.run_id:015x}", "workflowId": f"{plan.workflow_id:015x}",
+            "name": plan.graph.name, "version": plan.version, "createdAt": created_ms})
+        run = self.live[plan.run_id] = LiveRun(plan, machine, created_ms)
+        if plan.graph.timeout_ms:
+            heappush(self._timers, (created_ms + plan.graph.timeout_ms, plan.run_id, -1))
+        return run
+
+    def _restore(self, run: LiveRun, seeds: dict[int, Seed], now_ms: int) -> None:
+        for seed in seeds.values():
+            if seed.state >= StepState.SUCCEEDED and seed.step < run.outer:
+                run.ends[seed.step] = StepEnd(seed.step, seed.state, seed.ref, seed.attempt,
+                                              seed.started_ms, seed.finished_ms)
+        Restorer(run.machine, seeds, now_ms).run()
+
+    def _stop(self, run: LiveRun, state: StepState, now_ms: int) -> None:
+        run.paused_ms = 0
+        run.machine.stop(state, now_ms)
+        self._mark(run)
+        self._carry_out(run, now_ms)
+
+    def _mark(self, run: LiveRun) -> None:
+        self._marks.append((run.cancel_ms, run.machine.stopping, run.paused_ms, run.plan.run_id))
+
+    def _carry_out(self, run: LiveRun, now_ms: int) -> None:
+        """Turn the moves of a run into commands, rows and events."""
+        machine, plan = run.machine, run.plan
+        run_id = plan.run_id
+        while True:
+            moves = machine.moves
+            machine.moves = Moves()
+            for row in moves.rows:
+                self._rows.append((run_id, row.step, row.state, row.ref, row.started_ms,
+                                   row.finished_ms, row.data))
+                if row.step < run.outer and row.state >= StepState.SUCCEEDED \
+                        and row.step not in run.ends:
+                    run.ends[row.step] = StepEnd(row.step, row.state, row.ref, 0, row.started_ms,
+                                                 row.finished_ms)
+            for name, state in moves.news:
+                self._events.append(("step", run_id, plan.workflow_id, name, state, now_ms))
+            for due_ms, step in moves.timers:
+                heappush(self._timers, (due_ms, run_id, step))
+            for step, node, payload in moves.begin:
+                if node.kind == StepKind.TASK:
+                    self._submit(run, step, node, payload)
+                else:
+                    self._begin_child(run, step, node, payload, now_ms)
+            for live in moves.stop:
+                if live.kind == StepKind.WORKFLOW:
+                    self.cancel(live.ref, now_ms)
+                elif live.ref:
+                    self._commands.append(Cancel(live.ref))
+            if moves.end >= 0:
+                self._finish(run, moves, now_ms)
+                return
+            if not (machine.moves.rows or machine.moves.begin or machine.moves.end >= 0):
+                break
+        if machine.busy:
+            self._busy[run_id] = None
+
+    def _submit(self, run: LiveRun, step: int, node: Node, payload: bytes | None) -> None:
+        """A step's task; the run's payload lies over the step's where there are no `params`."""
+        task, plan = node.task, run.plan
+        assert task is not None
+        base = task.payload if payload is None else flow.merge(task.payload, payload)
+        if plan.payload is not None and plan.graph.params is None \
+                and task.kind != Kind.OS_PROCESS:
+            base = flow.merge(base, plan.payload)
+        task_id = self.new_id()
+        run.machine.live[step].ref = task_id
+        self._commands.append(msgspec.structs.replace(
+            task, task_id=task_id, run_id=plan.run_id, step=step, payload=base))
+
+    def _begin_child(self, run: LiveRun, step: int, node: Node, payload: bytes | None,
+                     now_ms: int) -> None:
+        """A run of another workflow, in the version that this run pins."""
+        plan, error = run.plan, None
+        live = run.machine.live[step]
+        given = payload if payload is not None else node.fixed_payload
+        if plan.depth + 1 > DEPTH_MAX:
+            error = ("too_deep", f"workflows nest deeper than {DEPTH_MAX} levels")
+        else:
+            try:
+                child = self.planner.plan(self.new_id(), node.workflow_id, given,
+                                          version=plan.pins[node.pin])
+            except PlumError as refusal:
+                error = (refusal.code, refusal.detail)
+        if error is not None:
+            run.machine.refused(step, error, now_ms)
+            return
+        live.ref = child.run_id
+        self._rows.append((plan.run_id, step, StepState.RUNNING, child.run_id, now_ms, 0, None))
+        self.begin(msgspec.structs.replace(child, parent=(plan.run_id, step),
+                                           depth=plan.depth + 1), now_ms)
+
+    def _finish(self, run: LiveRun, moves: Moves, now_ms: int) -> None:
+        plan, state = run.plan, moves.end
+        del self.live[plan.run_id]
+        ends = [run.ends.get(step) or StepEnd(step, -1, 0) for step in range(run.outer)]
+        self._ended.append(RunEnd(plan.run_id, state, now_ms, ends, moves.result, moves.error))
+        self._events.append(("run", plan.run_id, plan.workflow_id, state, now_ms))
+        parent = self.live.get(plan.parent[0])
+        if parent is not None:
+            error = None
+            if state != StepState.SUCCEEDED:
+                word = TaskState(state).name
+                message = f"the run {plan.run_id:015x} ended as {word.capitalize()}"
+                error = moves.error or (f"run_{word.lower()}", message)
+            parent.machine.ended(plan.parent[1], state, moves.result, error, now_ms)
+            self._carry_out(parent, now_ms)
+
+    def take_commands(self) -> list[Submit | Cancel]:
+        """What the core is to do."""
+        commands, self._commands = self._commands, []
+        return commands
+
+    def take(self) -> tuple[RunChange, list[Event]]:
+        """What is to be written, and the events, since the last call."""
+        change = RunChange(self._begun, self._marks, self._ended, self._rows)
+        events, self._events = self._events, []
+        self._begun, self._marks, self._ended, self._rows = [], [], [], []
+        return change, events
+
+    # ------------------------------------------------------------ after a restart
+
+    def load(self, plan: RunPlan, row: flows.LiveRow, seeds: dict[int, Seed],
+             now_ms: int) -> None:
+        """Take up a run of before the restart."""
+        run = self._machine(plan, row.created_ms)
+        run.cancel_ms, run.paused_ms = row.cancel_ms, row.paused_ms
+        run.machine.stopping = row.stop
+        run.machine.paused = row.paused_ms > 0
+        try:
+            self._restore(run, seeds, now_ms)
+        except (Failure, msgspec.DecodeError):
+            del self.live[plan.run_id]
+            raise
+        for due_ms, step in run.machine.moves.timers:
+            heappush(self._timers, (due_ms, plan.run_id, step))
+        run.machine.moves = Moves()
+        self._busy[plan.run_id] = None
+
+    def release_lost(self, now_ms: int) -> None:
+        """A sub-workflow whose run could not be taken up has failed."""
+        for run in list(self.live.values()):
+            for step, live in list(run.machine.live.items()):
+                if live.kind == StepKind.WORKFLOW and live.ref not in self.live:
+                    run.machine.ended(step, StepState.FAILED, None,
+                                      ("lost", "its run could not be read"), now_ms)
+
+
+def load(runs: Runs, now_ms: int, bad: list[Unreadable]) -> None:
+    """Take up all live runs; one that cannot be read is reported in bad and left."""
+    planner = runs.planner
+    store = planner.catalog.store
+    for row in store.peek(flows.live):
+        try:
+            plan = planner.replan(row)
+            runs.load(plan, row, store.peek(flows.seeds, row.id), now_ms)
+        except (NotFound, Invalid, Failure, msgspec.DecodeError, ValueError) as error:
+            bad.append(Unreadable("workflow_run", str(row.id), str(error)))
+    runs.release_lost(now_ms)

@@ -20,12 +20,10 @@ from plumd import _sched, cron, flow
 from plumd.clock import Instant
 from plumd.cron import Days, Slot, Timing
 from plumd.errors import NotFound, PlumError
+from plumd.flow import BeginRun, CancelRun, RunPlan
 from plumd.model import (
-    BeginRun,
     Cancel,
-    CancelRun,
     Reply,
-    RunPlan,
     ScheduleBody,
     Submit,
     TaskDefBody,

@@ -25,7 +25,7 @@ from plumd.model import (
     id_text,
 )
 from plumd.outbox import Given, Outbox
-from plumd.runs import Planner
+from plumd.planner import Planner
 from plumd.schedules import plan_of
 from plumd.store import definitions, events, schedules
 from plumd.store.definitions import TASK_DEFS, WORKFLOWS, Catalog

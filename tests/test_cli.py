@@ -240,6 +240,34 @@ def test_definitions_and_workflows_by_name_and_id(plumd: Here) -> None:
     failed(plumd.plum("workflow", "get", "cli-flow"), 3, "no such workflow: cli-flow")
 
 
+def test_runs_are_paused_answered_and_repeated(plumd: Here) -> None:
+    flow = json.dumps({"name": "cli-release", "steps": [
+        {"id": "ask", "type": "approval"}, {"id": "come", "type": "wait", "event": "arrived"},
+        {"id": "no", "type": "approval"},
+        {"id": "go", "task": {"name": "builtin.echo"}, "payload": "${steps.ask.result.payload}"}]})
+    ok(plumd.plum("workflow", "create", "-f", "-", given=flow))
+    run = ok(plumd.plum("workflow", "run", "cli-release", "-o", "name")).strip()
+    assert "rule all_success waits for no (Waiting)" in ok(plumd.plum("run", "why", run, "go"))
+    assert value(plumd.plum("run", "pause", run, "-o", "json"))["state"] == "Paused"
+    assert value(plumd.plum("run", "resume", run, "-o", "json"))["state"] == "Running"
+    failed(plumd.plum("run", "complete", run, "ask"), 5)
+    failed(plumd.plum("run", "approve", run, "nothing"), 3)
+    ok(plumd.plum("run", "approve", run, "ask", "-p", '"by me"'))
+    assert value(plumd.plum("run", "skip", run, "no", "-o", "json"))["state"] == "Skipped"
+    ok(plumd.plum("run", "complete", run, "come"))
+    over = value(plumd.plum("run", "wait", run, "-o", "json"))
+    assert over["state"] == "Succeeded"
+    again = value(plumd.plum("run", "rerun", run, "-o", "json"))
+    assert again["originRunId"] == run
+    ok(plumd.plum("run", "reject", str(again["runId"]), "ask"))
+    failed(plumd.plum("run", "wait", str(again["runId"])), 1)
+    third = value(plumd.plum("run", "retry", str(again["runId"]), "-o", "json"))
+    states = [step["state"] for step in values(
+        plumd.plum("run", "steps", str(third["runId"]), "-o", "json"))]
+    assert states == ["Running", "Waiting", "Waiting", "Waiting"]
+    ok(plumd.plum("run", "cancel", str(third["runId"])))
+
+
 def test_a_run_that_is_canceled_is_1(plumd: Here) -> None:
     definition = json.dumps({"name": NOBODY})
     def_id = ok(plumd.plum("def", "create", "-f", "-", "-o", "name", given=definition)).strip()

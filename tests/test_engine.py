@@ -15,7 +15,7 @@ from plumd.engine import QUEUE_WEIGHT_MAX, Ask, Engine
 from plumd.errors import NotFound, OutcomeUnknown, Overloaded, StorageDown
 from plumd.model import Cancel, Join, Limits, Submit, TaskState, WorkerKind
 from plumd.outbox import Given, Outbox
-from plumd.runs import Planner
+from plumd.planner import Planner
 from plumd.store import tasks
 from plumd.store.definitions import Catalog
 from plumd.store.store import Tx

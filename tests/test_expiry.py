@@ -14,7 +14,7 @@ from plumd.engine import Engine
 from plumd.expiry import Expiry
 from plumd.model import Limits
 from plumd.outbox import Outbox
-from plumd.runs import Planner
+from plumd.planner import Planner
 from plumd.store import kv
 from plumd.store.definitions import Catalog
 from plumd.store.kv import Write

@@ -32,7 +32,7 @@ from plumd.executors.targets import CallFailed
 from plumd.model import Limits
 from plumd.operations import Operation, Operations, Order, check
 from plumd.outbox import Outbox
-from plumd.runs import Planner
+from plumd.planner import Planner
 from plumd.store import events
 from plumd.store.definitions import Catalog
 from plumd.store.devices import Device, OpDesc

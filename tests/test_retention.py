@@ -15,8 +15,8 @@ from plumd.engine import Engine
 from plumd.executors.os_process import OsProcess
 from plumd.model import Limits
 from plumd.outbox import Outbox
+from plumd.planner import Planner
 from plumd.retention import DAY_MS, GONE_KEY_MS, Keep, Retention
-from plumd.runs import Planner
 from plumd.store import devices, kv
 from plumd.store.blobs import Blobs
 from plumd.store.definitions import Catalog

@@ -12,7 +12,7 @@ from plumd.clock import Instant
 from plumd.engine import Engine
 from plumd.model import Ending, Finish, Join, Limits, Meters, Submit, WorkerKind
 from plumd.outbox import Outbox
-from plumd.runs import Planner
+from plumd.planner import Planner
 from plumd.stats import (
     MINUTES_KEPT,
     SECONDS_KEPT,

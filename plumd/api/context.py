@@ -15,7 +15,7 @@ from plumd.api.routes import Request, Response
 from plumd.engine import Engine
 from plumd.errors import KeyReused, NotFound, PlumError
 from plumd.model import parse_id
-from plumd.runs import Planner
+from plumd.planner import Planner
 from plumd.store import keys
 from plumd.store.blobs import Blobs
 from plumd.store.definitions import Catalog

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from plumd.flow.rules import state_text
 from plumd.model import TASK_STATES, id_text
 from plumd.store.events import Event, Record
 
@@ -14,7 +15,7 @@ TOPICS: Final = ("tasks", "workflows", "runs", "workers", "taskDefs", "services"
                  "kv", "schedules", "alerts")
 TOPIC_OF: Final = {
     "schedule": "schedules", "calendar": "schedules",
-    "task": "tasks", "taskDeleted": "tasks", "run": "runs", "runDeleted": "runs",
+    "task": "tasks", "taskDeleted": "tasks", "run": "runs", "step": "runs", "runDeleted": "runs",
     "worker": "workers", "taskDef": "taskDefs", "workflow": "workflows", "service": "services",
     "resource": "resources", "kv": "kv",
 }
@@ -38,6 +39,16 @@ class RunNews(msgspec.Struct, frozen=True, rename="camel"):
 
     run_id: str
     workflow_id: str
+    state: str
+    at: int
+
+
+class StepNews(msgspec.Struct, frozen=True, rename="camel"):
+    """A step of a workflow run began or ended; stepId is like `fetch` or `each[17].fetch`."""
+
+    run_id: str
+    workflow_id: str
+    step_id: str
     state: str
     at: int
 
@@ -76,7 +87,12 @@ def news_of(event: Event) -> tuple[str, str, msgspec.Struct]:
     if kind == "run":
         _, number, workflow_id, state, at_ms = event
         return "runs", "run", RunNews(id_text(int(number)), id_text(int(workflow_id)),
-                                      TASK_STATES[int(state)], int(at_ms))
+                                      "Paused" if int(state) < 0 else TASK_STATES[int(state)],
+                                      int(at_ms))
+    if kind == "step":
+        _, number, workflow_id, step, state, at_ms = event
+        return "runs", "step", StepNews(id_text(int(number)), id_text(int(workflow_id)), str(step),
+                                        state_text(int(state)), int(at_ms))
     if kind == "kv":
         _, namespace, what, key, version, at_ms = event
         return "kv", "kv", KeyNews(str(namespace), str(key), int(version), what == "deleted",

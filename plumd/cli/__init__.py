@@ -19,6 +19,7 @@ from plumd.cli import (
     definitions,
     devices,
     kv,
+    run_steps,
     schedules,
     system,
     tasks,
@@ -47,7 +48,7 @@ def plum() -> None:
     """
 
 
-for noun in (tasks.group, definitions.group, workflows.group, workflows.runs, schedules.group,
+for noun in (tasks.group, definitions.group, workflows.group, run_steps.runs, schedules.group,
              schedules.calendars, workers.workers, workers.services, devices.group, kv.group,
              system.events, system.status, system.stats, system.completion):
     plum.add_command(noun)

@@ -47,7 +47,7 @@ STEP_RUNS = (
 
 @click.group("workflow", cls=PlumGroup)
 def group() -> None:
-    """Workflows: task definitions one after another."""
+    """Workflows: steps, and what they need of each other."""
 
 
 @click.group("run", cls=PlumGroup)

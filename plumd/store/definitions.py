@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, Generic, TypeVar
 
 import apsw
 import msgspec
 
 from plumd.errors import Exists, NotFound, VersionMismatch, WrongState
-from plumd.model import TaskDefBody, WorkflowBody, id_text
+from plumd.model import StepBody, TaskDefBody, WorkflowBody, id_text
 from plumd.store import sql
 from plumd.store.store import Store, Tx
 
@@ -142,18 +142,33 @@ def in_use(tx: Tx, number: int) -> None:
     """Raises WrongState while a workflow has a step of this definition."""
     for row in tx.db.execute(SQL["workflows_using"]):
         body = WORKFLOWS.decode(row[0])
-        if any(step.definition_id == id_text(number) for step in body.steps):
+        if any(step.definition_id == id_text(number) for step in every_step(body)):
             raise WrongState(f"the workflow {body.name!r} uses this task definition")
+
+
+def every_step(body: WorkflowBody) -> Iterator[StepBody]:
+    """All steps of a workflow, those inside bodies too."""
+    waiting = [*body.steps, *body.on_failure]
+    while waiting:
+        step = waiting.pop()
+        yield step
+        if not isinstance(step.body, msgspec.UnsetType):
+            waiting.extend(step.body)
 
 
 def hide_workflow(tx: Tx, number: int) -> None:
     """Take a workflow away at once; its runs are removed in slices afterwards.
 
-    Raises: NotFound.
+    Raises: NotFound; WrongState while another workflow has it as a step.
     """
     old = get(tx.db, WORKFLOWS, number)
     if old is None:
         raise NotFound("no such workflow")
+    for row in tx.db.execute(SQL["workflows_using"]):
+        body = WORKFLOWS.decode(row[0])
+        if body.name != old.body.name and any(step.workflow == id_text(number)
+                                              for step in every_step(body)):
+            raise WrongState(f"the workflow {body.name!r} runs this one as a step")
     tx.db.execute(SQL["hide_workflow"], (tx.now_ms, number))
     tx.emit("workflow", id_text(number), "deleted", old.body.name, tx.now_ms)
 
@@ -210,6 +225,10 @@ class Catalog:
             if found is not None:
                 keep(self._workflows, number, found)
         return found
+
+    def workflow_named(self, name: str) -> Versioned[WorkflowBody] | None:
+        """By name; not kept, for few ask."""
+        return self.store.peek(by_name, WORKFLOWS, name)
 
     def workflow_version(self, number: int, wanted: int) -> WorkflowBody | None:
         """One version, which never changes."""

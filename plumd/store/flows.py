@@ -1,15 +1,15 @@
-"""Workflow runs. While a run lives its steps are its tasks; at its end a summary is kept with it,
-so that the status of every step stays when old tasks go."""
+"""Workflow runs. While a run lives its steps are its tasks, and rows for what tasks do not say; at
+its end a summary of the outer steps is kept with it, so that it is read at once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import apsw
 import msgspec
 
-from plumd.model import RunPlan
+from plumd.flow.graph import RunPlan, Seed
 from plumd.store import sql, tasks
 
 SQL: Final = sql.load("flows")
@@ -18,7 +18,7 @@ PINS: Final = msgspec.json.Decoder(tuple[int, ...]).decode
 
 
 class StepEnd(msgspec.Struct, frozen=True, rename="camel"):
-    """What is kept of a step when its run ends; state -1 = it never began (Skipped)."""
+    """What is kept of a step when its run ends. state: -1 = it never began (Skipped)."""
 
     step: int
     state: int
@@ -44,34 +44,105 @@ class RunRow(msgspec.Struct, frozen=True):
     finished_ms: int
     cancel_ms: int
     steps: list[StepEnd] | None
+    parent_id: int
+    parent_step: int
+    origin_id: int
+    paused_ms: int
+    result: bytes | None
+    error: str | None
 
 
 class RunEnd(msgspec.Struct, frozen=True):
-    """A run that ended in this commit."""
+    """A run that ended in this commit. error: (code, message)."""
 
     run_id: int
     state: int
     finished_ms: int
     steps: Sequence[StepEnd]
+    result: bytes | None = None
+    error: tuple[str, str] | None = None
 
 
-def write(db: apsw.Connection, begun: Sequence[tuple[RunPlan, int]],
-          canceled: Sequence[tuple[int, int]], ended: Sequence[RunEnd]) -> None:
-    """The runs of one step: (plan, created_ms), (cancel_ms, run_id), and those that ended."""
-    if begun:
+Mark: TypeAlias = tuple[int, int, int, int]
+"""(cancel_ms, stop, paused_ms, run_id)"""
+StepRow: TypeAlias = tuple[int, int, int, int, int, int, bytes | None]
+"""(run_id, step, state, ref, started_ms, finished_ms, data)"""
+
+
+def last_step(db: apsw.Connection, run_id: int, first: int, last: int) -> int:
+    """The greatest number from first to last that left a trace, -1 when none did."""
+    return max(sql.number(db, SQL[name], (run_id, first, last))
+               for name in ("last_task", "last_step"))
+
+
+class RunChange(msgspec.Struct, frozen=True):
+    """What one commit writes of runs. begun: with created_ms."""
+
+    begun: Sequence[tuple[RunPlan, int]] = ()
+    marks: Sequence[Mark] = ()
+    ended: Sequence[RunEnd] = ()
+    steps: Sequence[StepRow] = ()
+
+    @property
+    def weight(self) -> int:
+        """About how many rows it writes."""
+        return len(self.begun) + len(self.marks) + len(self.ended) + len(self.steps)
+
+
+def write(db: apsw.Connection, change: RunChange) -> None:
+    """The runs of one step."""
+    if change.begun:
         db.executemany(SQL["insert"], [
             (plan.run_id, plan.workflow_id, plan.version, ENCODE(plan.pins).decode(), plan.payload,
-             created_ms) for plan, created_ms in begun])
-    if canceled:
-        db.executemany(SQL["cancel"], canceled)
-    if ended:
+             created_ms, *plan.parent, plan.depth, plan.origin_id)
+            for plan, created_ms in change.begun])
+    if change.steps:
+        db.executemany(SQL["put_step"], change.steps)
+    if change.marks:
+        db.executemany(SQL["mark"], change.marks)
+    if change.ended:
         db.executemany(SQL["finish"], [
-            (end.state, end.finished_ms, ENCODE(end.steps), end.run_id) for end in ended])
+            (end.state, end.finished_ms, ENCODE(end.steps), end.result,
+             None if end.error is None else error_text(end.error), end.run_id)
+            for end in change.ended])
 
 
-def live(db: apsw.Connection) -> list[tuple[int, int, int, str, bytes | None, int]]:
-    """(id, workflow_id, version, pins as JSON, payload, cancel_ms) of the runs that go on."""
-    return list(sql.rows(db, SQL["live"]))
+def error_text(error: tuple[str, str]) -> str:
+    """How an error is kept."""
+    return ENCODE({"code": error[0], "message": error[1]}).decode()
+
+
+class LiveRow(msgspec.Struct, frozen=True):
+    """A run that goes on, as the daemon takes it up."""
+
+    id: int
+    workflow_id: int
+    version: int
+    pins: str
+    payload: bytes | None
+    created_ms: int
+    cancel_ms: int
+    parent_id: int
+    parent_step: int
+    depth: int
+    origin_id: int
+    stop: int
+    paused_ms: int
+
+
+def live(db: apsw.Connection) -> list[LiveRow]:
+    """The runs that go on."""
+    return [LiveRow(*row) for row in db.execute(SQL["live"])]
+
+
+def seeds(db: apsw.Connection, run_id: int, first: int = 0,
+          last: int = (1 << 31) - 1) -> dict[int, Seed]:
+    """What is known of a run's step instances from first to last: their tasks, and their rows."""
+    found = {row[0]: Seed(*row) for row in db.execute(SQL["tasks"], (run_id, first, last))}
+    for row in db.execute(SQL["steps"], (run_id, first, last)):
+        task = found.get(row[0])
+        found[row[0]] = Seed(*row) if task is None else msgspec.structs.replace(task, data=row[6])
+    return found
 
 
 def get(db: apsw.Connection, run_id: int) -> RunRow | None:
@@ -81,27 +152,21 @@ def get(db: apsw.Connection, run_id: int) -> RunRow | None:
     return None
 
 
-Shape = tuple[int, int, int, str, bytes | None, int, int, int, int, bytes | None]
+Shape = tuple[int, int, int, str, bytes | None, int, int, int, int, bytes | None, int, int, int,
+              int, bytes | None, str | None]
 
 
 def run_of(row: Shape) -> RunRow:
     """A row as a Struct."""
     steps = None if row[9] is None else STEPS(row[9])
-    return RunRow(row[0], row[1], row[2], PINS(row[3]), *row[4:9], steps)
+    return RunRow(row[0], row[1], row[2], PINS(row[3]), row[4], row[5], row[6], row[7], row[8],
+                  steps, row[10], row[11], row[12], row[13], row[14], row[15])
 
 
-def page(db: apsw.Connection, workflow_id: int, state: int | None, before: int,
-         limit: int) -> list[RunRow]:
-    """One page, newest first; workflow_id 0 = of all workflows."""
-    where, values = ["id < ?"], [before or (1 << 63) - 1]
-    if workflow_id:
-        where.append("workflow_id = ?")
-        values.append(workflow_id)
-    if state is not None:
-        where.append("state = ?")
-        values.append(state)
-    text = SQL["page"].format(where=" AND ".join(where))
-    return [run_of(row) for row in db.execute(text, (*values, limit))]
+def paused(db: apsw.Connection, workflow_id: int, before: int, limit: int) -> list[RunRow]:
+    """One page of the runs that are paused, newest first; workflow_id 0 = of all workflows."""
+    rows = db.execute(SQL["paused"], (before or (1 << 63) - 1, workflow_id, workflow_id, limit))
+    return [run_of(row) for row in rows]
 
 
 def any_live(db: apsw.Connection, workflow_id: int) -> bool:
@@ -114,6 +179,7 @@ def delete(db: apsw.Connection, run_id: int) -> bool:
     db.execute(SQL["delete"], (run_id,))
     if not db.changes():
         return False
+    db.execute(SQL["delete_steps"], (run_id,))
     mine: list[tuple[int]] = list(sql.rows(db, SQL["tasks_of"], (run_id, -1)))
     for row in mine:
         tasks.delete(db, row[0])

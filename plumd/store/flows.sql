@@ -1,26 +1,54 @@
 -- name: insert
 INSERT INTO workflow_runs (id, workflow_id, version, pins, payload, state, created_ms, finished_ms,
-    cancel_ms) VALUES (?,?,?,?,?,2,?,0,0);
+    cancel_ms, parent_id, parent_step, depth, origin_id) VALUES (?,?,?,?,?,2,?,0,0,?,?,?,?);
 
 -- name: finish
-UPDATE workflow_runs SET state = ?, finished_ms = ?, steps = ? WHERE id = ?;
+UPDATE workflow_runs SET state = ?, finished_ms = ?, steps = ?, result = ?, error = ?, paused_ms = 0
+WHERE id = ?;
 
--- name: cancel
-UPDATE workflow_runs SET cancel_ms = ? WHERE id = ?;
+-- name: mark
+UPDATE workflow_runs SET cancel_ms = ?, stop = ?, paused_ms = ? WHERE id = ?;
+
+-- One statement for a step's begin and end: the later row replaces the earlier one.
+-- name: put_step
+INSERT OR REPLACE INTO run_steps (run_id, step, state, ref, started_ms, finished_ms, data)
+VALUES (?,?,?,?,?,?,?);
+
+-- name: steps
+SELECT step, state, ref, 0, started_ms, finished_ms, data FROM run_steps
+WHERE run_id = ? AND step BETWEEN ? AND ? ORDER BY step;
+
+-- name: tasks
+SELECT step, state, id, attempt, started_ms, finished_ms, NULL FROM tasks
+WHERE run_id = ? AND run_id > 0 AND step BETWEEN ? AND ? ORDER BY step, id;
+
+-- name: last_task
+SELECT coalesce(max(step), -1) FROM tasks WHERE run_id = ? AND run_id > 0 AND step BETWEEN ? AND ?;
+
+-- name: last_step
+SELECT coalesce(max(step), -1) FROM run_steps WHERE run_id = ? AND step BETWEEN ? AND ?;
 
 -- name: live
-SELECT id, workflow_id, version, pins, payload, cancel_ms FROM workflow_runs WHERE state < 4;
+SELECT id, workflow_id, version, pins, payload, created_ms, cancel_ms, parent_id, parent_step,
+    depth, origin_id, stop, paused_ms
+FROM workflow_runs WHERE state < 4;
 
 -- name: get
-SELECT id, workflow_id, version, pins, payload, state, created_ms, finished_ms, cancel_ms, steps
+SELECT id, workflow_id, version, pins, payload, state, created_ms, finished_ms, cancel_ms, steps,
+    parent_id, parent_step, origin_id, paused_ms, result, error
 FROM workflow_runs WHERE id = ?;
 
--- name: page
-SELECT id, workflow_id, version, pins, payload, state, created_ms, finished_ms, cancel_ms, steps
-FROM workflow_runs WHERE {where} ORDER BY id DESC LIMIT ?;
+-- name: paused
+SELECT id, workflow_id, version, pins, payload, state, created_ms, finished_ms, cancel_ms, NULL,
+    parent_id, parent_step, origin_id, paused_ms, NULL, error
+FROM workflow_runs WHERE paused_ms > 0 AND id < ? AND (? = 0 OR workflow_id = ?)
+ORDER BY id DESC LIMIT ?;
 
 -- name: delete
 DELETE FROM workflow_runs WHERE id = ? AND state >= 4;
+
+-- name: delete_steps
+DELETE FROM run_steps WHERE run_id = ?;
 
 -- name: tasks_of
 SELECT id FROM tasks WHERE run_id = ? AND run_id > 0 LIMIT ?;

@@ -19,7 +19,7 @@ import trio
 
 from plumd.clock import Clock, SystemClock
 from plumd.errors import PlumError
-from plumd.model import Changed, Created, Ended, Join, RunPlan
+from plumd.model import Changed, Created, Ended, Join
 from plumd.store import events, flows, migrate, schedules, tasks, workers
 from plumd.store.events import Event, Record
 
@@ -32,6 +32,7 @@ INLINE_COMMIT_MAX_NS: Final = 2_000_000
 CHECKPOINT_PAGES: Final = 4_000
 CHECKPOINT_AGAIN_S: Final = 1.0
 READERS: Final = 4
+NO_RUNS: Final = flows.RunChange()
 
 
 class Tx:
@@ -65,9 +66,7 @@ class Change(msgspec.Struct):
     ended: Sequence[Ended] = ()
     joined: Sequence[Join] = ()
     gone: Sequence[tuple[str, str]] = ()
-    runs_begun: Sequence[tuple[RunPlan, int]] = ()
-    runs_canceled: Sequence[tuple[int, int]] = ()
-    runs_ended: Sequence[flows.RunEnd] = ()
+    runs: flows.RunChange = NO_RUNS
     events: list[Event] = []
     calls: Sequence[Call] = ()
     moves: schedules.Moves | None = None
@@ -76,15 +75,14 @@ class Change(msgspec.Struct):
     def weight(self) -> int:
         """About how many rows it writes."""
         return (len(self.created) + len(self.changed) + len(self.ended) + len(self.joined)
-                + len(self.runs_begun) + len(self.runs_ended) + 8 * len(self.calls)
+                + self.runs.weight + 8 * len(self.calls)
                 + (0 if self.moves is None else self.moves.weight))
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to make durable."""
         return not (self.created or self.changed or self.joined or self.gone or self.events
-                    or self.calls or self.ended or self.runs_begun or self.runs_canceled
-                    or self.moves)
+                    or self.calls or self.ended or self.runs.weight or self.moves)
 
 
 class Done(msgspec.Struct):
@@ -170,8 +168,8 @@ class Store:
         try:
             values = [self._run(call, change) for call in change.calls]
             tasks.write(db, change.created, change.changed, change.ended)
-            if change.runs_begun or change.runs_canceled or change.runs_ended:
-                flows.write(db, change.runs_begun, change.runs_canceled, change.runs_ended)
+            if change.runs is not NO_RUNS:
+                flows.write(db, change.runs)
             if change.joined or change.gone:
                 workers.write(db, change.joined, change.gone, change.now_ms)
             if change.moves is not None:

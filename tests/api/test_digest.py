@@ -18,7 +18,7 @@ from plumd.clock import Instant
 from plumd.engine import Engine
 from plumd.model import Limits, TaskState, id_text
 from plumd.outbox import Outbox
-from plumd.runs import Planner
+from plumd.planner import Planner
 from plumd.stats import Monitor
 from plumd.store.definitions import Catalog
 from plumd.store.events import Event, Record

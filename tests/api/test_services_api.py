@@ -23,7 +23,7 @@ from plumd.executors.outgoing import Client
 from plumd.executors.service import Service
 from plumd.model import Limits
 from plumd.outbox import Outbox
-from plumd.runs import Planner
+from plumd.planner import Planner
 from plumd.services import Registry
 from plumd.store.blobs import Blobs
 from plumd.store.definitions import Catalog

@@ -20,7 +20,7 @@ from plumd.clock import SystemClock
 from plumd.engine import Engine
 from plumd.model import Limits, Submit
 from plumd.outbox import Outbox
-from plumd.runs import Planner
+from plumd.planner import Planner
 from plumd.store.blobs import Blobs
 from plumd.store.definitions import Catalog
 from plumd.store.store import Store

@@ -16,7 +16,7 @@ from plumd.engine import QUEUE_WEIGHT_MAX, Engine
 from plumd.errors import Overloaded, StorageDown
 from plumd.model import Cancel, Join, Limits, Submit, WorkerKind
 from plumd.outbox import Given, Outbox
-from plumd.runs import Planner
+from plumd.planner import Planner
 from plumd.store import tasks
 from plumd.store.definitions import Catalog
 from plumd.store.store import Change, Done, Store

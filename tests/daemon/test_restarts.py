@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import msgspec
@@ -132,3 +133,43 @@ def test_a_poison_run_is_set_aside(daemon: Running, column: str) -> None:
         assert api.call("GET", "/v1/workflow-runs").status == 200
     assert rows(daemon, "SELECT subject, row_id FROM quarantine") == [
         ("workflow_run", str(int(runs[1], 16)))]
+
+
+GRAPH: dict[str, object] = {"name": "graph", "steps": [
+    {"id": "hold", "type": "wait", "event": "go"},
+    {"id": "nap", "type": "wait", "seconds": 0.6, "needs": []},
+    {"id": "each", "type": "map", "needs": ["hold"], "items": [1, 2, 3, 4, 5, 6],
+     "concurrency": 2, "body": [
+         {"id": "work", "task": {"name": "builtin.echo"}, "payload": "${item * 10}"},
+         {"id": "rest", "task": {"name": "builtin.delay"}, "payload": 0.15},
+         {"id": "big", "type": "branch", "condition": "steps.work.result.echo > 30"}],
+     "result": "${steps.work.result.echo + (steps.big.result ? 1 : 0)}"},
+    {"id": "end", "task": {"name": "builtin.echo"}, "needs": ["each", "nap"],
+     "payload": "${steps.each.result.results}"}],
+    "result": "${steps.end.result.echo}"}
+
+
+def test_a_graph_goes_on_exactly_where_it_stood(daemon: Running) -> None:
+    with Api(daemon) as api:
+        made = msgspec.json.decode(api.post("/v1/workflows", GRAPH).body, type=dict[str, object])
+        answer = api.post(f"/v1/workflows/{made['workflowId']}?action=run", {})
+        run = msgspec.json.decode(answer.body, type=Run)
+        path = f"/v1/workflow-runs/{run.run_id}"
+
+        def over(count: int) -> bool:
+            page = api.get(f"{path}/steps?inside=each")
+            found = msgspec.json.decode(page, type=list[dict[str, object]])
+            return sum(one["state"] == "Succeeded" for one in found) >= count
+
+        crash(daemon, api)          # while it waits
+        assert api.post(f"{path}/steps/hold?action=complete", {}).status == 200
+        for count in (1, 5, 11):    # and three times within the map
+            wait_for(partial(over, count), "more of the map is done")
+            crash(daemon, api)
+        wait_for(lambda: msgspec.json.decode(api.get(path), type=Run).state != "Running",
+                 "the run ends")
+        done = msgspec.json.decode(api.get(path), type=dict[str, object])
+        assert done["state"] == "Succeeded", done
+        assert done["result"] == [10, 20, 30, 41, 51, 61]
+        tasks = api.tasks(f"&runId={run.run_id}&limit=100")
+        assert len(tasks) == len({task.step_id for task in tasks}) == 13

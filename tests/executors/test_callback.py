@@ -19,7 +19,7 @@ from plumd.executors import Attempt, Outcome, Stop
 from plumd.executors.callback import Callback
 from plumd.model import Ending, Join, Limits, OnLost, Submit, TaskState, WorkerKind, id_text
 from plumd.outbox import Outbox
-from plumd.runs import Planner
+from plumd.planner import Planner
 from plumd.store import tasks
 from plumd.store.blobs import Blobs
 from plumd.store.definitions import Catalog

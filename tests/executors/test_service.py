@@ -31,7 +31,7 @@ from plumd.model import (
     id_text,
 )
 from plumd.outbox import Outbox
-from plumd.runs import Planner
+from plumd.planner import Planner
 from plumd.services import Registry, Verdict
 from plumd.store import tasks
 from plumd.store.blobs import Blobs

@@ -143,14 +143,11 @@ FAULTS: Final = (
     Fault("a commit that failed is answered as done", ENGINE,
           "            if not landed:\n", "            if landed is None:\n", (SIM,)),
     Fault("a run stands still after a restart", "plumd/runs.py",
-          '''            if state < TaskState.SUCCEEDED:
-                run.task_id = task_id
-''', '''            if state < TaskState.SUCCEEDED:
-                pass
-''', (SIM,)),
+          "        self._busy[plan.run_id] = None\n\n    def release_lost",
+          "\n    def release_lost", (SIM,)),
     Fault("the end of a task does not move its run on", ENGINE,
-          "                for submit in self.runs.advance(end, self.new_id(), now.wall_ms):\n",
-          "                for submit in ():\n", (SIM,)),
+          "                flows.advance(end, now.wall_ms)\n",
+          "                del end\n", (SIM,)),
     Fault("events are not written", STORE,
           "record = events.insert(db, self.next_seq, change.now_ms, change.events)",
           "record = Record(self.next_seq, len(change.events) or 1, change.events)",

@@ -33,7 +33,7 @@ class Truth:
             self.moved(task_id, state, row[3])
         for moved in change.changed:
             self.moved(moved[9], moved[0], moved[1])
-        for end in change.runs_ended:
+        for end in change.runs.ended:
             assert end.run_id not in self.runs, "a run ended twice"
             self.runs[end.run_id] = end.state
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import cast
 
+import msgspec
 import trio
 import trio.testing
 
@@ -17,14 +18,12 @@ from plumd.carrier import BuiltinCarrier
 from plumd.clock import Instant
 from plumd.engine import Ask, Engine
 from plumd.errors import PlumError
+from plumd.flow import BeginRun, CancelRun, RunPlan
 from plumd.model import (
     BUILTIN_POOL,
-    BeginRun,
     Cancel,
-    CancelRun,
     Join,
     Limits,
-    RunPlan,
     StepBody,
     Submit,
     TaskDefBody,
@@ -34,11 +33,12 @@ from plumd.model import (
     id_text,
 )
 from plumd.outbox import Outbox
-from plumd.runs import Planner
+from plumd.planner import Planner
 from plumd.sdk.messages import MessageSocket
 from plumd.store import definitions, flows, tasks
 from plumd.store.blobs import Blobs
 from plumd.store.definitions import TASK_DEFS, WORKFLOWS, Catalog
+from plumd.store.flows import RunRow
 from plumd.store.store import Change
 from plumd.stream.websocket import Streams
 from tests.sim.disk import FaultyStore, Killed, Truth
@@ -58,6 +58,17 @@ class SimClock:
         return Instant(now_ns, EPOCH_NS + now_ns)
 
 
+GRAPH = b"""{"name": "graph", "steps": [
+    {"id": "first", "definitionId": "STEP"},
+    {"id": "either", "type": "branch", "condition": "true", "needs": ["first"]},
+    {"id": "each", "type": "map", "items": [1, 2, 3], "concurrency": 2,
+     "needs": [{"step": "either", "on": "true"}],
+     "body": [{"id": "work", "definitionId": "STEP"}, {"id": "meet", "type": "parallel"}]},
+    {"id": "rest", "type": "wait", "seconds": 0.4},
+    {"id": "last", "type": "parallel", "needs": ["each", "rest"], "triggerRule": "all_done"}]}"""
+"""A definition, decided, repeated side by side, while time passes, and brought together."""
+
+
 class World:
     """Everything of one seed."""
 
@@ -75,6 +86,7 @@ class World:
         self.known_runs: list[int] = []
         self.plan_steps: tuple[Submit, ...] = ()
         self.workflow_id = 0
+        self.graph_id = 0
         self.lives = 0
         self.trace: list[str] = []
         self.engine: Engine
@@ -134,9 +146,13 @@ class World:
         body = TaskDefBody("step", max_retries=1)
         number, self.workflow_id = self.engine.new_id(), self.engine.new_id()
         flow = WorkflowBody("flow", (StepBody(id_text(number)),) * 3)
+        graph = msgspec.json.decode(GRAPH.replace(b"STEP", id_text(number).encode()),
+                                    type=WorkflowBody)
+        self.graph_id = self.engine.new_id()
         self.store.commit_now(Change(0, calls=[
             lambda tx: definitions.create(tx, TASK_DEFS, number, body),
-            lambda tx: definitions.create(tx, WORKFLOWS, self.workflow_id, flow)]))
+            lambda tx: definitions.create(tx, WORKFLOWS, self.workflow_id, flow),
+            lambda tx: definitions.create(tx, WORKFLOWS, self.graph_id, graph)]))
         self.engine.journal.next_seq = self.store.next_seq
 
     async def run_engine(self, life: trio.CancelScope) -> None:
@@ -215,7 +231,8 @@ class World:
 
     def begin_run(self) -> None:
         run_id = self.engine.new_id()
-        plan: RunPlan = self.planner.plan(run_id, self.workflow_id, None)
+        workflow_id = self.rng.choice((self.workflow_id, self.graph_id))
+        plan: RunPlan = self.planner.plan(run_id, workflow_id, None)
         self.post([BeginRun(plan)], [], [run_id])
 
     def cancel(self) -> None:
@@ -293,8 +310,26 @@ class World:
             assert run.state >= TaskState.SUCCEEDED
             assert run.steps is not None
             assert self.truth.runs[run_id] == run.state
-            if run.state == TaskState.SUCCEEDED:
+            if run.workflow_id == self.graph_id:
+                self.audit_graph(run)
+            elif run.state == TaskState.SUCCEEDED:
                 assert [end.state for end in run.steps] == [TaskState.SUCCEEDED] * 3
+
+    def audit_graph(self, run: RunRow) -> None:
+        """Every step of a graph has an end, and every round of its map is there once."""
+        assert run.steps is not None
+        assert len(run.steps) == 5
+        if run.cancel_ms:
+            return
+        assert all(end.state >= TaskState.SUCCEEDED for end in run.steps)
+        first, either, each, rest, last = (end.state for end in run.steps)
+        assert (either == TaskState.SUCCEEDED) == (first == TaskState.SUCCEEDED)
+        rounds = [step for step in self.store.peek(flows.seeds, run.id).values() if step.step >= 5]
+        if each == TaskState.SUCCEEDED:
+            assert len(rounds) == 6
+            assert {step.state for step in rounds} == {TaskState.SUCCEEDED}
+        assert rest == TaskState.SUCCEEDED
+        assert last == TaskState.SUCCEEDED, "all_done runs whatever happened"
 
     def fingerprint(self) -> tuple[int, int, int]:
         """(tasks made, over, attempts begun): equal for equal seeds."""

@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plumd.model import Ended, Ending, Finish, RunPlan, Submit, TaskError, TaskState
+from plumd.flow.graph import Graph, RunPlan, Scope
+from plumd.model import Ended, Ending, Finish, Submit, TaskError, TaskState
 from plumd.store import flows, lists, migrate, tasks
 from plumd.store.lists import CLOCK_SLACK_MS, ID_SHIFT, Filter
 from plumd.store.tasks import TaskRow
 
+NO_STEPS = Graph("", Scope((), (), {}))
 EPOCH_MS = 1_700_000_000_000
 COUNT = 300
 NAMES, WORKERS, CODES = ("a", "b", "c"), ("w1", "w2"), ("boom", "exit", "lost")
@@ -154,8 +156,9 @@ def test_all_pages_of_runs_are_the_list(db: apsw.Connection, workflow: int, stat
     facts = [(number, 1 + number % 3, number * 7 % 8) for number in range(1, 61)]
     if flows.get(db, 1) is None:
         with db:
-            flows.write(db, [(RunPlan(number, flow, 1, (), ()), 1) for number, flow, _ in facts],
-                        [], [flows.RunEnd(number, state, 2, ()) for number, _, state in facts])
+            flows.write(db, flows.RunChange(
+                [(RunPlan(number, flow, 1, (), NO_STEPS), 1) for number, flow, _ in facts],
+                ended=[flows.RunEnd(number, state, 2, ()) for number, _, state in facts]))
     expected = [number for number, flow, state in facts[::-1]
                 if workflow in (0, flow) and (not states or state in states)]
     found: list[int] = []

@@ -26,7 +26,7 @@ from plumd.api.gate import Gate
 from plumd.engine import Engine
 from plumd.model import Cancel, Limits, OnLost, Submit, TaskState, attempt_text
 from plumd.outbox import Outbox
-from plumd.runs import Planner
+from plumd.planner import Planner
 from plumd.store import tasks
 from plumd.store.blobs import Blobs
 from plumd.store.definitions import Catalog

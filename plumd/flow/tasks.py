@@ -1,6 +1,4 @@
-"""Pure: what a run does next. A sequential workflow is a chain: each step waits for the one
-before it to succeed, and the first that does not ends the run.
-"""
+"""A step's task: what its definition says, and how payloads lie over each other."""
 
 from __future__ import annotations
 
@@ -8,32 +6,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from plumd.model import Kind, RunPlan, StepBody, Submit, TaskDefBody, TaskState
+from plumd.model import Kind, StepBody, Submit, TaskDefBody
 
 TIMEOUT_MS_DEFAULT = 300_000
-
-
-class Move(msgspec.Struct, frozen=True):
-    """What follows: a step to submit, or the state in which the run ends; -1 = neither."""
-
-    step: int = -1
-    end: int = -1
-
-
-def begin(plan: RunPlan) -> Move:
-    """The first move of a run; one without steps has succeeded already."""
-    return Move(step=0) if plan.steps else Move(end=TaskState.SUCCEEDED)
-
-
-def advance(plan: RunPlan, step: int, state: int, canceling: bool) -> Move:
-    """The move after a step's task has ended in a terminal state."""
-    if canceling:
-        return Move(end=TaskState.CANCELED)
-    if state != TaskState.SUCCEEDED:
-        return Move(end=state)
-    if step + 1 < len(plan.steps):
-        return Move(step=step + 1)
-    return Move(end=TaskState.SUCCEEDED)
 
 
 def ordered(steps: tuple[StepBody, ...]) -> tuple[StepBody, ...]:
@@ -100,10 +75,9 @@ def task_of(def_id: int, version: int, body: TaskDefBody) -> Submit:
         labels=tuple(sorted(body.labels.items())))
 
 
-def step_of(index: int, step: StepBody, task: Submit, payload: bytes | None) -> Submit:
-    """A step's task: the run's payload over the step's over the definition's."""
-    given = None if task.kind == Kind.OS_PROCESS else payload
+def step_of(step: StepBody, task: Submit) -> Submit:
+    """A step's task, but for payloads that come with the run."""
     return msgspec.structs.replace(
-        task, step=index, payload=merge(task.payload, raw(step.payload), given),
+        task, payload=merge(task.payload, raw(step.payload)),
         timeout_ms=to_ms(step.timeout_sec, task.timeout_ms),
         max_retries=task.max_retries if step.max_retries is None else step.max_retries)
