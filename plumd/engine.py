@@ -35,7 +35,7 @@ from plumd.model import (
 from plumd.outbox import Outbox
 from plumd.runs import Planner, Runs
 from plumd.schedules import Backfill, MakeTask, Schedules, Trigger, plain_task
-from plumd.store import events, quarantine, tasks
+from plumd.store import events, limits, quarantine, tasks
 from plumd.store.events import Event
 from plumd.store.quarantine import Unreadable
 from plumd.store.store import Call, Change, Done, Store, Tx
@@ -371,6 +371,8 @@ class Engine:
         self.core = _sched.Scheduler(self.limits, self._seed)
         for join in (*self._locals, *quarantine.readable_workers(self.store.point, bad)):
             self.core.load_worker(join, now)
+        for limit in self.store.peek(limits.commands):
+            self.core.load_limit(limit, now)
         self.core.load(quarantine.readable_tasks(self.store.point, bad), now)
         self.runs = Runs()
         runs.load(self.runs, self.planner, bad)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from plumd.model import Kind, RunPlan, StepBody, Submit, TaskDefBody, TaskState
+from plumd.model import ON_CONFLICT, Kind, RunPlan, StepBody, Submit, TaskDefBody, TaskState
 
 TIMEOUT_MS_DEFAULT = 300_000
 
@@ -97,7 +97,9 @@ def task_of(def_id: int, version: int, body: TaskDefBody) -> Submit:
             kind, body.name, body.target_kind, body.target_ref)),
         queue_timeout_ms=to_ms(body.queue_timeout_sec, 0), max_retries=body.max_retries,
         on_lost=1 if body.on_lost == "fail" else 0, payload=raw(body.default_payload),
-        labels=tuple(sorted(body.labels.items())))
+        labels=tuple(sorted(body.labels.items())), concurrency_key=body.concurrency_key,
+        concurrency_limit=body.concurrency_limit,
+        on_conflict=ON_CONFLICT.index(body.on_conflict))
 
 
 def step_of(index: int, step: StepBody, task: Submit, payload: bytes | None) -> Submit:
