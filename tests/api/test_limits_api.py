@@ -55,6 +55,7 @@ def test_tasks_keep_to_their_keys_limit_through_a_change(api: Api) -> None:
     first, second, third = (slow(api, concurrencyKey=name) for _ in range(3))
     shown = api.get(f"/v1/tasks/{second['taskId']}")
     assert (shown["state"], shown["concurrencyKey"]) == ("Pending", name)
+    assert shown in api.items("/v1/tasks?state=Pending&limit=1000"), "a list tells the same"
     assert [cause["code"] for cause in why(api, second)] == ["concurrency_limit"]
     whole(api.ask("PUT", f"/v1/limits/{name}", {"concurrency": 2}), 200)
     api.http.get("/v1/status")
