@@ -4,7 +4,11 @@
 cdef tuple why_pending(Scheduler self, int32_t slot, MatchClass klass):
     cdef Worker worker
     cdef int away = 0, draining = 0, busy = 0, free = 0
+    cdef Heap ready = klass.ready
     causes = []
+    if self.tasks[slot].lane:
+        ready = (<Lane> self.lanes[self.tasks[slot].lane - 1]).ready
+        causes = key_causes(self, <Lane> self.lanes[self.tasks[slot].lane - 1])
     for number in klass.workers:
         worker = <Worker> self.workers[number]
         if not worker.attached:
@@ -23,7 +27,7 @@ cdef tuple why_pending(Scheduler self, int32_t slot, MatchClass klass):
             "target_mismatch", f"{serving} serve {klass.name!r}, but none matches the target "
             f"{klass.target_kind} {klass.target_ref!r}.", workers=serving))
     if busy:
-        ahead = count_ahead(klass.ready, self.ready_at[slot] - 1)
+        ahead = count_ahead(ready, self.ready_at[slot] - 1)
         causes.append(Cause("workers_busy", f"All slots of {busy} workers are taken; "
                             f"{ahead} tasks are ahead.", workers=busy, ahead=ahead))
     if away:
@@ -31,7 +35,7 @@ cdef tuple why_pending(Scheduler self, int32_t slot, MatchClass klass):
     if draining:
         causes.append(Cause("workers_draining", f"{draining} workers take no new tasks.",
                             workers=draining))
-    if free:
+    if free and not causes:
         causes.append(Cause("dispatching", "A free worker takes it in this moment.",
                             workers=free))
     return tuple(causes)
@@ -99,13 +103,40 @@ cdef int check_all(Scheduler self) except -1:
         assert worker.running == running.get(worker.slot, 0), "a slot was not freed"
         assert len(self.held_by(worker.worker_id)) == worker.running, "the list is torn"
         assert worker.kind == LOCAL or self.lease_at[worker.slot], "a worker without a lease"
+    check_keys(self)
     for klass in self.class_of.values():
         assert klass.live == waiting.get(klass.number, 0), "the class count is wrong"
-        assert not (klass.ready.count and klass.free.count) or self.dirty_classes, \
+        assert not ((klass.ready.count or klass.lanes.count) and klass.free.count) \
+            or self.dirty_classes, \
             "a ready task and a free worker were left unmatched"
         for number in klass.workers:
             worker = <Worker> self.workers[number]
             free = (worker.attached and not worker.draining
                     and worker.running < worker.capacity)
             assert free == (klass.free_at[number] != 0), "the free heap is wrong"
+    return 0
+
+
+cdef int check_keys(Scheduler self) except -1:
+    cdef int32_t slot
+    cdef Key key
+    cdef Lane lane
+    running = {}
+    live = {}
+    for slot in range(<int32_t> self.task_top):
+        if self.tasks[slot].id and self.tasks[slot].lane:
+            lane = <Lane> self.lanes[self.tasks[slot].lane - 1]
+            live[lane.number] = live.get(lane.number, 0) + 1
+            assert self.tasks[slot].id in lane.key.members, "a key does not know its task"
+            if self.tasks[slot].worker >= 0:
+                running[lane.key.name] = running.get(lane.key.name, 0) + 1
+    for key in self.key_of.values():
+        assert key.running == running.get(key.name, 0), "a key's count of running tasks is wrong"
+        assert key.named or key.members, "a key without use"
+        for lane in key.lanes.values():
+            assert lane.live == live.get(lane.number, 0), "a lane's count is wrong"
+            open_ = lane.ready.count > 0 and is_open(self, key, self.now_ns)
+            assert open_ or not self.lane_at[lane.number], "a lane is open that may not go"
+            assert not open_ or self.lane_at[lane.number] or self.gate_at[key.number], \
+                "a lane that may go is shut"
     return 0

@@ -72,6 +72,7 @@ cdef struct Task:
     int64_t timeout_ns      # when the running attempt's time is up; 0 = never
     int64_t since_ns        # since when it is ready or, RUNNING, since when it runs
     int32_t klass           # its match class
+    int32_t lane            # the number of the lane of its concurrency key + 1; 0 = it has none
     int32_t worker          # who holds the attempt, -1 = nobody
     int32_t next            # neighbours in the worker's list of attempts, and in the free list
     int32_t prev
@@ -103,12 +104,37 @@ cdef class MatchClass:
     cdef int32_t number
     cdef int64_t live       # tasks of this class in the core
     cdef Heap ready         # tasks by (time - priority, id)
+    cdef Heap lanes         # of concurrency keys that may go, by (time - priority, turn)
     cdef Heap free          # eligible workers with a free slot by (load, last use)
     cdef int32_t* free_at
     cdef Py_ssize_t free_room
     cdef dict workers       # slots of all eligible workers, in order of arrival
 
     cdef int make_room(self, Py_ssize_t slot) except -1
+
+
+cdef class Key:
+    """A concurrency key: how many of its tasks run, and how many may. Times are monotonic ns."""
+    cdef readonly str name
+    cdef int32_t number, running
+    cdef int32_t own_limit  # of its newest task that names one, 0 = none
+    cdef int32_t limit      # of the named limit, which goes first
+    cdef bint named
+    cdef int64_t interval_ns, burst     # a token each interval, so many at most; 0 = no rate
+    cdef int64_t arrival_ns             # when the bucket would be full again
+    cdef dict lanes         # by the number of their class
+    cdef dict members       # ids of its live tasks, oldest first
+
+    cdef int32_t most(self) noexcept
+
+
+cdef class Lane:
+    """The ready tasks of a key in a match class."""
+    cdef Key key
+    cdef MatchClass klass
+    cdef Heap ready
+    cdef int32_t number
+    cdef int64_t live, served_ms, turn
 
 
 cdef class Worker:
@@ -132,7 +158,13 @@ cdef class Scheduler:
     cdef Py_ssize_t task_room, task_top, task_count
     cdef int32_t free_task
     cdef IdMap ids
-    cdef Heap timers, leases, turns
+    cdef Heap timers, leases, turns, gates
+    cdef int32_t* gate_at   # of keys: when time opens them
+    cdef int32_t* lane_at
+    cdef Py_ssize_t key_room, lane_room
+    cdef list keys, free_keys, lanes, free_lanes
+    cdef dict key_of
+    cdef int64_t turn, now_ns
     cdef Alarms alarms
     cdef int64_t offset_ns  # the wall clock is ahead of the monotonic one by so much
     cdef int32_t* lease_at
@@ -154,6 +186,7 @@ cdef class Scheduler:
     cdef int32_t lost_extra, timers_per_tick, alarms_per_tick
 
     cdef on_submit(self, command, int64_t now_ns, int64_t now_ms)
+    cdef bint make_way(self, int32_t slot, int policy, int64_t now_ns, int64_t now_ms) except -1
     cdef on_start(self, command, int64_t now_ns, int64_t now_ms)
     cdef on_cancel(self, command, int64_t now_ns, int64_t now_ms)
     cdef on_finish(self, command, int64_t now_ns, int64_t now_ms)
@@ -167,6 +200,7 @@ cdef class Scheduler:
     cdef on_leave(self, command, int64_t now_ns, int64_t now_ms)
     cdef on_drain(self, command, int64_t now_ms)
 
+    cdef Entry* first(self, MatchClass klass) noexcept
     cdef bint place(self, command, Worker worker) except -1
     cdef leave_pools(self, Worker worker)
     cdef int remove_worker(self, Worker worker) except -1

@@ -27,7 +27,7 @@ from libc.string cimport memset
 
 from plumd.model import (
     ACCEPTED, Cancel, Cause, Detach, Drain, Ended, Finish, Join, Leave, Nap, Reply,
-    Meters as Counted, Start, Submit,
+    Meters as Counted, SetLimit, Start, Submit,
 )
 
 cdef enum:
@@ -51,6 +51,10 @@ cdef enum:
 cdef enum:
     STOP_CANCEL = 1
     STOP_TIMEOUT = 2
+
+cdef enum:
+    CONFLICT_SKIP = 1
+    CONFLICT_CANCEL = 2
 
 cdef enum:
     SESSION = 0
@@ -78,7 +82,7 @@ cdef class MatchClass:
     def __cinit__(self, str name, str pool, str target_kind, str target_ref, int32_t number):
         self.name, self.pool, self.number = name, pool, number
         self.target_kind, self.target_ref = target_kind, target_ref
-        self.ready, self.free = Heap(), Heap()
+        self.ready, self.free, self.lanes = Heap(), Heap(), Heap()
         self.workers = {}
 
     def __dealloc__(self):
@@ -137,7 +141,9 @@ cdef class Scheduler:
         self.timers_per_tick = limits.timers_per_tick
         self.alarms_per_tick = limits.alarms_per_tick
         self.ids = IdMap()
-        self.timers, self.leases, self.turns = Heap(), Heap(), Heap()
+        self.timers, self.leases, self.turns, self.gates = Heap(), Heap(), Heap(), Heap()
+        self.keys, self.free_keys, self.lanes, self.free_lanes = [], [], [], []
+        self.key_of = {}
         self.alarms = Alarms()
         self.free_task = -1
         self.classes, self.free_classes, self.workers, self.free_workers = [], [], [], []
@@ -153,12 +159,15 @@ cdef class Scheduler:
         free(self.timer_at)
         free(self.lease_at)
         free(self.turn_at)
+        free(self.gate_at)
+        free(self.lane_at)
 
     # ------------------------------------------------------------ commands
 
     def apply(self, command, now):
         """Decide one command. A bad command is an answer, not an exception."""
         cdef int64_t now_ns = now.mono_ns, now_ms = now.wall_ns // MS
+        self.now_ns = now_ns
         kind = type(command)
         if kind is Submit:
             return self.on_submit(command, now_ns, now_ms)
@@ -178,6 +187,8 @@ cdef class Scheduler:
             return self.on_leave(command, now_ns, now_ms)
         if kind is Drain:
             return self.on_drain(command, now_ms)
+        if kind is SetLimit:
+            return set_limit(self, command, now_ns)
         raise TypeError(f"the core knows no command {kind.__name__}")
 
     cdef on_submit(self, command, int64_t now_ns, int64_t now_ms):
@@ -201,6 +212,11 @@ cdef class Scheduler:
         klass.live += 1
         self.ids.put(task_id, slot)
         self.submits[task_id] = command
+        if command.concurrency_key:
+            enter_lane(self, slot, command.concurrency_key, command.concurrency_limit)
+            if command.on_conflict and self.make_way(slot, command.on_conflict, now_ns, now_ms):
+                return Reply("", "", CANCELED, 0)
+            task = &self.tasks[slot]
         self.met.submitted += 1
         self.mark(slot)
         self.counts[QUEUED] += 1
@@ -209,6 +225,30 @@ cdef class Scheduler:
         else:
             self.tell_state(task, now_ms)
         return Reply("", "", task.state, 0)
+
+    cdef bint make_way(self, int32_t slot, int policy, int64_t now_ns, int64_t now_ms) except -1:
+        """A new task of a key that is full: whether it is dropped; else the oldest are ended."""
+        cdef Key key = (<Lane> self.lanes[self.tasks[slot].lane - 1]).key
+        cdef int64_t task_id = self.tasks[slot].id
+        cdef int32_t other, most = key.most()
+        if most == 0 or len(key.members) <= most:
+            return False
+        if policy == CONFLICT_SKIP:
+            self.counts[QUEUED] += 1
+            self.end(slot, END_CANCELED, "concurrency_skipped", None, False, 0, now_ns, now_ms)
+            return True
+        others = sorted(one for one in key.members if one != task_id)
+        for one in others[:len(others) - most + 1]:
+            other = self.ids.get(one)
+            if self.tasks[other].cancel_ms == 0:
+                self.tasks[other].cancel_ms = now_ms
+                self.mark(other)
+                if self.tasks[other].state == RUNNING:
+                    self.stop(other, STOP_CANCEL, now_ns, now_ms)
+                else:
+                    self.end(other, END_CANCELED, "concurrency_replaced", None, False, 0, now_ns,
+                             now_ms)
+        return False
 
     cdef on_start(self, command, int64_t now_ns, int64_t now_ms):
         cdef int32_t slot = self.ids.get(command.task_id)
@@ -532,7 +572,7 @@ cdef class Scheduler:
         if worker.attached and not worker.draining and worker.running < worker.capacity:
             klass.free.put(klass.free_at, (<int64_t> worker.running << 20) // worker.capacity,
                            worker.last_use, worker.slot)
-            if klass.ready.count:
+            if klass.ready.count or klass.lanes.count:
                 self.touch(klass)
         else:
             klass.free.drop(klass.free_at, worker.slot)
@@ -550,28 +590,50 @@ cdef class Scheduler:
             self.dirty_classes.append(klass.number)
         return 0
 
+    cdef Entry* first(self, MatchClass klass) noexcept:
+        """What goes first in a class: a task without a key, or a lane."""
+        cdef Entry* lane
+        if klass.lanes.count == 0:
+            return &klass.ready.entries[0] if klass.ready.count else NULL
+        lane = &klass.lanes.entries[0]
+        if klass.ready.count and before(&klass.ready.entries[0], lane):
+            return &klass.ready.entries[0]
+        return lane
+
     cdef int match(self, int64_t now_ns, int64_t now_ms) except -1:
         """Give ready tasks to free workers: over all classes the most urgent task goes first,
         and of its class's workers the least loaded takes it."""
         cdef MatchClass klass
         cdef Entry* head
+        cdef Lane lane
         cdef int32_t number, slot
         if not self.dirty_classes:
             return 0
         for number in self.dirty_classes:
             klass = <MatchClass> self.classes[number]
-            if klass.ready.count and klass.free.count:
-                head = &klass.ready.entries[0]
+            head = self.first(klass)
+            if head is not NULL and klass.free.count:
                 self.turns.put(self.turn_at, head.key, head.tie, number)
         while self.turns.count:
             number = self.turns.entries[0].item
             klass = <MatchClass> self.classes[number]
-            if klass.ready.count and klass.free.count:
-                slot = klass.ready.entries[0].item
-                klass.ready.drop(self.ready_at, slot)
-                self.start(slot, <Worker> self.workers[klass.free.entries[0].item], now_ns, now_ms)
-            if klass.ready.count and klass.free.count:
-                head = &klass.ready.entries[0]
+            head = self.first(klass)
+            if head is not NULL and klass.free.count:
+                slot = head.item
+                if klass.lanes.count and head == &klass.lanes.entries[0]:
+                    lane = <Lane> self.lanes[slot]
+                    slot = lane.ready.entries[0].item
+                    lane.ready.drop(self.ready_at, slot)
+                    serve_lane(self, lane, now_ns, now_ms)
+                    self.start(slot, <Worker> self.workers[klass.free.entries[0].item], now_ns,
+                               now_ms)
+                    open_key(self, lane.key)
+                else:
+                    klass.ready.drop(self.ready_at, slot)
+                    self.start(slot, <Worker> self.workers[klass.free.entries[0].item], now_ns,
+                               now_ms)
+                head = self.first(klass)
+            if head is not NULL and klass.free.count:
                 self.turns.put(self.turn_at, head.key, head.tie, number)
             else:
                 self.turns.drop(self.turn_at, number)
@@ -631,6 +693,7 @@ cdef class Scheduler:
         cdef int64_t since_ms = max(task.created_ms, task.due_ms)
         cdef int64_t order_ms = task.created_ms if task.attempt else since_ms
         cdef int64_t tie = task.id
+        cdef Lane lane
         if task.state != PENDING:
             self.set_state(slot, PENDING, now_ms)
         if task.due_ms > now_ms:
@@ -638,7 +701,12 @@ cdef class Scheduler:
         task.since_ns = now_ns
         if task.run_id:     # a run stands where it began: what is started is finished first
             order_ms, tie = task.run_id >> ID_BITS, task.run_id
-        klass.ready.put(self.ready_at, order_ms - task.priority * self.age_ms, tie, slot)
+        if task.lane:
+            lane = <Lane> self.lanes[task.lane - 1]
+            lane.ready.put(self.ready_at, order_ms - task.priority * self.age_ms, tie, slot)
+            open_lane(self, lane)
+        else:
+            klass.ready.put(self.ready_at, order_ms - task.priority * self.age_ms, tie, slot)
         if task.queue_timeout_ms:
             self.arm(slot, now_ns + (since_ms + task.queue_timeout_ms - now_ms) * MS)
         else:
@@ -654,11 +722,14 @@ cdef class Scheduler:
             self.tasks[worker.head].prev = slot
         worker.head = slot
         worker.running += 1
+        if task.lane:
+            (<Lane> self.lanes[task.lane - 1]).key.running += 1
         return 0
 
     cdef int release(self, int32_t slot) except -1:
         cdef Task* task = &self.tasks[slot]
         cdef Worker worker
+        cdef Key key
         if task.worker < 0:
             return 0
         worker = <Worker> self.workers[task.worker]
@@ -670,6 +741,10 @@ cdef class Scheduler:
             self.tasks[task.next].prev = task.prev
         task.worker = task.next = task.prev = -1
         worker.running -= 1
+        if task.lane:
+            key = (<Lane> self.lanes[task.lane - 1]).key
+            key.running -= 1
+            open_key(self, key)
         return self.refresh(worker)
 
     cdef int start(self, int32_t slot, Worker worker, int64_t now_ns, int64_t now_ms) except -1:
@@ -799,11 +874,14 @@ cdef class Scheduler:
         """A terminal state: write the last row and forget the task."""
         cdef Task* task = &self.tasks[slot]
         cdef MatchClass klass = <MatchClass> self.classes[task.klass]
-        klass.ready.drop(self.ready_at, slot)
+        if task.lane == 0:
+            klass.ready.drop(self.ready_at, slot)
         self.timers.drop(self.timer_at, slot)
         self.set_state(slot, state, now_ms)
         self.write(slot, now_ms)
         self.release(slot)
+        if task.lane:
+            leave_lane(self, slot)
         self.counts[state] -= 1
         self.met.ended[state] += 1
         self.ids.drop(task.id)
@@ -841,6 +919,9 @@ cdef class Scheduler:
         """
         cdef int64_t now_ns = now.mono_ns, now_ms = now.wall_ns // MS
         self.offset_ns = <int64_t> now.wall_ns - now_ns
+        self.now_ns = now_ns
+        if self.gates.count:
+            open_gates(self, now_ns)
         self.expire(now_ns, now_ms)
         if not self.run_ends:
             self.match(now_ns, now_ms)
@@ -853,6 +934,8 @@ cdef class Scheduler:
             due = min(due, self.leases.entries[0].key)
         if self.timers.count:
             due = min(due, self.timers.entries[0].key)
+        if self.gates.count:
+            due = min(due, self.gates.entries[0].key)
         return None if due == NEVER_NS else due
 
     def set_alarm(self, int64_t ident, int64_t at, bint paced, now):
@@ -953,12 +1036,17 @@ cdef class Scheduler:
             self.leases.put(self.lease_at, worker.expires_ns, worker.slot, worker.slot)
         self.refresh(worker)
 
+    def load_limit(self, command, now):
+        """Enter a named limit of before the restart, before the tasks."""
+        self.now_ns = now.mono_ns
+        set_limit(self, command, now.mono_ns)
+
     def load(self, rows, now):
         """Rebuild from committed rows, after the workers; answers how many were taken in.
 
         A row: (id, state, name, kind, target_kind, target_ref, priority, timeout_ms,
         queue_timeout_ms, max_retries, on_lost, created_ms, due_ms, started_ms, cancel_ms, attempt,
-        failures, lost, worker_id, run_id, step, has_input).
+        failures, lost, worker_id, run_id, step, has_input, concurrency_key, concurrency_limit).
         """
         cdef int64_t now_ns = now.mono_ns, now_ms = now.wall_ns // MS
         cdef int32_t slot
@@ -966,9 +1054,10 @@ cdef class Scheduler:
         cdef MatchClass klass
         cdef Worker worker
         cdef Py_ssize_t count = 0
+        self.now_ns = now_ns
         for (task_id, state, name, kind, target_kind, target_ref, priority, timeout_ms,
              queue_timeout_ms, max_retries, on_lost, created_ms, due_ms, started_ms, cancel_ms,
-             attempt, failures, lost, worker_id, run_id, step, has_input) in rows:
+             attempt, failures, lost, worker_id, run_id, step, has_input, key, limit) in rows:
             klass = self.class_for(name, kind, target_kind, target_ref)
             slot = self.new_slot()
             task = &self.tasks[slot]
@@ -983,12 +1072,16 @@ cdef class Scheduler:
             self.counts[state] += 1
             self.ids.put(task_id, slot)
             count += 1
+            if key:
+                enter_lane(self, slot, key, limit)
             if task.state == PENDING:
                 self.enqueue(slot, now_ns, now_ms)
             elif task.state == RETRYING:
                 self.arm(slot, now_ns + max(0, task.due_ms - now_ms) * MS)
             elif task.state == RUNNING:
                 self.load_running(slot, self.worker_of.get(worker_id), now_ns, now_ms)
+        for loaded in list(self.key_of.values()):       # now that all that runs is known
+            open_key(self, <Key> loaded)
         self.clear_step_events()
         return count
 
@@ -1077,6 +1170,7 @@ cdef class Scheduler:
             "tasks": self.task_count, "workers": len(self.worker_of),
             "classes": len(self.class_of), "timers": self.timers.count,
             "leases": self.leases.count, "alarms": self.alarms.slots.count,
+            "keys": len(self.key_of), "lanes": len(self.lanes) - len(self.free_lanes),
             "task_bytes": self.task_room * sizeof(Task),
         }
 
@@ -1133,4 +1227,5 @@ cdef bint same_worker(a, b):
             and a.app_version == b.app_version and a.instance_id == b.instance_id)
 
 
+include "_keys.pxi"
 include "_look.pxi"

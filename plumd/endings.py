@@ -16,6 +16,8 @@ MESSAGES: Final = {
     "unreached": "the call did not reach the worker",
     "queue_timeout": "no worker took the task within its queue timeout",
     "canceled": "canceled on request",
+    "concurrency_skipped": "it was not started, for its concurrency key was full",
+    "concurrency_replaced": "a newer task with its concurrency key took its place",
     "timeout": "the attempt did not end within its timeout",
 }
 
@@ -48,7 +50,8 @@ def default_words(ended: Ended) -> tuple[str, str]:
         why = MESSAGES.get(ended.code, "the work was interrupted")
         return "lost", f"attempt {ended.attempt} was lost: {why}"
     if ended.ending == Ending.CANCELED:
-        return "canceled", MESSAGES["canceled"]
+        code = ended.code if ended.code.startswith("concurrency_") else "canceled"
+        return code, MESSAGES[code]
     if ended.ending == Ending.TIMEOUT:
         code = ended.code or "timeout"
         return code, MESSAGES.get(code, MESSAGES["timeout"])

@@ -34,7 +34,7 @@ from plumd.outbox import Outbox
 from plumd.planner import Planner
 from plumd.runs import Runs
 from plumd.schedules import Backfill, MakeTask, Schedules, Trigger, plain_task
-from plumd.store import events, quarantine, tasks
+from plumd.store import events, limits, quarantine, tasks
 from plumd.store.events import Event
 from plumd.store.quarantine import Unreadable
 from plumd.store.store import Call, Change, Done, Store, Tx
@@ -392,6 +392,8 @@ class Engine:
         self.core = _sched.Scheduler(self.limits, self._seed)
         for join in (*self._locals, *quarantine.readable_workers(self.store.point, bad)):
             self.core.load_worker(join, now)
+        for limit in self.store.peek(limits.commands):
+            self.core.load_limit(limit, now)
         self.core.load(quarantine.readable_tasks(self.store.point, bad), now)
         self._last_id = max(self._last_id, self.store.peek(tasks.newest_id))
         self.runs = Runs(self.planner, self.new_id, self._large_result)

@@ -155,6 +155,22 @@ class Submit(msgspec.Struct, frozen=True, gc=False):
     blob: str = ""
     """sha256 of the file that holds a large payload; payload is None then."""
     labels: tuple[tuple[str, str], ...] = ()
+    concurrency_key: str = ""
+    concurrency_limit: int = 0
+    on_conflict: int = 0
+
+
+ON_CONFLICT: Final = ("queue", "skip", "cancel")
+"""What a task does whose key is full: wait, not run at all, or end the oldest of its key."""
+
+
+class SetLimit(msgspec.Struct, frozen=True, gc=False):
+    """Command: a key's named limit: so many at once, and so many begin in rate_per_ms; 0 = any."""
+
+    key: str
+    concurrency: int = 0
+    rate_count: int = 0
+    rate_per_ms: int = 0
 
 
 class Start(msgspec.Struct, frozen=True, gc=False):
@@ -352,6 +368,9 @@ class TaskDefBody(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fi
     on_lost: str = "retry"
     overridable: tuple[str, ...] = ()
     """Keys of an os_process payload that a run may set besides `input`."""
+    concurrency_key: str = ""
+    concurrency_limit: int = 0
+    on_conflict: str = "queue"
     description: str = ""
 
 
@@ -452,10 +471,11 @@ class ScheduleBody(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_f
 
 
 # What goes into the core and what comes out, as plain tuples where many pass a second.
-CoreCommand: TypeAlias = Submit | Start | Cancel | Finish | Nap | Join | Detach | Leave | Drain
+CoreCommand: TypeAlias = (Submit | Start | Cancel | Finish | Nap | Join | Detach | Leave | Drain
+                          | SetLimit)
 Row: TypeAlias = tuple[
     int, int, str, int, str, str, int, int, int, int, int, int, int, int, int, int, int, int,
-    str | None, int, int, int,
+    str | None, int, int, int, str, int,
 ]
 Created: TypeAlias = tuple[Submit, int, int, int, str | None, int, int, int, int]
 """(command, created_ms, state, attempt, worker_id, due_ms, started_ms, finished_ms, cancel_ms)"""

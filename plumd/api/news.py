@@ -12,9 +12,9 @@ from plumd.model import TASK_STATES, id_text
 from plumd.store.events import Event, Record
 
 TOPICS: Final = ("tasks", "workflows", "runs", "workers", "taskDefs", "services", "resources",
-                 "kv", "schedules", "alerts")
+                 "kv", "schedules", "limits", "alerts")
 TOPIC_OF: Final = {
-    "schedule": "schedules", "calendar": "schedules",
+    "schedule": "schedules", "calendar": "schedules", "limit": "limits",
     "task": "tasks", "taskDeleted": "tasks", "run": "runs", "step": "runs", "runDeleted": "runs",
     "worker": "workers", "taskDef": "taskDefs", "workflow": "workflows", "service": "services",
     "resource": "resources", "kv": "kv",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -14,6 +14,7 @@ from plumd.executors.command import parse_command
 from plumd.model import (
     BUILTIN_PREFIX,
     KINDS,
+    ON_CONFLICT,
     ON_LOST,
     VALUE_BYTES_MAX,
     Kind,
@@ -36,6 +37,9 @@ Retries = Annotated[int, Meta(ge=0, le=RETRIES_MAX)]
 Priority = Annotated[int, Meta(ge=0, le=9)]
 LabelKey = Annotated[str, Meta(min_length=1, max_length=100)]
 LabelValue = Annotated[str, Meta(max_length=500)]
+Key = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)")]
+KeyLimit = Annotated[int, Meta(ge=0, le=1_000_000)]
+OnConflict = Literal["queue", "skip", "cancel"]
 Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=64)]
 
 
@@ -58,6 +62,9 @@ class TaskCreate(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fie
     delay_sec: Seconds = 0
     expire_at: Annotated[int, Meta(ge=0, le=1 << 53)] | None = None
     auto_start: bool = True
+    concurrency_key: Key | None = None
+    concurrency_limit: KeyLimit | None = None
+    on_conflict: OnConflict | None = None
 
 
 class RunAsked(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True,
@@ -69,6 +76,7 @@ class RunAsked(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
     max_retries: Retries | None = None
     labels: Labels | None = None
     priority: Priority | None = None
+    concurrency_key: Key | None = None
 
 
 class TaskDefWrite(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True,
@@ -87,6 +95,9 @@ class TaskDefWrite(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_f
     priority: Priority = 5
     on_lost: str = "retry"
     overridable: Annotated[tuple[LabelKey, ...], Meta(max_length=64)] = ()
+    concurrency_key: Key = ""
+    concurrency_limit: KeyLimit = 0
+    on_conflict: OnConflict = "queue"
     description: Annotated[str, Meta(max_length=10_000)] = ""
 
 
@@ -107,7 +118,8 @@ def definition_of(body: TaskDefWrite) -> TaskDefBody:
         labels=body.labels, default_payload=body.default_payload, timeout_sec=body.timeout_sec,
         queue_timeout_sec=body.queue_timeout_sec, max_retries=body.max_retries,
         priority=body.priority, on_lost=body.on_lost, overridable=body.overridable,
-        description=body.description)
+        concurrency_key=body.concurrency_key, concurrency_limit=body.concurrency_limit,
+        on_conflict=body.on_conflict, description=body.description)
 
 
 def kind_of(executor: str) -> Kind:
@@ -191,7 +203,13 @@ def submit_of(catalog: Catalog, body: TaskCreate) -> Submit:
         timeout_ms=flow.to_ms(body.timeout_sec, base.timeout_ms),
         queue_timeout_ms=flow.to_ms(body.queue_timeout_sec, base.queue_timeout_ms),
         max_retries=base.max_retries if body.max_retries is None else body.max_retries,
-        due_ms=flow.to_ms(body.delay_sec, 0), auto_start=body.auto_start)
+        due_ms=flow.to_ms(body.delay_sec, 0), auto_start=body.auto_start,
+        concurrency_key=(base.concurrency_key if body.concurrency_key is None
+                         else body.concurrency_key),
+        concurrency_limit=(base.concurrency_limit if body.concurrency_limit is None
+                           else body.concurrency_limit),
+        on_conflict=(base.on_conflict if body.on_conflict is None
+                     else ON_CONFLICT.index(body.on_conflict)))
 
 
 def find_definition(catalog: Catalog, body: TaskCreate) -> Versioned[TaskDefBody] | None:
@@ -246,7 +264,9 @@ def run_of(found: Versioned[TaskDefBody], asked: RunAsked) -> Submit:
         base, payload=payload, labels=merge_labels(base.labels, asked.labels),
         priority=base.priority if asked.priority is None else asked.priority,
         timeout_ms=flow.to_ms(asked.timeout_sec, base.timeout_ms),
-        max_retries=base.max_retries if asked.max_retries is None else asked.max_retries)
+        max_retries=base.max_retries if asked.max_retries is None else asked.max_retries,
+        concurrency_key=(base.concurrency_key if asked.concurrency_key is None
+                         else asked.concurrency_key))
 
 
 def merge_labels(below: tuple[tuple[str, str], ...],

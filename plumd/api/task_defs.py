@@ -39,6 +39,9 @@ class TaskDefView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     priority: int
     on_lost: str
     overridable: tuple[str, ...]
+    concurrency_key: str
+    concurrency_limit: int
+    on_conflict: str
     description: str
     created_at: int
     updated_at: int
@@ -53,7 +56,9 @@ def def_view(found: Versioned[TaskDefBody]) -> TaskDefView:
         default_payload=NULL if body.default_payload is UNSET else body.default_payload,
         timeout_sec=body.timeout_sec, queue_timeout_sec=body.queue_timeout_sec,
         max_retries=body.max_retries, priority=body.priority, on_lost=body.on_lost,
-        overridable=body.overridable, description=body.description, created_at=found.created_ms,
+        overridable=body.overridable,
+        concurrency_key=body.concurrency_key, concurrency_limit=body.concurrency_limit,
+        on_conflict=body.on_conflict, description=body.description, created_at=found.created_ms,
         updated_at=found.updated_ms)
 
 

@@ -57,6 +57,8 @@ class TaskView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     timeout_sec: float
     queue_timeout_sec: float
     on_lost: str
+    concurrency_key: str | None = None
+    concurrency_limit: int | None = None
     origin_task_id: str | None = None
     run_id: str | None = None
     step_id: str | None = None
@@ -112,6 +114,8 @@ def fresh_view(command: Submit, state: int, attempt: int, created_ms: int) -> Ta
         priority=command.priority, labels=dict(command.labels), payload=payload, result=NULL,
         attempt=attempt, max_retries=command.max_retries, timeout_sec=command.timeout_ms / 1000,
         queue_timeout_sec=command.queue_timeout_ms / 1000, on_lost=ON_LOST[command.on_lost],
+        concurrency_key=command.concurrency_key or None,
+        concurrency_limit=command.concurrency_limit or None,
         origin_task_id=id_of(command.origin_id), created_at=created_ms,
         due_at=time_of(command.due_ms), omitted=("payload",) if command.blob else ())
 
@@ -132,6 +136,8 @@ def view_of(row: TaskRow, engine: Engine) -> TaskView:
         error=None if row.error is None else ERROR(row.error), attempt=row.attempt,
         worker=row.worker_id, max_retries=row.max_retries, timeout_sec=row.timeout_ms / 1000,
         queue_timeout_sec=row.queue_timeout_ms / 1000, on_lost=ON_LOST[row.on_lost],
+        concurrency_key=row.concurrency_key or None,
+        concurrency_limit=row.concurrency_limit or None,
         origin_task_id=id_of(row.origin_id), run_id=id_of(row.run_id),
         step_id=None if row.step < 0 else str(row.step), scheduled_on=time_of(row.scheduled_ms),
         created_at=row.created_ms, due_at=time_of(row.due_ms), started_at=time_of(row.started_ms),

@@ -270,7 +270,9 @@ class Tasks:
         return await self.prepared(Submit(
             0, row.name, row.kind, row.target_kind, row.target_ref, row.def_id, row.def_version,
             row.priority, row.timeout_ms, row.queue_timeout_ms, row.max_retries, row.on_lost,
-            origin_id=row.id, payload=payload, labels=tuple(sorted(labels.items()))))
+            origin_id=row.id, concurrency_key=row.concurrency_key,
+            concurrency_limit=row.concurrency_limit, on_conflict=row.on_conflict,
+            payload=payload, labels=tuple(sorted(labels.items()))))
 
     async def bulk_cancel(self, request: Request) -> Response:
         """Cancel many; each answers by itself."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from plumd.model import Kind, StepBody, Submit, TaskDefBody
+from plumd.model import ON_CONFLICT, Kind, StepBody, Submit, TaskDefBody
 
 TIMEOUT_MS_DEFAULT = 300_000
 
@@ -72,7 +72,9 @@ def task_of(def_id: int, version: int, body: TaskDefBody) -> Submit:
             kind, body.name, body.target_kind, body.target_ref)),
         queue_timeout_ms=to_ms(body.queue_timeout_sec, 0), max_retries=body.max_retries,
         on_lost=1 if body.on_lost == "fail" else 0, payload=raw(body.default_payload),
-        labels=tuple(sorted(body.labels.items())))
+        labels=tuple(sorted(body.labels.items())), concurrency_key=body.concurrency_key,
+        concurrency_limit=body.concurrency_limit,
+        on_conflict=ON_CONFLICT.index(body.on_conflict))
 
 
 def step_of(step: StepBody, task: Submit) -> Submit:

@@ -6,9 +6,11 @@
 SELECT t.id, t.name, t.kind, t.target_kind, t.target_ref, t.def_id, t.def_version, t.priority,
     t.timeout_ms, t.queue_timeout_ms, t.max_retries, t.on_lost, t.run_id, t.step, t.origin_id,
     t.scheduled_ms, t.created_ms, t.state, t.attempt, t.worker_id, t.due_ms, t.started_ms,
-    t.finished_ms, t.cancel_ms, i.payload, i.blob, i.labels, r.result, r.blob, r.error
+    t.finished_ms, t.cancel_ms, i.payload, i.blob, i.labels, r.result, r.blob, r.error,
+    coalesce(k.concurrency_key, ''), coalesce(k.own_limit, 0), coalesce(k.on_conflict, 0)
 FROM ({candidates} ORDER BY id {order} LIMIT ?) c CROSS JOIN tasks t ON t.id = c.id
     LEFT JOIN task_inputs i ON i.id = t.id LEFT JOIN task_results r ON r.id = t.id
+    LEFT JOIN task_keys k ON k.id = t.id
 WHERE {where} LIMIT ?;
 
 -- name: ids

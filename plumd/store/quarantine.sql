@@ -8,10 +8,11 @@ SELECT subject, row_id, reason, at_ms FROM quarantine ORDER BY id DESC LIMIT ?;
 SELECT id FROM tasks WHERE state < 4;
 
 -- name: live_task
-SELECT id, state, name, kind, target_kind, target_ref, priority, timeout_ms, queue_timeout_ms,
-    max_retries, on_lost, created_ms, due_ms, started_ms, cancel_ms, attempt, failures, lost,
-    worker_id, run_id, step, has_input
-FROM tasks WHERE id = ?;
+SELECT t.id, t.state, t.name, t.kind, t.target_kind, t.target_ref, t.priority, t.timeout_ms,
+    t.queue_timeout_ms, t.max_retries, t.on_lost, t.created_ms, t.due_ms, t.started_ms,
+    t.cancel_ms, t.attempt, t.failures, t.lost, t.worker_id, t.run_id, t.step, t.has_input,
+    coalesce(k.concurrency_key, ''), coalesce(k.own_limit, 0)
+FROM tasks t LEFT JOIN task_keys k ON k.id = t.id WHERE t.id = ?;
 
 -- name: end_task
 UPDATE tasks SET state = 5, finished_ms = ?, name = '(unreadable)', target_kind = '',

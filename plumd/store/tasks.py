@@ -52,6 +52,9 @@ class TaskRow(msgspec.Struct, frozen=True, gc=False):
     result: bytes | None
     result_blob: str | None
     error: str | None
+    concurrency_key: str = ""
+    concurrency_limit: int = 0
+    on_conflict: int = 0
 
 
 class AttemptRow(msgspec.Struct, frozen=True, gc=False):
@@ -78,7 +81,7 @@ def write(db: apsw.Connection, created: Sequence[Created], changed: Sequence[Cha
 
 
 def insert(db: apsw.Connection, created: Sequence[Created]) -> None:
-    rows, inputs = [], []
+    rows, inputs, keys = [], [], []
     labels: list[tuple[str, str, int]] = []
     for command, created_ms, state, attempt, worker_id, due, started, finished, cancel in created:
         has_input = command.payload is not None or command.blob or command.labels
@@ -88,6 +91,9 @@ def insert(db: apsw.Connection, created: Sequence[Created]) -> None:
             command.queue_timeout_ms, command.max_retries, command.on_lost, command.run_id,
             command.step, command.origin_id, command.scheduled_ms, 1 if has_input else 0,
             created_ms, state, attempt, worker_id, due, started, finished, cancel))
+        if command.concurrency_key:
+            keys.append((command.task_id, command.concurrency_key, command.concurrency_limit,
+                         command.on_conflict))
         if has_input:
             text = ENCODE(dict(command.labels)).decode() if command.labels else None
             inputs.append((command.task_id, command.payload, command.blob or None, text))
@@ -97,6 +103,8 @@ def insert(db: apsw.Connection, created: Sequence[Created]) -> None:
         db.executemany(SQL["insert_input"], inputs)
     if labels:
         db.executemany(SQL["insert_label"], labels)
+    if keys:
+        db.executemany(SQL["insert_key"], keys)
 
 
 def end(db: apsw.Connection, ended: Sequence[Ended]) -> None:
@@ -162,7 +170,8 @@ def delete(db: apsw.Connection, task_id: int) -> bool:
     db.execute(SQL["delete"], (task_id,))
     if not db.changes():
         return False
-    for part in ("delete_input", "delete_result", "delete_attempts", "delete_labels"):
+    for part in ("delete_input", "delete_key", "delete_result", "delete_attempts",
+                 "delete_labels"):
         db.execute(SQL[part], (task_id,))
     return True
 

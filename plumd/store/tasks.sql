@@ -13,6 +13,9 @@ UPDATE tasks SET state=?, attempt=?, failures=?, lost=?, worker_id=?, due_ms=?, 
 -- name: insert_input
 INSERT INTO task_inputs (id, payload, blob, labels) VALUES (?,?,?,?);
 
+-- name: insert_key
+INSERT INTO task_keys (id, concurrency_key, own_limit, on_conflict) VALUES (?,?,?,?);
+
 -- name: insert_label
 INSERT OR IGNORE INTO task_labels (key, value, task_id) VALUES (?,?,?);
 
@@ -25,10 +28,11 @@ INSERT OR REPLACE INTO attempts (task_id, attempt, ending, worker_id, node_id, s
 
 -- The core's whole state, oldest first, as Scheduler.load wants it.
 -- name: live
-SELECT id, state, name, kind, target_kind, target_ref, priority, timeout_ms, queue_timeout_ms,
-    max_retries, on_lost, created_ms, due_ms, started_ms, cancel_ms, attempt, failures, lost,
-    worker_id, run_id, step, has_input
-FROM tasks WHERE state < 4;
+SELECT t.id, t.state, t.name, t.kind, t.target_kind, t.target_ref, t.priority, t.timeout_ms,
+    t.queue_timeout_ms, t.max_retries, t.on_lost, t.created_ms, t.due_ms, t.started_ms,
+    t.cancel_ms, t.attempt, t.failures, t.lost, t.worker_id, t.run_id, t.step, t.has_input,
+    coalesce(k.concurrency_key, ''), coalesce(k.own_limit, 0)
+FROM tasks t LEFT JOIN task_keys k ON k.id = t.id WHERE t.state < 4;
 
 -- name: newest_id
 SELECT max(coalesce((SELECT max(id) FROM tasks), 0), coalesce((SELECT max(id) FROM task_defs), 0),
@@ -39,8 +43,10 @@ SELECT max(coalesce((SELECT max(id) FROM tasks), 0), coalesce((SELECT max(id) FR
 SELECT t.id, t.name, t.kind, t.target_kind, t.target_ref, t.def_id, t.def_version, t.priority,
     t.timeout_ms, t.queue_timeout_ms, t.max_retries, t.on_lost, t.run_id, t.step, t.origin_id,
     t.scheduled_ms, t.created_ms, t.state, t.attempt, t.worker_id, t.due_ms, t.started_ms,
-    t.finished_ms, t.cancel_ms, i.payload, i.blob, i.labels, r.result, r.blob, r.error
+    t.finished_ms, t.cancel_ms, i.payload, i.blob, i.labels, r.result, r.blob, r.error,
+    coalesce(k.concurrency_key, ''), coalesce(k.own_limit, 0), coalesce(k.on_conflict, 0)
 FROM tasks t LEFT JOIN task_inputs i ON i.id = t.id LEFT JOIN task_results r ON r.id = t.id
+LEFT JOIN task_keys k ON k.id = t.id
 WHERE t.id = ?;
 
 -- name: input
@@ -61,6 +67,9 @@ DELETE FROM tasks WHERE id = ? AND state >= 4;
 
 -- name: delete_input
 DELETE FROM task_inputs WHERE id = ?;
+
+-- name: delete_key
+DELETE FROM task_keys WHERE id = ?;
 
 -- name: delete_result
 DELETE FROM task_results WHERE id = ?;

@@ -17,7 +17,8 @@ WHOLE: Json = {
     "name": "whole", "executor": "embedded", "targetKind": "labels", "targetRef": "a=b,c=d",
     "labels": {"team": "x"}, "defaultPayload": {"a": 1, "b": [2]}, "timeoutSec": 1.5,
     "queueTimeoutSec": 60, "maxRetries": 3, "priority": 8, "onLost": "fail",
-    "overridable": ["args"], "description": "All of it"}
+    "overridable": ["args"], "concurrencyKey": "k", "concurrencyLimit": 2, "onConflict": "skip",
+    "description": "All of it"}
 KEYS = {*WHOLE, "defId", "version", "createdAt", "updatedAt"}
 
 

@@ -33,8 +33,9 @@ api = pytest.fixture(scope="module", name="api")(serving)
 KEYS = {
     "taskId", "name", "defId", "defVersion", "executor", "targetKind", "targetRef", "state",
     "priority", "labels", "payload", "result", "error", "attempt", "worker", "maxRetries",
-    "timeoutSec", "queueTimeoutSec", "onLost", "originTaskId", "runId", "stepId", "scheduledOn",
-    "createdAt", "dueAt", "startedAt", "finishedAt", "cancelRequestedAt", "progress", "omitted"}
+    "timeoutSec", "queueTimeoutSec", "onLost", "concurrencyKey", "concurrencyLimit",
+    "originTaskId", "runId", "stepId", "scheduledOn", "createdAt",
+    "dueAt", "startedAt", "finishedAt", "cancelRequestedAt", "progress", "omitted"}
 ATTEMPT_KEYS = {"attemptId", "attempt", "ending", "worker", "node", "startedAt", "finishedAt",
                 "error"}
 

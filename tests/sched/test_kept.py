@@ -91,7 +91,7 @@ def row(task_id: int, state: TaskState, *, started_ms: int = 0, timeout_ms: int 
         cancel_ms: int = 0, worker_id: str | None = "w") -> Row:
     """A committed row as the store gives it."""
     return (task_id, state, "t", 0, "", "", 5, timeout_ms, 0, 0, 0, EPOCH_MS, 0, started_ms,
-            cancel_ms, 1, 0, 0, worker_id, 0, -1, 0)
+            cancel_ms, 1, 0, 0, worker_id, 0, -1, 0, "", 0)
 
 
 def test_a_report_of_an_older_attempt_changes_nothing(room: Room) -> None:

@@ -12,7 +12,8 @@ import pytest
 from plumd.store import migrate, sql
 
 SUBJECTS = ("tasks", "events", "workers", "keys", "flows", "definitions", "services", "blobs",
-            "kv", "devices", "lists", "schedules")
+            "kv", "devices", "lists", "schedules",
+            "limits")
 # Few rows, read whole on purpose, or no more of them than the slice's limit.
 WHOLE = {
     ("workers", "all"), ("workers", "prune"), ("services", "all"),

@@ -1,0 +1,121 @@
+"""/v1/limits: how many tasks of a concurrency key run at once, and how many begin in a time."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from plumd.api.context import Context, answer
+from plumd.api.decode import strict
+from plumd.api.openapi import IF_MATCH
+from plumd.api.paging import CURSOR, LIMIT, cursor_key, next_link, page_limit
+from plumd.api.params import if_match
+from plumd.api.routes import Request, Response, Route
+from plumd.api.task_defs import etag
+from plumd.errors import Invalid, NotFound
+from plumd.model import SetLimit
+from plumd.store import limits
+from plumd.store.limits import LimitRow
+
+KEY_CHARS_MAX: Final = 200
+
+
+class Rate(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """So many in so many seconds: a bucket of count tokens, filled evenly."""
+
+    count: Annotated[int, Meta(ge=1, le=1_000_000)]
+    per_sec: Annotated[float, Meta(ge=0.001, le=86_400)]
+
+
+class LimitWrite(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True,
+                 omit_defaults=True):
+    """A limit as it is written: at least one of the two."""
+
+    concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    rate: Rate | None = None
+
+
+class LimitView(msgspec.Struct, frozen=True, rename="camel"):
+    """A named limit."""
+
+    key: str
+    version: int
+    concurrency: int | None
+    rate: Rate | None
+    updated_at: int
+
+
+def limit_view(row: LimitRow) -> LimitView:
+    """A limit as the API shows it."""
+    rate = Rate(row.rate_count, row.rate_per_ms / 1000) if row.rate_count else None
+    return LimitView(row.key, row.version, row.concurrency or None, rate, row.updated_ms)
+
+
+class NamedLimits:
+    """The handlers."""
+
+    def __init__(self, context: Context) -> None:
+        self.engine = context.engine
+        self.store = context.store
+
+    async def put(self, request: Request) -> Response:
+        """Write a limit; it holds for what begins from now on."""
+        key = request.params["key"]
+        if not 0 < len(key) <= KEY_CHARS_MAX or not key.isprintable():
+            raise Invalid(f"a key has 1 to {KEY_CHARS_MAX} printable characters", field="key")
+        given = strict(request.body, LimitWrite)
+        if given.concurrency is None and given.rate is None:
+            raise Invalid("a limit has concurrency, rate or both", field="concurrency")
+        rate, version = given.rate, if_match(request.headers)
+        command = SetLimit(key, given.concurrency or 0, 0 if rate is None else rate.count,
+                           0 if rate is None else round(rate.per_sec * 1000))
+        row = await self.engine.write(lambda tx: limits.put(tx, command, version))
+        await self.tell_core(key)
+        return answer(200, limit_view(row), etag(row.version))
+
+    async def get(self, request: Request) -> Response:
+        """One limit."""
+        row = self.store.peek(limits.get, request.params["key"])
+        if row is None:
+            raise NotFound("no such limit")
+        return answer(200, limit_view(row), etag(row.version))
+
+    async def page(self, request: Request) -> Response:
+        """All limits, by key."""
+        limit = page_limit(request)
+        rows = await self.store.read(limits.page, cursor_key(request) or "", limit)
+        link = (next_link(request, rows[-1].key),) if len(rows) == limit else ()
+        return answer(200, [limit_view(row) for row in rows], *link)
+
+    async def delete(self, request: Request) -> Response:
+        """Remove a limit; tasks that name one of their own keep to that."""
+        key = request.params["key"]
+        await self.engine.write(lambda tx: limits.delete(tx, key))
+        await self.tell_core(key)
+        return Response(204)
+
+    async def tell_core(self, key: str) -> None:
+        """What is written now holds from now on: looking and telling are one step, so the last
+        writer's limit is the last one told. After a restart it is read from the row."""
+        row = self.store.peek(limits.get, key)
+        command = SetLimit(key) if row is None else SetLimit(
+            key, row.concurrency, row.rate_count, row.rate_per_ms)
+        await self.engine.post((command,), urgent=True).done.wait()
+
+
+def routes(handlers: NamedLimits) -> list[Route]:
+    """The table's part about limits."""
+    one = "/v1/limits/{key...}"
+    read = partial(Route, "GET", tag="limits", permission="definitions:read")
+    write = partial(Route, tag="limits", permission="definitions:write")
+    return [
+        read("/v1/limits", handlers.page, "List limits of concurrency keys",
+             answers={200: list[LimitView]}, query=(LIMIT, CURSOR)),
+        read(one, handlers.get, "Get a limit", answers={200: LimitView}),
+        write("PUT", one, handlers.put, "Limit a concurrency key", body=LimitWrite,
+              answers={200: LimitView}, query=(IF_MATCH,)),
+        write("DELETE", one, handlers.delete, "Remove a limit", answers={204: None}),
+    ]

@@ -1,0 +1,68 @@
+"""Named limits of concurrency keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import apsw
+import msgspec
+
+from plumd.errors import NotFound, VersionMismatch
+from plumd.model import SetLimit
+from plumd.store import sql
+
+if TYPE_CHECKING:
+    from plumd.store.store import Tx
+
+SQL: Final = sql.load("limits")
+ALL: Final = 1 << 31
+
+
+class LimitRow(msgspec.Struct, frozen=True):
+    """A named limit; 0 = none of that sort."""
+
+    key: str
+    version: int
+    concurrency: int
+    rate_count: int
+    rate_per_ms: int
+    updated_ms: int
+
+
+def get(db: apsw.Connection, key: str) -> LimitRow | None:
+    """One limit, or None."""
+    for row in db.execute(SQL["get"], (key,)):
+        return LimitRow(*row)
+    return None
+
+
+def page(db: apsw.Connection, after: str, limit: int) -> list[LimitRow]:
+    """One page, by key."""
+    return [LimitRow(*row) for row in db.execute(SQL["page"], (after, limit))]
+
+
+def commands(db: apsw.Connection) -> list[SetLimit]:
+    """All of them, for the core."""
+    return [SetLimit(row.key, row.concurrency, row.rate_count, row.rate_per_ms)
+            for row in page(db, "", ALL)]
+
+
+def put(tx: Tx, command: SetLimit, if_version: int | None) -> LimitRow:
+    """Write a limit. Raises: VersionMismatch."""
+    old = get(tx.db, command.key)
+    version = 0 if old is None else old.version
+    if if_version is not None and if_version != version:
+        raise VersionMismatch(f"the current version is {version}, not {if_version}")
+    tx.db.execute(SQL["put"], (command.key, version + 1, command.concurrency, command.rate_count,
+                               command.rate_per_ms, tx.now_ms))
+    tx.emit("limit", command.key, "updated" if old else "created", tx.now_ms)
+    return LimitRow(command.key, version + 1, command.concurrency, command.rate_count,
+                    command.rate_per_ms, tx.now_ms)
+
+
+def delete(tx: Tx, key: str) -> None:
+    """Remove a limit. Raises: NotFound."""
+    tx.db.execute(SQL["delete"], (key,))
+    if not tx.db.changes():
+        raise NotFound("no such limit")
+    tx.emit("limit", key, "deleted", tx.now_ms)
