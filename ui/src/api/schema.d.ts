@@ -287,15 +287,49 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/v1/workflow-runs": {
+    "/v1/dag/workflows": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** List runs, newest first */
-        get: operations["get_workflow_runs"];
+        get?: never;
+        put?: never;
+        /** Create a workflow of nodes and edges (old form) */
+        post: operations["post_dag_workflows"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/dag/workflows/{id}/run": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Run a workflow (old form) */
+        post: operations["post_dag_workflows_id_run"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/dag/runs/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Where a run's nodes stand (old form) */
+        get: operations["get_dag_runs_id"];
         put?: never;
         post?: never;
         delete?: never;
@@ -304,20 +338,18 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/v1/workflow-runs/{id}": {
+    "/v1/dag/runs/{id}/status": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** Get a run with its steps */
-        get: operations["get_workflow_runs_id"];
+        /** Where a run's nodes stand (old form) */
+        get: operations["get_dag_runs_id_status"];
         put?: never;
-        /** Cancel a run */
-        post: operations["post_workflow_runs_id"];
-        /** Delete a run that is over */
-        delete: operations["delete_workflow_runs_id"];
+        post?: never;
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -460,6 +492,130 @@ export interface paths {
         post?: never;
         /** Delete a calendar that no schedule uses */
         delete: operations["delete_calendars_name"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/workflow-runs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List runs, newest first */
+        get: operations["get_workflow_runs"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/workflow-runs/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get a run with its steps */
+        get: operations["get_workflow_runs_id"];
+        put?: never;
+        /** Cancel, pause, resume, retry or repeat a run */
+        post: operations["post_workflow_runs_id"];
+        /** Delete a run that is over */
+        delete: operations["delete_workflow_runs_id"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/workflow-runs/{id}/steps": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List the steps of a run */
+        get: operations["get_workflow_runs_id_steps"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/workflow-runs/{id}/steps/{step}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get a step of a run, like `a` or `each[17].a` */
+        get: operations["get_workflow_runs_id_steps_step"];
+        put?: never;
+        /** Skip, approve, reject or complete a step */
+        post: operations["post_workflow_runs_id_steps_step"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/workflow-runs/{id}/steps/{step}/why": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Why a step waits */
+        get: operations["get_workflow_runs_id_steps_step_why"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/limits": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List limits of concurrency keys */
+        get: operations["get_limits"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/limits/{key}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get a limit */
+        get: operations["get_limits_key"];
+        /** Limit a concurrency key */
+        put: operations["put_limits_key"];
+        post?: never;
+        /** Remove a limit */
+        delete: operations["delete_limits_key"];
         options?: never;
         head?: never;
         patch?: never;
@@ -1263,6 +1419,12 @@ export interface components {
             expireAt: number | null;
             /** @default true */
             autoStart: boolean;
+            /** @default null */
+            concurrencyKey: string | null;
+            /** @default null */
+            concurrencyLimit: number | null;
+            /** @default null */
+            onConflict: ("cancel" | "queue" | "skip") | null;
         };
         /**
          * TaskView
@@ -1298,6 +1460,10 @@ export interface components {
             timeoutSec: number;
             queueTimeoutSec: number;
             onLost: string;
+            /** @default null */
+            concurrencyKey: string | null;
+            /** @default null */
+            concurrencyLimit: number | null;
             /** @default null */
             originTaskId: string | null;
             /** @default null */
@@ -1538,6 +1704,15 @@ export interface components {
             /** @default [] */
             overridable: string[];
             /** @default  */
+            concurrencyKey: string;
+            /** @default 0 */
+            concurrencyLimit: number;
+            /**
+             * @default queue
+             * @enum {unknown}
+             */
+            onConflict: "cancel" | "queue" | "skip";
+            /** @default  */
             description: string;
         };
         /**
@@ -1561,6 +1736,9 @@ export interface components {
             priority: number;
             onLost: string;
             overridable: string[];
+            concurrencyKey: string;
+            concurrencyLimit: number;
+            onConflict: string;
             description: string;
             createdAt: number;
             updatedAt: number;
@@ -1581,22 +1759,34 @@ export interface components {
             } | null;
             /** @default null */
             priority: number | null;
+            /** @default null */
+            concurrencyKey: string | null;
         };
         /**
          * WorkflowWrite
-         * @description A sequential workflow as it is written; steps run by `ord`, else as they stand.
+         * @description A workflow as it is written. Steps run one after another, by `ord` where it is given, unless
+         *         one of them says what it `needs`.
          */
         WorkflowWrite: {
             name: string;
-            steps: components["schemas"]["StepWrite"][];
+            steps: components["schemas"]["StepBody"][];
             /** @default  */
             description: string;
+            params?: unknown;
+            /** @default 0 */
+            timeoutSec: number;
+            result?: unknown;
+            /** @default [] */
+            onFailure: components["schemas"]["StepBody"][];
         };
         /**
-         * StepWrite
-         * @description A step: a task definition, and what this step changes of it.
+         * StepBody
+         * @description A step of a workflow; docs/workflows.md says which field goes with which type.
+         *
+         *         A step of type task has a definition, or a task of its own, and says what it changes of it.
          */
-        StepWrite: {
+        StepBody: {
+            /** @default  */
             definitionId: string;
             /** @default  */
             name: string;
@@ -1609,6 +1799,84 @@ export interface components {
             maxRetries: number | null;
             /** @default null */
             ord: number | null;
+            id?: string;
+            type?: string;
+            needs?: (string | components["schemas"]["NeedBody"])[];
+            triggerRule?: string;
+            when?: string;
+            continueOnError?: boolean;
+            task?: components["schemas"]["TaskDefBody"];
+            condition?: string;
+            count?: number | string;
+            while?: string;
+            until?: string;
+            items?: unknown;
+            maxIterations?: number;
+            concurrency?: number;
+            maxFailures?: number;
+            body?: components["schemas"]["StepBody"][];
+            result?: unknown;
+            workflow?: string;
+            seconds?: number | string;
+            event?: string;
+            position?: components["schemas"]["Position"];
+        };
+        /**
+         * NeedBody
+         * @description A step that must end first. on: the end that counts: "", success, failure, done, true, false.
+         */
+        NeedBody: {
+            step: string;
+            /** @default  */
+            on: string;
+        };
+        /**
+         * TaskDefBody
+         * @description What a task definition says; each change makes a new version of it.
+         */
+        TaskDefBody: {
+            name: string;
+            /** @default embedded */
+            executor: string;
+            /** @default  */
+            targetKind: string;
+            /** @default  */
+            targetRef: string;
+            /** @default {} */
+            labels: {
+                [key: string]: string;
+            };
+            defaultPayload?: unknown;
+            /** @default null */
+            timeoutSec: number | null;
+            /** @default 0 */
+            queueTimeoutSec: number;
+            /** @default 0 */
+            maxRetries: number;
+            /** @default 5 */
+            priority: number;
+            /** @default retry */
+            onLost: string;
+            /** @default [] */
+            overridable: string[];
+            /** @default  */
+            concurrencyKey: string;
+            /** @default 0 */
+            concurrencyLimit: number;
+            /** @default queue */
+            onConflict: string;
+            /** @default  */
+            description: string;
+        };
+        /**
+         * Position
+         * @description Where an editor shows a step.
+         */
+        Position: {
+            /** @default 0 */
+            x: number;
+            /** @default 0 */
+            y: number;
         };
         /**
          * WorkflowView
@@ -1620,30 +1888,18 @@ export interface components {
             name: string;
             description: string;
             steps: components["schemas"]["StepBody"][];
+            params?: unknown;
+            /** @default 0 */
+            timeoutSec: number;
+            result?: unknown;
+            /** @default [] */
+            onFailure: components["schemas"]["StepBody"][];
             createdAt: number;
             updatedAt: number;
         };
         /**
-         * StepBody
-         * @description A step of a sequential workflow: a definition, and what this step changes of it.
-         */
-        StepBody: {
-            definitionId: string;
-            /** @default  */
-            name: string;
-            /** @default null */
-            executor: string | null;
-            payload?: unknown;
-            /** @default null */
-            timeoutSec: number | null;
-            /** @default null */
-            maxRetries: number | null;
-            /** @default null */
-            ord: number | null;
-        };
-        /**
          * WorkflowRunAsked
-         * @description The run's payload lies over every step's.
+         * @description The run's payload: its parameters, or, without `params`, what lies over every step's.
          */
         WorkflowRunAsked: {
             payload?: unknown;
@@ -1659,11 +1915,26 @@ export interface components {
             name: string;
             state: string;
             payload: unknown;
+            result?: unknown;
+            /** @default null */
+            error: components["schemas"]["StepError"] | null;
             createdAt: number;
             finishedAt: number | null;
             cancelRequestedAt: number | null;
             /** @default null */
+            parentRunId: string | null;
+            /** @default null */
+            originRunId: string | null;
+            /** @default null */
             steps: components["schemas"]["StepRunView"][] | null;
+        };
+        /**
+         * StepError
+         * @description Why a step did not succeed; a task says more.
+         */
+        StepError: {
+            code: string;
+            message: string;
         };
         /**
          * StepRunView
@@ -1672,6 +1943,7 @@ export interface components {
         StepRunView: {
             stepId: string;
             name: string;
+            type: string;
             definitionId: string;
             definitionVersion: number;
             state: string;
@@ -1683,6 +1955,140 @@ export interface components {
             startedAt: number | null;
             /** @default null */
             finishedAt: number | null;
+            runId?: string;
+            outcome?: boolean;
+            error?: components["schemas"]["StepError"];
+            skipReason?: string;
+            dueAt?: number;
+            iterations?: components["schemas"]["Iterations"];
+        };
+        /**
+         * Iterations
+         * @description How a loop or map goes on: null = not yet known.
+         */
+        Iterations: {
+            /** @default null */
+            total: number | null;
+            /** @default null */
+            count: number | null;
+            /** @default null */
+            failed: number | null;
+        };
+        /**
+         * DagWrite
+         * @description A workflow as nodes by their keys, and edges between them.
+         */
+        DagWrite: {
+            name: string;
+            nodes: {
+                [key: string]: components["schemas"]["DagNode"];
+            };
+            /** @default [] */
+            edges: components["schemas"]["DagEdge"][];
+            /** @default  */
+            description: string;
+        };
+        /**
+         * DagNode
+         * @description A node, its key is beside it.
+         */
+        DagNode: {
+            /** @default task */
+            type: string;
+            /** @default  */
+            name: string;
+            /** @default  */
+            triggerRule: string;
+            /** @default  */
+            taskDefId: string;
+            payloadJson?: unknown;
+            /** @default null */
+            timeoutSec: number | null;
+            /** @default null */
+            maxRetries: number | null;
+            /** @default null */
+            condition: components["schemas"]["Condition"] | null;
+            /** @default null */
+            loopCondition: components["schemas"]["LoopCondition"] | null;
+            /** @default 0 */
+            posX: number;
+            /** @default 0 */
+            posY: number;
+        };
+        /**
+         * Condition
+         * @description A field of a task's result, compared with a value.
+         */
+        Condition: {
+            /** @default  */
+            sourceTask: string;
+            /** @default  */
+            field: string;
+            /** @default == */
+            operator: string;
+            value?: unknown;
+        };
+        /**
+         * LoopCondition
+         * @description So many times, or as long as a condition holds.
+         */
+        LoopCondition: {
+            /** @default  */
+            sourceTask: string;
+            /** @default  */
+            field: string;
+            /** @default == */
+            operator: string;
+            value?: unknown;
+            /** @default count */
+            type: string;
+            /** @default 0 */
+            count: number;
+            /** @default  */
+            loopVarName: string;
+        };
+        /**
+         * DagEdge
+         * @description An edge between nodes by their keys.
+         */
+        DagEdge: {
+            from: string;
+            /** @default  */
+            to: string;
+            /** @default normal */
+            edgeType: string;
+        };
+        /**
+         * DagMade
+         * @description The workflow that was made.
+         */
+        DagMade: {
+            workflowId: string;
+        };
+        /**
+         * DagRunAsked
+         * @description What a run brings for every task.
+         */
+        DagRunAsked: {
+            taskPayload?: unknown;
+        };
+        /**
+         * DagRunMade
+         * @description The run that was begun.
+         */
+        DagRunMade: {
+            runId: string;
+        };
+        /**
+         * DagRunView
+         * @description A run: where every node stands, those of a loop's body by their last round.
+         */
+        DagRunView: {
+            runId: string;
+            state: string;
+            nodes: {
+                [key: string]: string;
+            };
         };
         /**
          * ScheduleWrite
@@ -1844,6 +2250,45 @@ export interface components {
             days: string[];
             /** @default  */
             description: string;
+        };
+        /**
+         * StepWhy
+         * @description Why a step is where it is; causes is empty when it waits for nothing.
+         */
+        StepWhy: {
+            runId: string;
+            stepId: string;
+            state: string;
+            causes: components["schemas"]["Cause"][];
+        };
+        /**
+         * LimitView
+         * @description A named limit.
+         */
+        LimitView: {
+            key: string;
+            version: number;
+            concurrency: number | null;
+            rate: components["schemas"]["Rate"] | null;
+            updatedAt: number;
+        };
+        /**
+         * Rate
+         * @description So many in so many seconds: a bucket of count tokens, filled evenly.
+         */
+        Rate: {
+            count: number;
+            perSec: number;
+        };
+        /**
+         * LimitWrite
+         * @description A limit as it is written: at least one of the two.
+         */
+        LimitWrite: {
+            /** @default null */
+            concurrency: number | null;
+            /** @default null */
+            rate: components["schemas"]["Rate"] | null;
         };
         /**
          * HttpWorker
@@ -3973,70 +4418,29 @@ export interface operations {
             503: components["responses"]["503"];
         };
     };
-    get_workflow_runs: {
-        parameters: {
-            query?: {
-                /** @description How many to show, 1 to 1000 (default 100). */
-                limit?: number;
-                /** @description Where to go on; taken from the Link header of the last page. */
-                cursor?: string;
-                /** @description Only of this workflow */
-                workflowId?: string;
-                /** @description Only these, with commas: Queued, Pending, Running, Retrying, Succeeded, Failed, Timeout, Canceled */
-                state?: string;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Done. */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["RunView"][];
-                };
-            };
-            400: components["responses"]["400"];
-            403: components["responses"]["403"];
-            404: components["responses"]["404"];
-            405: components["responses"]["405"];
-            408: components["responses"]["408"];
-            409: components["responses"]["409"];
-            412: components["responses"]["412"];
-            413: components["responses"]["413"];
-            415: components["responses"]["415"];
-            422: components["responses"]["422"];
-            429: components["responses"]["429"];
-            431: components["responses"]["431"];
-            500: components["responses"]["500"];
-            503: components["responses"]["503"];
-        };
-    };
-    get_workflow_runs_id: {
+    post_dag_workflows: {
         parameters: {
             query?: never;
             header?: {
-                /** @description wait=N: the answer comes at the end, or after N seconds (at most 60). */
-                Prefer?: string;
+                /** @description Sent again with the same body within 24 h, the same answer comes back and nothing is made twice; with another body the answer is 422. */
+                "Idempotency-Key"?: string;
             };
-            path: {
-                id: string;
-            };
+            path?: never;
             cookie?: never;
         };
-        requestBody?: never;
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DagWrite"];
+            };
+        };
         responses: {
-            /** @description Done. */
-            200: {
+            /** @description Made. */
+            201: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["RunView"];
+                    "application/json": components["schemas"]["DagMade"];
                 };
             };
             400: components["responses"]["400"];
@@ -4055,19 +4459,20 @@ export interface operations {
             503: components["responses"]["503"];
         };
     };
-    post_workflow_runs_id: {
+    post_dag_workflows_id_run: {
         parameters: {
-            query: {
-                /** @description cancel */
-                action: "cancel";
-            };
+            query?: never;
             header?: never;
             path: {
                 id: string;
             };
             cookie?: never;
         };
-        requestBody?: never;
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["DagRunAsked"];
+            };
+        };
         responses: {
             /** @description Done. */
             200: {
@@ -4075,7 +4480,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["RunView"];
+                    "application/json": components["schemas"]["DagRunMade"];
                 };
             };
             400: components["responses"]["400"];
@@ -4094,7 +4499,7 @@ export interface operations {
             503: components["responses"]["503"];
         };
     };
-    delete_workflow_runs_id: {
+    get_dag_runs_id: {
         parameters: {
             query?: never;
             header?: never;
@@ -4105,12 +4510,50 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Done; there is nothing to say. */
-            204: {
+            /** @description Done. */
+            200: {
                 headers: {
                     [name: string]: unknown;
                 };
-                content?: never;
+                content: {
+                    "application/json": components["schemas"]["DagRunView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_dag_runs_id_status: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DagRunView"];
+                };
             };
             400: components["responses"]["400"];
             403: components["responses"]["403"];
@@ -4679,6 +5122,495 @@ export interface operations {
             header?: never;
             path: {
                 name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done; there is nothing to say. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_workflow_runs: {
+        parameters: {
+            query?: {
+                /** @description How many to show, 1 to 1000 (default 100). */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+                /** @description Only of this workflow */
+                workflowId?: string;
+                /** @description Only these, with commas: Queued, Pending, Running, Retrying, Succeeded, Failed, Timeout, Canceled; or Paused */
+                state?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RunView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_workflow_runs_id: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description wait=N: the answer comes at the end, or after N seconds (at most 60). */
+                Prefer?: string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RunView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_workflow_runs_id: {
+        parameters: {
+            query: {
+                /** @description cancel; pause: nothing new begins; resume; retry: a new run from the failed steps on; rerun: a new run from the beginning */
+                action: "cancel" | "pause" | "resume" | "retry" | "rerun";
+            };
+            header?: {
+                /** @description wait=N: the answer comes at the end, or after N seconds (at most 60). */
+                Prefer?: string;
+                /** @description Sent again with the same body within 24 h, the same answer comes back and nothing is made twice; with another body the answer is 422. */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["WorkflowRunAsked"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RunView"];
+                };
+            };
+            /** @description Made. */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RunView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    delete_workflow_runs_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done; there is nothing to say. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_workflow_runs_id_steps: {
+        parameters: {
+            query?: {
+                /** @description How many to show, 1 to 1000 (default 100). */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+                /** @description The steps in all iterations of this loop or map */
+                inside?: string;
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StepRunView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_workflow_runs_id_steps_step: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+                step: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StepRunView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_workflow_runs_id_steps_step: {
+        parameters: {
+            query: {
+                /** @description skip, approve, reject, complete (a wait for an event) */
+                action: "skip" | "approve" | "reject" | "complete";
+            };
+            header?: never;
+            path: {
+                id: string;
+                step: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["WorkflowRunAsked"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StepRunView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_workflow_runs_id_steps_step_why: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+                step: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StepWhy"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_limits: {
+        parameters: {
+            query?: {
+                /** @description How many to show, 1 to 1000 (default 100). */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LimitView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_limits_key: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The rest of the path; slashes are sent as they are. */
+                key: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LimitView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    put_limits_key: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                "If-Match"?: string;
+            };
+            path: {
+                /** @description The rest of the path; slashes are sent as they are. */
+                key: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["LimitWrite"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LimitView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    delete_limits_key: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The rest of the path; slashes are sent as they are. */
+                key: string;
             };
             cookie?: never;
         };
@@ -6350,7 +7282,7 @@ export interface operations {
     get_events: {
         parameters: {
             query?: {
-                /** @description Some of tasks, workflows, runs, workers, taskDefs, services, resources, kv, schedules, alerts, with commas; default all. A digest has stats too: the daemon's figures, once a second */
+                /** @description Some of tasks, workflows, runs, workers, taskDefs, services, resources, kv, schedules, limits, alerts, with commas; default all. A digest has stats too: the daemon's figures, once a second */
                 topics?: string;
                 /** @description For screens: look at most every so many ms (50 to 5000), and tell of each thing only its last state */
                 digest?: number;
@@ -6398,7 +7330,7 @@ export interface operations {
                 limit?: number;
                 /** @description Only events with a smaller number; default the end */
                 before?: number;
-                /** @description Some of tasks, workflows, runs, workers, taskDefs, services, resources, kv, schedules, alerts, with commas; default all */
+                /** @description Some of tasks, workflows, runs, workers, taskDefs, services, resources, kv, schedules, limits, alerts, with commas; default all */
                 topics?: string;
             };
             header?: never;
