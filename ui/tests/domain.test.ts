@@ -113,6 +113,9 @@ function definition(change: Partial<TaskDef>): TaskDef {
     priority: 5,
     onLost: "retry",
     overridable: [],
+    concurrencyKey: "",
+    concurrencyLimit: 0,
+    onConflict: "queue",
     description: "",
     createdAt: 0,
     updatedAt: 0,
@@ -132,6 +135,15 @@ describe("a definition's form", () => {
     };
     const known = definition({ executor: "os_process", defaultPayload: payload });
     expect(bodyOf(formOf(known), known)["defaultPayload"]).toEqual(payload);
+  });
+
+  it("keeps a concurrency key", () => {
+    const known = definition({ concurrencyKey: "db", concurrencyLimit: 2, onConflict: "skip" });
+    expect(bodyOf(formOf(known), known)).toMatchObject({
+      concurrencyKey: "db",
+      concurrencyLimit: 2,
+      onConflict: "skip",
+    });
   });
 
   it("keeps a service's labels", () => {

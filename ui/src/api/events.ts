@@ -25,6 +25,12 @@ export interface RunNews {
   readonly state: string;
   readonly at: number;
 }
+export interface StepNews {
+  readonly runId: string;
+  readonly stepId: string;
+  readonly state: string;
+  readonly at: number;
+}
 export interface OtherNews {
   readonly id: string;
   readonly what: string;
@@ -44,6 +50,7 @@ export interface MoreNews {
 export interface NewsByName {
   task: TaskNews;
   run: RunNews;
+  step: StepNews;
   worker: OtherNews;
   taskDef: OtherNews;
   workflow: OtherNews;
@@ -70,6 +77,7 @@ const BACKOFF_MS = [500, 1_000, 2_000, 4_000, 8_000] as const;
 const NAMES: readonly NewsName[] = [
   "task",
   "run",
+  "step",
   "worker",
   "taskDef",
   "workflow",

@@ -40,6 +40,10 @@ export interface DefinitionForm {
   /** key=value, one a line. */
   labels: string;
   overridable: string[];
+  concurrencyKey: string;
+  /** 0 = none of its own. */
+  concurrencyLimit: number;
+  onConflict: string;
 }
 
 export const EMPTY_FORM: Readonly<DefinitionForm> = {
@@ -66,6 +70,9 @@ export const EMPTY_FORM: Readonly<DefinitionForm> = {
   onLost: "retry",
   labels: "",
   overridable: [],
+  concurrencyKey: "",
+  concurrencyLimit: 0,
+  onConflict: "queue",
 };
 
 const SERVICE_LABELS = ["servicePath", "serviceProtocol", "serviceVersion", "servicePort"] as const;
@@ -107,6 +114,9 @@ export function formOf(def: TaskDef): DefinitionForm {
   form.priority = def.priority;
   form.onLost = def.onLost;
   form.overridable = [...def.overridable];
+  form.concurrencyKey = def.concurrencyKey;
+  form.concurrencyLimit = def.concurrencyLimit;
+  form.onConflict = def.onConflict;
   const labels: Json = { ...def.labels };
   if (form.executor === "service")
     for (const key of SERVICE_LABELS) {
@@ -147,6 +157,13 @@ export function bodyOf(form: DefinitionForm, known: TaskDef | null): Json {
     priority: form.priority,
     onLost: form.onLost,
     overridable: form.executor === "os_process" ? form.overridable : [],
+    ...(form.concurrencyKey === ""
+      ? {}
+      : {
+          concurrencyKey: form.concurrencyKey,
+          concurrencyLimit: form.concurrencyLimit,
+          onConflict: form.onConflict,
+        }),
   };
   if (form.timeoutSec !== null) body["timeoutSec"] = form.timeoutSec;
   const parsed = parseJson(form.payload);
