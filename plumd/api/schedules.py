@@ -22,7 +22,7 @@ from plumd.api.context import (
 from plumd.api.decode import strict
 from plumd.api.openapi import IDEMPOTENCY_KEY, IF_MATCH
 from plumd.api.paging import CURSOR, LIMIT, cursor_key, next_link, page_limit
-from plumd.api.params import if_match, query_choice, query_int
+from plumd.api.params import idempotency_key, if_match, query_choice, query_int
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.schedule_bodies import (
     BackfillView,
@@ -170,6 +170,7 @@ class Schedules:
         if not action:
             raise Invalid(f"action is one of {', '.join(ACTIONS)}", field="action")
         asked = strict(request.body, TriggerAsked) if request.body.strip() else TriggerAsked()
+        idempotency_key(request.headers)    # one that is none is refused, also where none is needed
         row = self.known(request)
         if action in ("pause", "resume"):
             enabled = action == "resume"
@@ -267,12 +268,17 @@ class Schedules:
         except CronError as error:
             raise Invalid(str(error), field=error.field) from None
 
+    def asked_slots(self, request: Request) -> tuple[int, int]:
+        """(how many slots, behind which Unix ms). Raises: Invalid."""
+        count = query_int(request.query, "count", 50, low=1, high=PREVIEW_MAX)
+        now_ms = self.engine.clock.now().wall_ms
+        begin = query_int(request.query, "from", now_ms + 1, low=0, high=cron.LAST_S * 1000)
+        return count, begin - 1
+
     def slots(self, request: Request, number: int, body: ScheduleBody,
               anchor_ms: int) -> Response:
         """The next slots."""
-        count = query_int(request.query, "count", 50, low=1, high=PREVIEW_MAX)
-        now_ms = self.engine.clock.now().wall_ms
-        after_ms = query_int(request.query, "from", now_ms + 1, low=0, high=cron.LAST_S * 1000) - 1
+        count, after_ms = self.asked_slots(request)
         for index, name in enumerate(body.calendars):
             if self.store.peek(schedules.calendar, name) is None:
                 raise Invalid(f"there is no calendar {name!r}", field=f"calendars[{index}]")
@@ -286,6 +292,7 @@ class Schedules:
 
     async def preview_body(self, request: Request) -> Response:
         """The next slots of a body that is not saved."""
+        self.asked_slots(request)       # a query that is wrong is told before the body
         return self.slots(request, 0, body_of(strict(request.body, ScheduleWrite),
                                               self.context.catalog), 0)
 

@@ -13,7 +13,7 @@ from plumd.api.context import Context, Note, answer, id_param, once, remember, r
 from plumd.api.decode import strict
 from plumd.api.openapi import PREFER
 from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
-from plumd.api.params import prefer_wait_s, query_choice
+from plumd.api.params import idempotency_key, prefer_wait_s, query_choice
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.run_views import RunShows, RunView, StepRunView, run_state
 from plumd.api.tasks import before_of, states_of
@@ -161,6 +161,10 @@ class WorkflowRuns:
     async def act(self, request: Request) -> Response:
         """?action=cancel|pause|resume|retry|rerun"""
         action = query_choice(request.query, "action", RUN_ACTIONS)
+        if not action:
+            raise Invalid(f"action is one of {', '.join(RUN_ACTIONS)}", field="action")
+        run_payload(request)        # what is wrong is refused, also where it is not needed
+        idempotency_key(request.headers)
         row = self.known(request)
         if action == "cancel":
             return await self.cancel(row, request)
@@ -168,7 +172,7 @@ class WorkflowRuns:
             return await self.begin(request, lambda run_id: self.again_from_failed(run_id, row))
         if action == "rerun":
             return await self.begin(request, lambda run_id: self.again_whole(run_id, row, request))
-        if action is None:
+        if not action:
             raise Invalid(f"action is one of {', '.join(RUN_ACTIONS)}", field="action")
         refuse(await self.engine.call(RunAct(row.id, action)), self.known(request))
         return self.shown(row.id, 200)
@@ -221,10 +225,10 @@ class WorkflowRuns:
         """?action=skip|approve|reject|complete"""
         row, name = self.known(request), request.params["step"]
         action = query_choice(request.query, "action", STEP_ACTIONS)
-        if action is None:
+        if not action:
             raise Invalid(f"action is one of {', '.join(STEP_ACTIONS)}", field="action")
-        self.shows.place_of(row, name)
         payload = run_payload(request)
+        self.shows.place_of(row, name)
         refuse(await self.engine.call(RunAct(row.id, action, name, payload)), self.known(request))
         return answer(200, self.shows.one(self.known(request), name))
 
