@@ -209,10 +209,10 @@ class WorkflowRuns:
         """The outer steps of a run, or with ?inside= those of all iterations of a loop or map."""
         row = self.known(request)
         inside = request.query.get("inside", "")
-        if not inside:
-            return answer(200, self.shows.run(row, whole=True).steps or ())
         limit = page_limit(request)
         after = before_of(request)
+        if not inside:      # there are as many as the workflow has, so they are always whole
+            return answer(200, self.shows.run(row, whole=True).steps or ())
         found, more = self.shows.inside(row, inside, min(after, 1 << 31), limit)
         link = (next_link(request, str(after + limit)),) if more else ()
         return answer(200, found, *link)
