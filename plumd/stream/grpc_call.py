@@ -23,7 +23,7 @@ from plumd.stream.grpc_frames import Frames, GrpcError, Status, encode_message, 
 
 SEND_S_MAX: Final = 20.0
 END_S_MAX: Final = 5.0
-LINGER_S: Final = 2.0
+LINGER_S: Final = 10.0
 PUMP_BYTES_MAX: Final = 1 << 20
 CONTENT_TYPE: Final = (b"content-type", b"application/grpc+proto")
 
