@@ -262,7 +262,7 @@ def refuse(reply: Reply, row: RunRow) -> None:
 
 def run_payload(request: Request) -> bytes | None:
     """The payload that a run or an answer comes with. Raises: Malformed, Invalid, TooLarge."""
-    if not request.body.strip():
+    if request.body.strip() in (b"", b"null"):
         return None
     payload = flow.raw(strict(request.body, WorkflowRunAsked).payload)
     if payload is not None and len(payload) > INLINE_BYTES_MAX:

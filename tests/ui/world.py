@@ -86,7 +86,7 @@ def fill(api: Api) -> dict[str, str]:
     nightly_at_two = api.made("/v1/schedules", {
         "name": "nightly", "workflowId": nightly, "cron": "30 2 * * *",
         "timeZone": "Europe/Berlin", "calendars": [], "jitterSec": 60})["scheduleId"]
-    api.done("POST", f"/v1/schedules/{nightly_at_two}?action=trigger", {})
+    api.made(f"/v1/schedules/{nightly_at_two}?action=trigger", {})
     waiting = api.task("nobody-offers-this", priority=3)["taskId"]
     api.task("builtin.echo", delaySec=3600)
     api.task("builtin.echo", autoStart=False)
