@@ -77,7 +77,7 @@ def measure(daemon: Daemon, seconds: float, count: int, path: str,
             begun = time.monotonic_ns()
             task = line.json("POST", "/v1/tasks", body, "Prefer: wait=10\r\n")
             starts.append((msgspec.json.decode(task["result"], type=int) - begun) / 1e6)
-            time.sleep(0.005)
+            time.sleep(0.005)   # single tasks at an even pace: the load is `busy`, not this
         took_s = time.monotonic() - begun_s
         events = int(line.json("GET", "/v1/status")["nextEvent"]) - first
         return starts, (daemon.cpu_s() - cpu_s) / took_s, events / took_s

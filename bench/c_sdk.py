@@ -30,7 +30,7 @@ def fleet(seconds: float, workers: int = 1_000) -> Figures:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, workers * 8 + 1_000), hard))
     try:
         with harness.daemon() as daemon, Connection(daemon.port) as line:
-            time.sleep(0.5)     # start-up settles
+            time.sleep(0.5)     # memory of the start is given back before it is read
             before_kb = daemon.status("VmRSS")
             ids = tuple(f"c-{number}" for number in range(workers))
             with harness.worker(daemon.url, 4, kind="c", ids=ids) as fleet_process:

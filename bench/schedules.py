@@ -30,7 +30,7 @@ def fill(daemon: Daemon, count: int, body: dict[str, object], next_ms: int) -> N
 
 def wait_until(moment_ms: int) -> None:
     """Sleep until a time of the wall."""
-    time.sleep(max(0.0, moment_ms / 1000 - time.time()))
+    time.sleep(max(0.0, moment_ms / 1000 - time.time()))   # the moment of the storm itself
 
 
 def storm(seconds: float, count: int = 20_000, kind: str = "workflow") -> Figures:
@@ -62,7 +62,7 @@ def storm(seconds: float, count: int = 20_000, kind: str = "workflow") -> Figure
                 if started(daemon.data) >= count:
                     made_s = time.time() - begun
                     break
-                time.sleep(0.01)
+                time.sleep(0.01)    # looking itself must not be the load that is measured
         rows = started(daemon.data)
         return Figures("schedules_storm", {
             "schedules": rows, "all_started_s": made_s, "other_p50_ms": harness.median(times),
@@ -97,7 +97,7 @@ def idle(seconds: float, count: int = 100_000) -> Figures:
         daemon.start()
         start_s = time.monotonic() - begun
         cpu_s, switches = daemon.cpu_s(), daemon.status("voluntary_ctxt_switches")
-        time.sleep(seconds)
+        time.sleep(seconds)     # the window: nothing is waited for
         return Figures("schedules_idle", {
             "schedules": count, "start_s": start_s,
             "cpu_ms_per_s": (daemon.cpu_s() - cpu_s) / seconds * 1000,

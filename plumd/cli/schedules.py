@@ -36,11 +36,16 @@ def rule(item: JsonObject) -> str:
     return f"once {moment(item, 'at')}"
 
 
+def running(item: JsonObject) -> str:
+    """How many of what it started go on; nothing for none."""
+    found = item.get("running")
+    return str(len(found)) if isinstance(found, list) and found else ""
+
+
 COLUMNS = (
     column("ID", "scheduleId"), column("NAME", "name"), Column("WHEN", rule),
     column("ENABLED", "enabled"), moment_column("NEXT", "nextAt"), moment_column("LAST", "lastAt"),
-    Column("RUNNING", lambda item: str(len(item["running"]))    # type: ignore[arg-type]
-           if item.get("running") else ""),
+    Column("RUNNING", running),
 )
 SLOTS = (
     column("SLOT", "local"), column("DST", "dst"), column("BLACKOUT", "blackout"),

@@ -139,8 +139,9 @@ class Parser:
                 raise Wrong("too many signs in a row", self.now.at)
         found = self.postfix(self.primary())
         for sign in reversed(signs):
-            if sign == "-" and isinstance(found, Literal) and type(found.value) in (int, float):
-                found = Literal(-found.value)  # type: ignore[operator]  # a number, as asked above
+            value = found.value if isinstance(found, Literal) else None
+            if sign == "-" and isinstance(value, int | float) and not isinstance(value, bool):
+                found = Literal(-value)
             else:
                 found = Unary(sign, found)
         if isinstance(found, Literal) and isinstance(found.value, int) \

@@ -51,7 +51,7 @@ def checked(value: Value, where: str, depth: int) -> Schema:
             raise Invalid(f"type is one of {', '.join(TYPES)}", field=place)
         if key in NUMBERS and not is_number(said):
             raise Invalid("this is a number", field=place)
-        if key == "multipleOf" and is_number(said) and not said > 0:  # type: ignore[operator]
+        if key == "multipleOf" and isinstance(said, int | float) and not said > 0:
             raise Invalid("this is greater than 0", field=place)
         if key in COUNTS and not (is_number(said) and isinstance(said, int) and said >= 0):
             raise Invalid("this is a whole number", field=place)
