@@ -3,7 +3,7 @@
 A connection starts in the hot loop. Each head that is a hot route's, and unremarkable, is answered
 in one send; a WebSocket request for a worker's stream becomes one; anything else makes the whole
 connection Hypercorn's, with the bytes replayed, and that is for good. There is one Trio task per
-connection, no timer task, and no nursery per request unless the request asks to wait.
+connection, no timer task, and no nursery per request.
 """
 
 from __future__ import annotations
@@ -84,6 +84,8 @@ class Connection:
         self._closing = False
         self._heads: dict[bytes, _Hot] = {}
         self._reading = trio.CancelScope()
+        self._asked = trio.CancelScope()            # the request that may wait long
+        self._watched: tuple[trio.CancelScope, trio.Event] | None = None
         self._sending: trio.CancelScope | None = None
         self._send_lock = trio.Lock()
 
@@ -276,27 +278,51 @@ class Connection:
         return body
 
     async def _answer_watched(self, route: Route, request: Request) -> Response | None:
-        """The answer to a request that may wait long; None as soon as its client is gone.
+        """The answer to a request that may wait long; None when its client is gone meanwhile.
 
-        What the client sends meanwhile is kept for its next request.
+        Most answers are there at once, so the front looks only at requests that have waited for
+        WATCH_AFTER_S: a task of their own then reads on. What the client sends is kept for its
+        next request.
         """
         response: Response | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch, nursery.cancel_scope)
-            response = await self.front.gate.answer(route, request)
-            nursery.cancel_scope.cancel()
+        with trio.CancelScope() as scope:
+            self.front.waiting[self] = trio.current_time()
+            self.front.note_waiting()
+            self._asked = scope
+            try:
+                response = await self.front.gate.answer(route, request)
+            finally:
+                del self.front.waiting[self]
+                if self._watched is not None:
+                    await self._end_watch(*self._watched)
         return response
 
-    async def _watch(self, request_scope: trio.CancelScope) -> None:
-        while len(self._buffer) <= RECEIVE_BYTES:
-            try:
-                data = await self.stream.receive_some(RECEIVE_BYTES)
-            except trio.BrokenResourceError:
-                data = b""
-            if not data:
-                request_scope.cancel()
-                return
-            self._buffer += data
+    def watch(self, nursery: trio.Nursery) -> None:
+        """Notice from now on when the client of the waiting request leaves."""
+        if self._watched is None:
+            self._watched = trio.CancelScope(), trio.Event()
+            nursery.start_soon(self._watch, *self._watched, self._asked)
+
+    async def _end_watch(self, watching: trio.CancelScope, over: trio.Event) -> None:
+        watching.cancel()
+        with trio.CancelScope(shield=True):
+            await over.wait()       # two tasks must not read from one socket
+        self._watched = None
+
+    async def _watch(self, watching: trio.CancelScope, over: trio.Event,
+                     asked: trio.CancelScope) -> None:
+        try:
+            with watching:
+                while len(self._buffer) <= RECEIVE_BYTES:
+                    data = await self.stream.receive_some(RECEIVE_BYTES)
+                    if not data:
+                        asked.cancel()
+                        return
+                    self._buffer += data
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            asked.cancel()
+        finally:
+            over.set()
 
     async def _send_answer(self, data: bytes) -> bool:
         """Send it whole; the usual small answer without a detour. False: the client is gone."""

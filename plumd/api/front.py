@@ -37,6 +37,8 @@ log = logging.getLogger("plumd.api")
 
 BACKLOG: Final = 1024
 SWEEP_S_MAX: Final = 5.0
+WATCH_AFTER_S: Final = 0.5
+"""A request that waits so long is watched: when its client leaves it ends."""
 
 
 async def _needs_upgrade(_request: Request) -> Response:
@@ -158,7 +160,10 @@ class Front:
         self.draining = False       # no new requests; those in flight may end
         self.killing = False        # nothing is shielded any more
         self.connections: set[Connection] = set()
+        self.waiting: dict[Connection, float] = {}
+        """Whose request may wait long, and since when."""
         self._left = trio.Event()
+        self._anyone_waits = trio.Event()
 
     async def handle(self, stream: Stream) -> None:
         """Serve one accepted connection."""
@@ -203,6 +208,23 @@ class Front:
                 else:
                     soonest = min(soonest, connection.expires)
             await trio.sleep(min(soonest - now, longest))
+
+    def note_waiting(self) -> None:
+        """A request that may wait long began."""
+        if not self._anyone_waits.is_set():
+            self._anyone_waits.set()
+
+    async def watch_waiting(self, nursery: trio.Nursery) -> None:
+        """Watch the clients of requests that wait long; wakes only while any do."""
+        while True:
+            await self._anyone_waits.wait()
+            await trio.sleep(WATCH_AFTER_S)
+            long_ago = trio.current_time() - WATCH_AFTER_S
+            for connection, since in self.waiting.items():
+                if since <= long_ago:
+                    connection.watch(nursery)
+            if not self.waiting:
+                self._anyone_waits = trio.Event()
 
     async def drain(self) -> None:
         """Let what is in flight end, within the limits' grace; then end the rest."""
@@ -256,6 +278,7 @@ async def serve(app: ASGIFramework, *, routes: Sequence[Route], gate: Gate,
         await life.start(lifespan.handle_lifespan)
         await lifespan.wait_for_startup()
         async with trio.open_nursery() as connections:
+            life.start_soon(front.watch_waiting, connections)
             try:
                 async with trio.open_nursery() as accepting:
                     accepting.start_soon(front.sweep)

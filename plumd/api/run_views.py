@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final
 
 import msgspec
@@ -15,7 +16,7 @@ from plumd.flow.outline import Outline, outline
 from plumd.flow.rules import StepState, state_text
 from plumd.model import TASK_STATES, TaskState, WorkflowBody, id_text
 from plumd.store import flows
-from plumd.store.definitions import Catalog
+from plumd.store.definitions import Catalog, keep
 from plumd.store.flows import RunRow
 from plumd.store.store import Store
 
@@ -108,6 +109,16 @@ class RunShows:
     def __init__(self, store: Store, catalog: Catalog) -> None:
         self.store = store
         self.catalog = catalog
+        self._shapes: OrderedDict[tuple[int, int], tuple[Outline, ...]] = OrderedDict()
+
+    def shape_of(self, row: RunRow, body: WorkflowBody) -> tuple[Outline, ...]:
+        """The outline of the version that a run pins; kept, for versions never change."""
+        key = row.workflow_id, row.version
+        shape = self._shapes.get(key)
+        if shape is None:
+            shape = outline(body)
+            keep(self._shapes, key, shape)
+        return shape
 
     def body_of(self, row: RunRow) -> WorkflowBody | None:
         """The version that a run pins."""
@@ -129,8 +140,9 @@ class RunShows:
 
     def outer_steps(self, row: RunRow, body: WorkflowBody) -> tuple[StepRunView, ...]:
         """Every outer step: from the summary of a run that is over, else from its tasks."""
-        shape = outline(body)
-        facts = self.store.peek(flows.seeds, row.id, 0, len(shape) - 1)
+        shape = self.shape_of(row, body)
+        known_of = flows.seeds if row.steps is None else flows.notes
+        facts = self.store.peek(known_of, row.id, 0, len(shape) - 1)
         for end in row.steps or ():
             known = facts.get(end.step)
             facts[end.step] = Seed(end.step, end.state, end.task_id, end.attempt, end.started_ms,
@@ -169,7 +181,7 @@ class RunShows:
         body, parts = self.body_of(row), parts_of(name)
         if body is None or not parts:
             raise NotFound("no such step")
-        shape, base, prefix = outline(body), 0, ""
+        shape, base, prefix = self.shape_of(row, body), 0, ""
         for step_id, iteration in parts:
             one = next((each for each in shape if each.id == step_id), None)
             if one is None:

@@ -145,6 +145,11 @@ def seeds(db: apsw.Connection, run_id: int, first: int = 0,
     return found
 
 
+def notes(db: apsw.Connection, run_id: int, first: int, last: int) -> dict[int, Seed]:
+    """The rows alone, without the tasks: all that a run's summary does not say."""
+    return {row[0]: Seed(*row) for row in db.execute(SQL["steps"], (run_id, first, last))}
+
+
 def get(db: apsw.Connection, run_id: int) -> RunRow | None:
     """One run, or None."""
     for row in db.execute(SQL["get"], (run_id,)):
