@@ -15,7 +15,7 @@ cdef tuple why_pending(Scheduler self, int32_t slot, MatchClass klass):
             away += 1
         elif worker.draining:
             draining += 1
-        elif worker.running >= worker.capacity:
+        elif not has_room(worker):
             busy += 1
         else:
             free += 1
@@ -111,9 +111,7 @@ cdef int check_all(Scheduler self) except -1:
             "a ready task and a free worker were left unmatched"
         for number in klass.workers:
             worker = <Worker> self.workers[number]
-            free = (worker.attached and not worker.draining
-                    and worker.running < worker.capacity)
-            assert free == (klass.free_at[number] != 0), "the free heap is wrong"
+            assert has_room(worker) == (klass.free_at[number] != 0), "the free heap is wrong"
     return 0
 
 

@@ -48,6 +48,9 @@ DEPTH_MAX: Final = 200
 LOST: Final = "lost"
 """The error code of an attempt that its worker gave up: contact lost, or stopped in the middle."""
 
+RETURNED: Final = "returned"
+"""The error code of an attempt that its worker had in hand and gives back before it began."""
+
 EMPTY: Final = Raw()
 """No value. It is left out of messages, because it is this very object."""
 
@@ -148,6 +151,7 @@ class Up(Struct, frozen=True, omit_defaults=True, rename="camel"):
     holding: ids of the attempts that run or are not yet acknowledged; None = not told.
     seq: number of this batch of results, counted by the worker from 1, never reused on a line.
     logs: lines for the logs of attempts that run.  tasks: from now on these are all its names.
+    ahead: so many attempts it wants in hand beyond its capacity; on a new line it wants none.
     drain: it wants no more attempts.  bye: it leaves for good and holds nothing any more.
     wait_sec, max: exchange only: how long the answer may wait for attempts, and how many it takes.
     """
@@ -160,6 +164,7 @@ class Up(Struct, frozen=True, omit_defaults=True, rename="camel"):
     progress: Annotated[list[Progress], Meta(max_length=ITEMS_MAX)] = []
     logs: Annotated[list[LogLine], Meta(max_length=LOG_LINES_MAX)] = []
     tasks: Annotated[list[Name], Meta(max_length=ITEMS_MAX)] | None = None
+    ahead: Annotated[int, Meta(ge=0, le=CAPACITY_MAX)] | None = None
     beat: bool = False
     drain: bool = False
     bye: bool = False

@@ -88,6 +88,7 @@ class Talk:
         self._over = False      # the daemon said its last, or what nobody understands
         self._drain_said = False
         self._names_said: tuple[str, ...] = ()
+        self._ahead_said = 0
         self._sent_s = 0.0
         self._progress_s = -PROGRESS_S
         self._speaking = False  # a message is on its way out: the next one waits for it
@@ -141,12 +142,15 @@ class Talk:
     def _due_s(self) -> float:
         """When there is something to say even if nothing happens: a beat, or held-back progress."""
         beat_s, waiting = self._sent_s + self._lease.beat_s, self._desk.has_progress
+        beat_s = min(beat_s, self._desk.stuck_at_s)
         waiting = waiting or bool(self._desk.lines)
         return min(beat_s, self._progress_s + PROGRESS_S) if waiting else beat_s
 
     def _collect(self, *, bye: bool = False) -> Up | None:
         """All that is to be said now, in one message; None when there is nothing."""
         desk, now = self._desk, trio.current_time()
+        if now >= desk.stuck_at_s:
+            desk.give_back()
         in_time = now >= self._progress_s + PROGRESS_S
         # The lines of an attempt go before its result: behind it nobody takes them.
         lines = desk.lines.take() if desk.lines and (
@@ -158,7 +162,9 @@ class Talk:
         drain = desk.draining and not self._drain_said
         bye = bye or (desk.leaving and not desk.running and not desk.outbox)
         beat = now >= self._sent_s + self._lease.beat_s
+        ahead = None if desk.pace.wanted == self._ahead_said else desk.pace.wanted
         said = bool(seq or lines) or names is not None or drain or bye or beat
+        said = said or ahead is not None
         progress = []
         if desk.has_progress and (said or in_time):
             progress = desk.take_progress(min(self._end.items_max, PROGRESS_ITEMS))
@@ -167,8 +173,9 @@ class Talk:
         if not (said or progress):
             return None
         self._drain_said, self._names_said = desk.draining, desk.names
+        self._ahead_said = desk.pace.wanted
         return Up(seq=seq, results=results, progress=progress, logs=lines, tasks=names,
-                  beat=beat and not seq, drain=drain, bye=bye)
+                  ahead=ahead, beat=beat and not seq, drain=drain, bye=bye)
 
     async def listen(self) -> None:
         """Hand on what the daemon says.

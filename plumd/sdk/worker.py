@@ -57,7 +57,8 @@ class Worker:
 
     url: where the daemon's API is.  capacity: how many attempts at once.  prefetch: how many more
     it may have in hand, so that it need not wait for the daemon between short tasks; an attempt's
-    timeout runs while it waits here, and no other worker can take it.  worker_id: stays the
+    timeout runs while it waits here, and no other worker can take it. None: what it carries out in
+    5 ms, so none where tasks take long, and given back when they turn slow.  worker_id: stays the
     same over restarts if given; else drawn from host, process and chance.  beat_s: how often the
     daemon hears of it at least; three beats without a word and its attempts are lost.
     drain_timeout_s: how long attempts in hand may still run once it shall stop.
@@ -66,14 +67,14 @@ class Worker:
     What an agent puts into the environment of its processes is the default for url and names.
     """
 
-    def __init__(self, url: str | None = None, *, capacity: int = 4, prefetch: int = 0,
+    def __init__(self, url: str | None = None, *, capacity: int = 4, prefetch: int | None = None,
                  labels: Mapping[str, str] | None = None, node_id: str | None = None,
                  worker_id: str | None = None, instance_id: str | None = None,
                  app_name: str | None = None, app_version: str | None = None,
                  beat_s: float = 10.0, drain_timeout_s: float = 30.0, token: str | None = None,
                  ssl_context: ssl.SSLContext | None = None, transport: Transport = "websocket",
                  dial: Dial | None = None) -> None:
-        if capacity < 1 or prefetch < 0:
+        if capacity < 1 or (prefetch or 0) < 0:
             raise ValueError(f"capacity {capacity} or prefetch {prefetch} is out of range")
         environ = os.environ
         chance = secrets.token_hex(3)
@@ -83,8 +84,8 @@ class Worker:
         self._where = url
         self._tasks: dict[str, Task] = {}
         self._register = Register(
-            session=secrets.token_hex(8), tasks=[], capacity=capacity + prefetch, beat_sec=beat_s,
-            labels=dict(labels or {}),
+            session=secrets.token_hex(8), tasks=[], capacity=capacity + (prefetch or 0),
+            beat_sec=beat_s, labels=dict(labels or {}),
             node_id=_pick(node_id, "WORKER_NODE_ID"),
             instance_id=_pick(instance_id, "PLUM_INSTANCE_ID"),
             app_name=_pick(app_name, "PLUM_APP_NAME"),
@@ -92,7 +93,7 @@ class Worker:
         # The daemon would refuse what is out of range, again and again: better to fail here.
         msgspec.convert(msgspec.to_builtins(self._register), Register)
         self._drain_timeout_s = drain_timeout_s
-        self._desk = Desk(self._tasks, capacity)
+        self._desk = Desk(self._tasks, capacity, adapts=prefetch is None)
         self._dial = dial or self._dial_of(transport, url, token, ssl_context)
         self._lease = Lease(beat_s)
         self._drain_asked = trio.Event()

@@ -16,6 +16,7 @@ from plumd.engine import Ask, Engine
 from plumd.errors import Invalid, PlumError
 from plumd.model import (
     INLINE_BYTES_MAX,
+    Ahead,
     CoreCommand,
     Ending,
     Finish,
@@ -30,6 +31,7 @@ from plumd.outbox import Given
 from plumd.sdk.protocol import (
     EMPTY,
     LOST,
+    RETURNED,
     Attempt,
     CancelNotice,
     Down,
@@ -157,6 +159,8 @@ class Session:
         finishes = [
             self._success(result) if is_plain(result) else await self._finish(result)
             for result in up.results]
+        if up.ahead is not None:
+            commands = [*commands, Ahead(self.join.worker_id, self.join.session, up.ahead)]
         before = len(commands)
 
         def acknowledge(ask: Ask) -> None:
@@ -205,7 +209,7 @@ class Session:
         error = None
         ending = Ending.CANCELED if result.stopped else Ending.SUCCEEDED
         if result.error is not None:
-            ending = Ending.LOST if result.error.code == LOST else Ending.FAILED
+            ending = Ending.LOST if result.error.code in (LOST, RETURNED) else Ending.FAILED
             detail = bytes(result.error.detail)
             error = TaskError(code=result.error.code or "failed",
                               message=result.error.message or "the task failed",
@@ -213,7 +217,8 @@ class Session:
         return Finish(
             task_id=task_id, attempt=attempt, worker_id=self.join.worker_id, ending=ending,
             result=value, error=error, retryable=result.retry, blob=blob,
-            retry_after_ms=math.ceil((result.retry_after_sec or 0) * 1000))
+            retry_after_ms=math.ceil((result.retry_after_sec or 0) * 1000),
+            reached=result.error is None or result.error.code != RETURNED)
 
     def _success(self, result: Result) -> Finish:
         """The command behind a plain success: most results, so without a detour."""

@@ -53,6 +53,14 @@ FAULTS: Final = (
             return self.arm(slot, now_ns + delay_ms * MS)''',
           '''            self.set_state(slot, RETRYING, now_ms)
             return 0''', (KEPT, MACHINE)),
+    Fault("an attempt that was given back counts as a loss", CORE,
+          """        if ending == END_RETURNED:
+            return PENDING
+        if ending == END_UNREACHED:""",
+          "        if ending == END_UNREACHED or ending == END_RETURNED:", (KEPT, MACHINE)),
+    Fault("a new line has what the old one wanted ahead", CORE,
+          "            worker.ahead = 0        # what a line wants it says anew",
+          "            pass", (KEPT, MACHINE)),
     Fault("a slot stays taken when its attempt has ended", CORE,
           "        worker.running -= 1\n", "        pass\n", (KEPT, MACHINE)),
     Fault("a lease never expires", CORE,
