@@ -44,8 +44,8 @@ $(BIN)/python:
 
 build: .stamp-build .stamp-ui ## make the venv, build the core, install plumd and plum in it
 
-run: build ## start plumd on its embedded SQLite, http://127.0.0.1:8080
-	exec $(BIN)/plumd serve $(ARGS)
+run: build ## start plumd and an agent beside it, http://127.0.0.1:8080 (ARGS=--no-agent: plumd alone)
+	exec $(BIN)/plumd serve --agent $(ARGS)
 
 # One more than there are processors, for many tests wait; the order is that of tests/conftest.py.
 TEST_JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))

@@ -20,7 +20,9 @@ cdef tuple why_pending(Scheduler self, int32_t slot, MatchClass klass):
         else:
             free += 1
     serving = len(self.workers_of_pool.get(klass.pool, ()))
-    if not klass.workers and not serving:
+    if not klass.workers and klass.pool == NODE_POOL:
+        causes.append(no_node(klass, serving))
+    elif not klass.workers and not serving:
         causes.append(Cause("no_worker", f"No worker has registered the task {klass.name!r}."))
     elif not klass.workers:
         causes.append(Cause(
@@ -39,6 +41,17 @@ cdef tuple why_pending(Scheduler self, int32_t slot, MatchClass klass):
         causes.append(Cause("dispatching", "A free worker takes it in this moment.",
                             workers=free))
     return tuple(causes)
+
+
+cdef no_node(MatchClass klass, Py_ssize_t serving):
+    """Why no node runs a process."""
+    if klass.target_kind == "node":
+        text = f"No agent of the node {klass.target_ref!r} is here."
+    elif klass.target_kind == "":
+        text = "The controller's own machine runs no processes; name a node."
+    else:
+        text = f"No agent is here whose node has the labels {klass.target_ref!r}."
+    return Cause("no_node", text, workers=serving)
 
 
 cdef int count_ahead(Heap heap, Py_ssize_t i) except -1:

@@ -72,6 +72,7 @@ cdef int AHEAD_MAX = 10_000         # `why` counts no further than this
 STOP_REASONS = (None, "canceled", "timeout")
 POOLS = (None, "!service", "!os_process")       # of executors; embedded tasks go by name
 BUILTIN_POOL = "!builtin"
+NODE_POOL = "!os_process"
 
 
 include "_heap.pxi"
@@ -100,9 +101,14 @@ cdef class MatchClass:
         return 0
 
 
-cdef bint matches(MatchClass klass, Worker worker):
-    """Whether a worker of the class's pool is one that the target means."""
+cdef bint matches(MatchClass klass, Worker worker, str home):
+    """Whether a worker of the class's pool is one that the target means.
+
+    home: the node whose agent runs the processes that name none, "" when the daemon does it.
+    """
     cdef str kind = klass.target_kind, ref = klass.target_ref, pair, key, value
+    if kind == "" and klass.pool == NODE_POOL:
+        return worker.kind == LOCAL or (home != "" and worker.node_id == home)
     if kind == "" or kind == "builtin" or kind == "service":
         return True
     if kind == "node":
@@ -556,7 +562,7 @@ cdef class Scheduler:
 
     cdef int admit(self, MatchClass klass, Worker worker) except -1:
         """Enter a worker of the class's pool where the target means it."""
-        if matches(klass, worker):
+        if matches(klass, worker, <str> self.limits.home_node):
             klass.workers[worker.slot] = None
             worker.classes[klass.number] = None
             klass.make_room(worker.slot)

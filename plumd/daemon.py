@@ -30,6 +30,7 @@ import msgspec
 import trio
 
 import plumd
+from plumd import companion
 from plumd.api import (
     app,
     dag,
@@ -125,7 +126,8 @@ class Daemon:
         planner = Planner(catalog)
         self.outbox = Outbox(self.store)
         limits = Limits(tasks_max=config.tasks_max,
-                        stop_grace_ms=round(config.stop_grace_sec * 1000))
+                        stop_grace_ms=round(config.stop_grace_sec * 1000),
+                        home_node="" if config.os_process_slots else config.node_id)
         self.engine = Engine(self.store, clock, self.outbox, planner, limits, draw_seed(),
                              self.local_workers(), schedule_bodies.scheduled_task)
         self.processes = OsProcess(
@@ -265,6 +267,10 @@ class Daemon:
                 addresses = await doors.start(self.open_doors, sockets, closing, limits)
                 log.info("listening", extra={"addresses": ", ".join(addresses)})
                 task_status.started(addresses)
+                if self.config.agent:
+                    nursery.start_soon(companion.run, companion.words(
+                        own_url(addresses), self.config.node_id, self.data / "agent",
+                        self.config.log_level, self.config.log_format))
                 await leave.wait()
                 log.info("leaving")
                 self.engine.stop_accepting()
@@ -327,6 +333,12 @@ def lock(data: Path) -> int:
         os.close(fd)
         raise DataDirInUse(f"another plumd uses {data}") from None
     return fd
+
+
+def own_url(addresses: Sequence[str]) -> str:
+    """The base URL for programs on this machine."""
+    url = next(one for one in addresses if one.startswith("http"))
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 async def watch_signals(leave: trio.Event, *, task_status: trio.TaskStatus[None]

@@ -27,6 +27,8 @@ BUILTIN_POOL: Final = "!builtin"
 SERVICE_POOL: Final = "!service"
 OS_PROCESS_POOL: Final = "!os_process"
 """What the daemon's own executors join as; task names may not begin with `!`."""
+AGENT_PREFIX: Final = "node:"
+"""What the worker ids of agents begin with; the node's id follows."""
 
 
 def id_text(number: int) -> str:
@@ -329,6 +331,8 @@ class Limits(msgspec.Struct, frozen=True):
     stop_grace_ms: int = 10_000
     restart_grace_ms: int = 20_000
     """At least so long a worker may stay away after a restart: its own pauses reach 15 s."""
+    home_node: str = ""
+    """The node whose agent runs processes that name no node; "" = the daemon runs them."""
 
 
 class Meters(msgspec.Struct, frozen=True):

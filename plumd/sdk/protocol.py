@@ -82,15 +82,21 @@ class LocalProtocolError(ProtocolError):
 
 
 class Failure(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
-    """Why an attempt did not succeed. detail: more facts, any JSON."""
+    """Why an attempt did not succeed. detail: more facts, any JSON.
+
+    exit_code, signal: how the process ended, where it was one.
+    """
 
     code: Word = ""
     message: Annotated[str, Meta(max_length=ERROR_CHARS_MAX)] = ""
     detail: Raw = EMPTY
+    exit_code: int | None = None
+    signal: Word = ""
 
 
 class Result(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
-    """How an attempt ended. Without result and error it succeeded with null.
+    """How an attempt ended. Without result and error it succeeded with null; with both it failed
+    and left something all the same.
 
     stopped: it ended because of a cancel notice.  retry=False: another try would end the same
     way.  retry_after_sec: wait at least so long before the next try.
@@ -109,7 +115,7 @@ class Result(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
         if error is None:
             return 256 + len(self.result)
         text_chars = len(error.code) + len(error.message)
-        return 256 + len(self.result) + 6 * text_chars + len(error.detail)
+        return 512 + len(self.result) + 6 * text_chars + len(error.detail)
 
 
 class Progress(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
@@ -121,10 +127,12 @@ class Progress(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False
 
 
 class LogLine(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
-    """A line of an attempt's log; a line break is added where it has none."""
+    """A line of an attempt's log; a line break is added where it has none, but for a part of one.
+    """
 
     id: Id
     text: Annotated[str, Meta(max_length=LOG_CHARS_MAX)]
+    part: bool = False
 
 
 class Register(Struct, frozen=True, omit_defaults=True, rename="camel"):
@@ -343,9 +351,6 @@ class DaemonEnd:
             if up.seq <= self._seq:
                 raise RemoteProtocolError(f"results numbered {up.seq} after {self._seq}")
             self._seq = up.seq
-            for result in up.results:
-                if result.error is not None and len(result.result):
-                    raise RemoteProtocolError(f"{result.id!r} has both a result and an error")
         elif up.seq:
             raise RemoteProtocolError("a batch number without results")
         _check_ids(up)

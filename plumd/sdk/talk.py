@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from typing import Final, final
+from collections.abc import Sized
+from typing import Final, Protocol, final
 
 import msgspec
 import trio
 
-from plumd.sdk.desk import Desk
 from plumd.sdk.handlers import PROGRESS_TEXT_CHARS
 from plumd.sdk.line import Line, LineClosed
-from plumd.sdk.log_lines import MESSAGE_BYTES
+from plumd.sdk.log_lines import MESSAGE_BYTES, LogLines
+from plumd.sdk.outbox import Outbox
 from plumd.sdk.protocol import (
     Down,
+    Progress,
     Register,
     Registered,
     RemoteProtocolError,
@@ -44,6 +46,33 @@ class TurnedAway(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
+
+
+class Speaker(Protocol):
+    """What has something to say on a line: see `Desk`."""
+
+    outbox: Outbox
+    lines: LogLines
+    names: tuple[str, ...]
+    changed: trio.lowlevel.ParkingLot
+    draining: bool
+    leaving: bool
+
+    @property
+    def running(self) -> Sized: ...
+
+    @property
+    def has_progress(self) -> bool: ...
+
+    def holding(self) -> list[str]: ...
+
+    def wake(self) -> None: ...
+
+    def give_up(self, why: str) -> None: ...
+
+    def take_progress(self, items_max: int) -> list[Progress]: ...
+
+    async def take(self, down: Down) -> None: ...
 
 
 @final
@@ -78,7 +107,7 @@ class Talk:
     registered: the daemon took us on this line.  bye_said: it knows that we leave.
     """
 
-    def __init__(self, desk: Desk, lease: Lease, line: Line) -> None:
+    def __init__(self, desk: Speaker, lease: Lease, line: Line) -> None:
         self.registered = False
         self.bye_said = False
         self._desk = desk

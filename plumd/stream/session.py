@@ -15,8 +15,10 @@ import trio
 from plumd.engine import Ask, Engine
 from plumd.errors import Invalid, PlumError
 from plumd.model import (
+    AGENT_PREFIX,
     INLINE_BYTES_MAX,
     Ahead,
+    OS_PROCESS_POOL,
     CoreCommand,
     Ending,
     Finish,
@@ -52,6 +54,10 @@ LOCAL_PREFIX: Final = "local:"
 """What the ids of the daemon's own executors begin with."""
 POOL_PREFIX: Final = "!"
 """What the names begin with under which they take their work."""
+ENDINGS: Final = {(LOST, False): Ending.LOST, (LOST, True): Ending.LOST,
+                  (RETURNED, False): Ending.LOST, (RETURNED, True): Ending.LOST,
+                  ("canceled", True): Ending.CANCELED, ("timeout", True): Ending.TIMEOUT}
+"""What an error's code and whether the work was stopped say; anything else is a failure."""
 
 
 def lease_s(beat_sec: float) -> float:
@@ -65,11 +71,15 @@ def pairs(ids: Sequence[str]) -> tuple[tuple[int, int], ...]:
     return tuple(pair for pair in found if pair is not None)
 
 
-def check_names(worker_id: str, tasks: Sequence[str], id_field: str, tasks_field: str) -> None:
+def check_names(worker_id: str, tasks: Sequence[str], id_field: str, tasks_field: str,
+                node_id: str = "") -> None:
     """Refuse what would put a worker in the place of the daemon's own executors.
 
-    Raises: Invalid.
+    An agent, whose id is its node's behind a prefix, takes the processes of its node; so who says
+    node_id lets it.  Raises: Invalid.
     """
+    if node_id and worker_id == AGENT_PREFIX + node_id:
+        tasks = [name for name in tasks if name != OS_PROCESS_POOL]
     if not 0 < len(worker_id) <= WORKER_ID_CHARS_MAX or worker_id.startswith(LOCAL_PREFIX):
         raise Invalid(f"a worker's id has 1 to {WORKER_ID_CHARS_MAX} characters and does not begin "
                       f"with {LOCAL_PREFIX}", field=id_field)
@@ -189,7 +199,7 @@ class Session:
 
     def rename(self, tasks: Sequence[str]) -> Join:
         """The command behind a change of the worker's names. Raises: Invalid."""
-        check_names(self.join.worker_id, tasks, "id", "tasks")
+        check_names(self.join.worker_id, tasks, "id", "tasks", self.join.node_id)
         held = tuple(self.engine.core.held_by(self.join.worker_id))
         self.join = msgspec.structs.replace(
             self.join, tasks=tuple(sorted(set(tasks))), holding=held)
@@ -199,7 +209,8 @@ class Session:
         """Lines of attempts that are this worker's go to their logs, in order."""
         texts: dict[tuple[int, int], list[str]] = {}
         for line in lines:
-            texts.setdefault(parse_attempt(line.id) or (0, 0), []).append(line.text)
+            text = line.text if line.part or line.text.endswith("\n") else line.text + "\n"
+            texts.setdefault(parse_attempt(line.id) or (0, 0), []).append(text)
         self.engine.note_lines(self.join.worker_id, texts)
 
     async def _finish(self, result: Result) -> Finish:
@@ -209,10 +220,11 @@ class Session:
         error = None
         ending = Ending.CANCELED if result.stopped else Ending.SUCCEEDED
         if result.error is not None:
-            ending = Ending.LOST if result.error.code in (LOST, RETURNED) else Ending.FAILED
+            ending = ENDINGS.get((result.error.code, result.stopped), Ending.FAILED)
             detail = bytes(result.error.detail)
             error = TaskError(code=result.error.code or "failed",
                               message=result.error.message or "the task failed",
+                              exit_code=result.error.exit_code, signal=result.error.signal or None,
                               detail=msgspec.Raw(detail) if detail else msgspec.UNSET)
         return Finish(
             task_id=task_id, attempt=attempt, worker_id=self.join.worker_id, ending=ending,

@@ -77,7 +77,8 @@ class Streams:
         if up is None or up.register is None:
             return
         try:
-            check_names(worker_id, up.register.tasks, "id", "register.tasks")
+            check_names(worker_id, up.register.tasks, "id", "register.tasks",
+                        up.register.node_id)
         except PlumError as error:
             await close(ws, end, Farewell(error.code, error.detail))
             return

@@ -17,6 +17,7 @@ from plumd.model import (
     Ending,
     Finish,
     Join,
+    Kind,
     Leave,
     Limits,
     Nap,
@@ -347,6 +348,8 @@ def suits(task: Submit, join: Join) -> bool:
     """Whether the task's target means this worker."""
     labels = dict(join.labels)
     kind, ref = task.target_kind, task.target_ref
+    if task.kind == Kind.OS_PROCESS and kind == "":
+        return join.kind == WorkerKind.LOCAL
     if kind == "node":
         return join.node_id == ref
     if kind == "worker":

@@ -256,6 +256,7 @@ class CoreMachine(RuleBasedStateMachine):
             "retry_wait": task.state == TaskState.RETRYING,
             "delayed": task.delayed,
             "no_worker": not serving,
+            "no_node": task.pool == "!os_process",
             "target_mismatch": bool(serving),
             "workers_busy": any(worker.full for worker in serving),
             "workers_away": any(not worker.attached for worker in serving),

@@ -305,7 +305,6 @@ BAD_FIRST = [
 ]
 BAD_LATER = [
     b"x", b'{"results": [{"id": "1"}]}', b'{"seq": 1}', b'{"seq": 1, "results": [{"id": "zz"}]}',
-    b'{"seq": 1, "results": [{"id": "1", "result": 1, "error": {}}]}',
     b'{"register": {"session": "a", "tasks": []}, "holding": []}',
     b'{"progress": [{"id": "1", "ratio": 2}]}', b'{"seq": 1, "results": [{"id": "1", "result": ',
 ]
