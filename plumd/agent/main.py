@@ -19,11 +19,16 @@ import signal
 import trio
 
 from plumd.agent import link
+from plumd.agent.artifacts import Artifacts
 from plumd.agent.attempts import Attempts
 from plumd.agent.beats import Beats
+from plumd.agent.fleet import Fleet, environment
 from plumd.agent.http import Http
 from plumd.agent.identity import identity, lock
+from plumd.agent.instance import Surroundings
+from plumd.agent.reports import Reports
 from plumd.agent.settings import Settings
+from plumd.executors import shim
 from plumd.executors.command import base_environment
 from plumd.executors.os_process import OsProcess
 
@@ -50,24 +55,38 @@ async def serve(settings: Settings, until_eof: bool) -> None:
                           controller_base=settings.controller, cgroups=settings.cgroups)
     attempts = Attempts(processes, link.worker_id_of(settings.node_id))
     beats = Beats(settings, who, Http(settings.controller, settings.token))
+    fleet = fleet_of(settings, beats, http)
     async with trio.open_nursery() as nursery:
         leave = trio.Event()
         await nursery.start(watch_signals, leave)
         if until_eof:
             nursery.start_soon(watch_stdin, leave)
         await trio.to_thread.run_sync(attempts.recover)
+        await trio.to_thread.run_sync(fleet.recover)
         await nursery.start(attempts.run)
+        nursery.start_soon(fleet.run)
         nursery.start_soon(beats.run)
         nursery.start_soon(link.serve, settings, who, attempts, beats)
         log.info("the agent runs", extra={
             "node_id": settings.node_id, "controller": settings.controller,
-            "processes": len(attempts.running)})
+            "processes": len(attempts.running), "instances": len(fleet.instances)})
         gc.collect()
         gc.freeze()
         await leave.wait()
         log.info("leaving; processes go on", extra={"processes": len(attempts.running)})
         nursery.cancel_scope.cancel()
     await http.close()
+
+
+def fleet_of(settings: Settings, beats: Beats, http: Http) -> Fleet:
+    """The instances of this node, with all that they share."""
+    around = Surroundings(
+        node_id=settings.node_id, env=base_environment() | environment(settings),
+        cgroups=settings.cgroups, shim_path=shim.SHIM_PATH, http=http,
+        artifacts=Artifacts(settings.data_dir, http, settings.cache_bytes),
+        reports=Reports(Http(settings.controller, settings.token)),
+        may_start=lambda: not beats.taken.is_set())
+    return Fleet(settings, around, http, beats)
 
 
 async def watch_signals(leave: trio.Event, *, task_status: trio.TaskStatus[None]

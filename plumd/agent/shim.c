@@ -888,7 +888,8 @@ static void serve_client(int slot)
         stop(grace_ms, reason);
     }
     static const char *const states[] = {"running", "stopping", "killing"};
-    n = snprintf(text, sizeof text, "%s %d %d", states[run.state], (int)getpid(), (int)run.pid);
+    n = snprintf(text, sizeof text, "%s %d %d %lld", states[run.state], (int)getpid(),
+                 (int)run.pid, (long long)spec.lease_at_ms);
     send(fds[slot].fd, text, (size_t)n, MSG_NOSIGNAL);
 }
 
