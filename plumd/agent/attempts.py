@@ -13,6 +13,7 @@ dropped, for the controller sends it again.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -29,6 +30,7 @@ from plumd.executors.os_process import OsProcess
 from plumd.model import OS_PROCESS_POOL, Ending, TaskError, attempt_text, parse_attempt
 from plumd.sdk.log_lines import LogLines
 from plumd.sdk.outbox import Outbox
+from plumd.sdk.pace import Pace
 from plumd.sdk.protocol import EMPTY, LOST, Attempt, Down, Failure, Progress, Result
 
 log = logging.getLogger("plumd.agent")
@@ -56,6 +58,7 @@ class Attempts:
         self.lines = LogLines()
         self.names: tuple[str, ...] = (OS_PROCESS_POOL,)
         self.changed = trio.lowlevel.ParkingLot()
+        self.pace = Pace(1, adapts=False)       # none is wanted ahead: each begins at once
         self.draining = False
         self.leaving = False
         self.running: dict[str, InHand] = {}
@@ -108,6 +111,14 @@ class Attempts:
         """See has_progress."""
         del items_max
         return []
+
+    @property
+    def stuck_at_s(self) -> float:
+        """Never: none waits for its turn."""
+        return math.inf
+
+    def give_back(self) -> None:
+        """See stuck_at_s."""
 
     def give_up(self, why: str) -> None:
         """The lease is over: go on, and let the controller say what is stale."""

@@ -15,6 +15,7 @@ from plumd.sdk.handlers import PROGRESS_TEXT_CHARS
 from plumd.sdk.line import Line, LineClosed
 from plumd.sdk.log_lines import MESSAGE_BYTES, LogLines
 from plumd.sdk.outbox import Outbox
+from plumd.sdk.pace import Pace
 from plumd.sdk.protocol import (
     Down,
     Progress,
@@ -55,6 +56,7 @@ class Speaker(Protocol):
     lines: LogLines
     names: tuple[str, ...]
     changed: trio.lowlevel.ParkingLot
+    pace: Pace
     draining: bool
     leaving: bool
 
@@ -63,6 +65,11 @@ class Speaker(Protocol):
 
     @property
     def has_progress(self) -> bool: ...
+
+    @property
+    def stuck_at_s(self) -> float: ...
+
+    def give_back(self) -> None: ...
 
     def holding(self) -> list[str]: ...
 

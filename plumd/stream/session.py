@@ -17,8 +17,8 @@ from plumd.errors import Invalid, PlumError
 from plumd.model import (
     AGENT_PREFIX,
     INLINE_BYTES_MAX,
-    Ahead,
     OS_PROCESS_POOL,
+    Ahead,
     CoreCommand,
     Ending,
     Finish,
