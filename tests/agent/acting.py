@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import threading
+import time
 import zipfile
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +28,11 @@ def zipped(files: Mapping[str, str | bytes], mode: int = 0o755) -> bytes:
     return made.getvalue()
 
 
+def boot_ms() -> int:
+    """The clock of leases."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
 class Controller:
     """Listens on loopback. Its lists may be changed at any time; `wake` tells the agents so."""
 
@@ -38,6 +44,8 @@ class Controller:
         self.ranges: list[str] = []
         self.cut_after = 0          # of a download without Range only so many bytes come
         self.taken = False
+        self.silent = threading.Event()     # set: what is asked gets no answer
+        self.heard_ms = 0   # when an assignments request last came that was answered
         self.beat_answer: dict[str, object] = {"ttlSec": 15}
         self._news = threading.Condition()
         self._turn = 0
@@ -119,6 +127,9 @@ class Controller:
                 self.wfile.write(data)
 
             def do_POST(self) -> None:
+                if controller._turn < 0:
+                    self.close_connection = True
+                    return
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if self.path == "/v1/nodes/heartbeat":
                     controller.beats.append(body)
@@ -134,8 +145,14 @@ class Controller:
 
             def do_GET(self) -> None:
                 parts = urlsplit(self.path)
-                if parts.path == "/v1/assignments":
+                if controller._turn < 0:
+                    self.close_connection = True
+                elif parts.path == "/v1/assignments":
                     assert parse_qs(parts.query)["nodeId"]
+                    if controller.silent.is_set():
+                        self.hang()
+                        return
+                    controller.heard_ms = boot_ms()
                     self.answer(200, {"items": list(controller.wanted.values())})
                 elif parts.path == "/v1/stream":
                     self.stream()
@@ -143,6 +160,12 @@ class Controller:
                     self.artifact(controller.artifacts[parts.path])
                 else:
                     self.answer(404, {"code": "not_found", "detail": "no such thing"})
+
+            def hang(self) -> None:
+                """Nothing comes back, as behind a line that is cut."""
+                while controller.silent.is_set() and controller._turn >= 0:
+                    time.sleep(0.02)
+                self.close_connection = True
 
             def stream(self) -> None:
                 self.send_response(200)
@@ -153,7 +176,8 @@ class Controller:
                 with controller._news:
                     seen = controller._turn
                     while controller._turn >= 0:
-                        controller._news.wait_for(lambda: controller._turn != seen, 5)
+                        if controller._turn == seen:
+                            controller._news.wait(5)
                         seen = controller._turn
                         try:
                             self.wfile.write(b"event: update\ndata: assignments\n\n")

@@ -99,7 +99,8 @@ def test_the_heartbeat_says_how_the_node_is(agent: Agent, controller: Controller
 def test_stop_ends_daemons_of_their_own_session(agent: Agent, controller: Controller) -> None:
     deaf = (f"{sys.executable} -c 'import os,signal,time; signal.signal(15, signal.SIG_IGN);"
             " os.setsid(); open(\"deaf\",\"w\").write(str(os.getpid())); time.sleep(600)' &\n")
-    url, _ = controller.app("a.zip", {"start.sh": f"{deaf}trap '' TERM\necho $$ > pid\nsleep 600\n"})
+    script = f"{deaf}trap '' TERM\necho $$ > pid\nsleep 600\n"
+    url, _ = controller.app("a.zip", {"start.sh": script})
     controller.want("i1", artifactUrl=url, stopGraceSec=0.3)
     pid = pid_of(agent, "i1")
     path = app_of(agent, "i1") / "deaf"
@@ -216,7 +217,8 @@ def test_what_cannot_be_started_says_why(agent: Agent, controller: Controller, w
     wait_for(lambda: not (agent.data_dir / "instances" / "i1").exists(), "nothing is left")
 
 
-def test_a_download_that_breaks_off_goes_on(agent: Agent, controller: Controller) -> None:
+@pytest.mark.usefixtures("agent")
+def test_a_download_that_breaks_off_goes_on(controller: Controller) -> None:
     url, sha256 = controller.app("a.zip", {"start.sh": SERVICE, "big": os.urandom(3_000_000)})
     controller.cut_after = 1_000_000
     controller.want("i1", artifactUrl=url, sha256=sha256, backoff={"firstSec": 0.1})

@@ -46,7 +46,7 @@ class Whole(msgspec.Struct, rename="camel"):
 def node(daemon: Running, node_id: str, *options: str) -> Iterator[Agent]:
     """An agent whose session is there."""
     data = daemon.data_dir.parent / f"agent-{node_id}"
-    with Agent(data, daemon.url, node_id, "--beat-sec", "1", *options) as agent, \
+    with Agent(data, daemon.url, node_id, "--beat-sec", "10", *options) as agent, \
             Api(daemon) as api:
         wait_for(lambda: is_here(api, node_id), f"{node_id} is here\n{agent.said()}")
         yield agent
@@ -188,7 +188,7 @@ def test_processes_outlive_their_controller(daemon: Running) -> None:
 
 def test_what_was_lost_is_ended_when_the_node_is_back(daemon: Running) -> None:
     """A node without a word for a lease: its attempt is lost, and the old process is ended."""
-    with node(daemon, "n1") as agent, Api(daemon) as api:
+    with node(daemon, "n1", "--beat-sec", "1") as agent, Api(daemon) as api:
         task = run(api, "echo $PLUM_ATTEMPT > /dev/null; exec sleep 600")
         wait_for(lambda: runs(api, task), "it runs")
         first = agent.data_dir / "attempts" / task / "1"
