@@ -151,6 +151,12 @@ class DeviceTimeout(PlumError):
     code, status = "device_timeout", 504
 
 
+class NodeUnreachable(PlumError):
+    """The node's agent is not connected, or does not answer."""
+
+    code, status = "node_unreachable", 502
+
+
 class TooMany(PlumError):
     """A limit on how many (open streams, waiting requests) is reached; try again later."""
 

@@ -12,6 +12,14 @@ RUNNING: Final = "Running"
 NAME_BYTES_MAX: Final = 150
 
 
+def folder_of(instance_id: str) -> str:
+    """The name of an instance's directory: its id, as far as that can be one."""
+    name = quote(instance_id, safe=" ")
+    if len(name) > NAME_BYTES_MAX or name in (".", "..") or not name:
+        return "h-" + hashlib.sha256(instance_id.encode()).hexdigest()
+    return name
+
+
 class Backoff(msgspec.Struct, frozen=True, rename="camel"):
     """Pauses between restarts: first_sec, doubled up to max_sec; new after reset_sec of health."""
 
@@ -81,11 +89,8 @@ class Assigned(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def folder(self) -> str:
-        """The name of its directory: its id, as far as that can be one."""
-        name = quote(self.instance_id, safe=" ")
-        if len(name) > NAME_BYTES_MAX or name in (".", "..") or not name:
-            return "h-" + hashlib.sha256(self.instance_id.encode()).hexdigest()
-        return name
+        """The name of its directory."""
+        return folder_of(self.instance_id)
 
     @property
     def grace_ms(self) -> int:

@@ -24,6 +24,8 @@ import msgspec
 import trio
 
 from plumd import executors
+from plumd.agent.assigned import folder_of
+from plumd.agent.pages import Pages
 from plumd.agent.tail import tell_output
 from plumd.executors import Outcome, Stop, process_log, shim
 from plumd.executors.os_process import OsProcess
@@ -31,7 +33,7 @@ from plumd.model import OS_PROCESS_POOL, Ending, TaskError, attempt_text, parse_
 from plumd.sdk.log_lines import LogLines
 from plumd.sdk.outbox import Outbox
 from plumd.sdk.pace import Pace
-from plumd.sdk.protocol import EMPTY, LOST, Attempt, Down, Failure, Progress, Result
+from plumd.sdk.protocol import EMPTY, LOST, Attempt, Down, Failure, Look, Page, Progress, Result
 
 log = logging.getLogger("plumd.agent")
 ATTEMPT_FILE: Final = "attempt"
@@ -53,7 +55,7 @@ class Attempts:
     A lease that runs out ends nothing here: when the controller is back it says what is stale.
     """
 
-    def __init__(self, processes: OsProcess, worker_id: str) -> None:
+    def __init__(self, processes: OsProcess, worker_id: str, pages: Pages) -> None:
         self.outbox = Outbox()
         self.lines = LogLines()
         self.names: tuple[str, ...] = (OS_PROCESS_POOL,)
@@ -64,6 +66,7 @@ class Attempts:
         self.running: dict[str, InHand] = {}
         self._processes = processes
         self._worker_id = worker_id
+        self._pages = pages
         self._nursery: trio.Nursery | None = None
 
     # ------------------------------------------------------------ of before
@@ -112,6 +115,10 @@ class Attempts:
         del items_max
         return []
 
+    def take_page(self) -> Page | None:
+        """The next answer to a look at what an instance printed."""
+        return self._pages.take()
+
     @property
     def stuck_at_s(self) -> float:
         """Never: none waits for its turn."""
@@ -144,6 +151,13 @@ class Attempts:
                 self._start(attempt)
         for notice in down.cancel:
             self._cancel(notice.id, notice.reason)
+        for look in down.looks:
+            assert self._nursery is not None, "it runs before there is a line"
+            self._nursery.start_soon(self._answer, look)
+        self.wake()
+
+    async def _answer(self, look: Look) -> None:
+        await self._pages.answer(look, folder_of(look.instance_id))
         self.wake()
 
     def _cancel(self, attempt_id: str, reason: str) -> None:

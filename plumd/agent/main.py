@@ -26,6 +26,7 @@ from plumd.agent.fleet import Fleet, environment
 from plumd.agent.http import Http
 from plumd.agent.identity import identity, lock
 from plumd.agent.instance import Surroundings
+from plumd.agent.pages import Pages
 from plumd.agent.reports import Reports
 from plumd.agent.settings import Settings
 from plumd.executors import shim
@@ -53,7 +54,8 @@ async def serve(settings: Settings, until_eof: bool) -> None:
     base_env = base_environment() | {"WORKER_NODE_ID": settings.node_id}
     processes = OsProcess(settings.data_dir, base_env=base_env,
                           controller_base=settings.controller, cgroups=settings.cgroups)
-    attempts = Attempts(processes, link.worker_id_of(settings.node_id))
+    attempts = Attempts(processes, link.worker_id_of(settings.node_id),
+                        Pages(settings.data_dir))
     beats = Beats(settings, who, Http(settings.controller, settings.token))
     fleet = fleet_of(settings, beats, http)
     async with trio.open_nursery() as nursery:

@@ -19,7 +19,7 @@ from plumd.sdk.handlers import Context, Mode, Task, failed
 from plumd.sdk.log_lines import LogLines
 from plumd.sdk.outbox import Outbox
 from plumd.sdk.pace import Pace
-from plumd.sdk.protocol import LOST, RETURNED, Attempt, Down, Failure, Progress, Result
+from plumd.sdk.protocol import LOST, RETURNED, Attempt, Down, Failure, Page, Progress, Result
 
 SLICE_S: Final = 0.001
 """How long inline handlers run before the sender gets a turn with what is ready by then."""
@@ -252,6 +252,10 @@ class Desk:
         for progress in latest:
             del self._progress[progress.id]
         return latest
+
+    def take_page(self) -> Page | None:
+        """Of output that the daemon asked to see; only an agent keeps any."""
+        return None
 
     @property
     def has_progress(self) -> bool:

@@ -18,6 +18,7 @@ from plumd.sdk.outbox import Outbox
 from plumd.sdk.pace import Pace
 from plumd.sdk.protocol import (
     Down,
+    Page,
     Progress,
     Register,
     Registered,
@@ -78,6 +79,8 @@ class Speaker(Protocol):
     def give_up(self, why: str) -> None: ...
 
     def take_progress(self, items_max: int) -> list[Progress]: ...
+
+    def take_page(self) -> Page | None: ...
 
     async def take(self, down: Down) -> None: ...
 
@@ -200,7 +203,8 @@ class Talk:
         beat = now >= self._sent_s + self._lease.beat_s
         ahead = None if desk.pace.wanted == self._ahead_said else desk.pace.wanted
         said = bool(seq or lines) or names is not None or drain or bye or beat
-        said = said or ahead is not None
+        page = None if seq else desk.take_page()    # results go first, and may fill a message
+        said = said or ahead is not None or page is not None
         progress = []
         if desk.has_progress and (said or in_time):
             progress = desk.take_progress(min(self._end.items_max, PROGRESS_ITEMS))
@@ -211,7 +215,7 @@ class Talk:
         self._drain_said, self._names_said = desk.draining, desk.names
         self._ahead_said = desk.pace.wanted
         return Up(seq=seq, results=results, progress=progress, logs=lines, tasks=names,
-                  ahead=ahead, beat=beat and not seq, drain=drain, bye=bye)
+                  pages=[] if page is None else [page], ahead=ahead, beat=beat and not seq, drain=drain, bye=bye)
 
     async def listen(self) -> None:
         """Hand on what the daemon says.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Final
 
 import msgspec
@@ -38,6 +39,8 @@ from plumd.sdk.protocol import (
     CancelNotice,
     Down,
     LogLine,
+    Look,
+    Page,
     Refused,
     Register,
     Registered,
@@ -50,6 +53,9 @@ from plumd.store.blobs import Blobs
 LEASE_BEATS = 3
 LEASE_S_MIN = 3.0
 WORKER_ID_CHARS_MAX: Final = 200
+LOOK_S_MAX: Final = 10.0
+"""So long an agent may take for an answer, beyond what it was told to wait."""
+REFS: Final = count(1)
 LOCAL_PREFIX: Final = "local:"
 """What the ids of the daemon's own executors begin with."""
 POOL_PREFIX: Final = "!"
@@ -99,6 +105,14 @@ def join_of(worker_id: str, register: Register, holding: Sequence[str]) -> Join:
         app_name=register.app_name, app_version=register.app_version, holding=pairs(holding))
 
 
+class Asked:
+    """A question to an agent, and its answer."""
+
+    def __init__(self, done: trio.Event) -> None:
+        self.done = done
+        self.page: Page | None = None
+
+
 class Session:
     """What waits to be told to one worker. The engine's outbox fills it, a door empties it."""
 
@@ -119,6 +133,8 @@ class Session:
         """The rest of a message must go out before anything else can."""
         self._given: dict[tuple[int, int], Given] = {}
         self._cancels: dict[tuple[int, int], str] = {}
+        self._looks: list[Look] = []
+        self._asked: dict[str, Asked] = {}
         self._news = trio.Event()
         self._turn = 0
 
@@ -140,11 +156,29 @@ class Session:
         if session in ("", self.join.session):
             self.kicked = self.kicked or code
             self._news.set()
+            for asked in self._asked.values():
+                asked.done.set()
 
     def drain(self) -> None:
         """Tell the worker that no more attempts will come: the daemon is leaving."""
         self.draining = True
         self._news.set()
+
+    async def look(self, look: Look) -> Page | None:
+        """Ask an agent for a part of what an instance printed; None when no answer came.
+
+        Cancel: nobody waits for the answer any more.
+        """
+        asked, ref = Asked(trio.Event()), f"{next(REFS):x}"
+        self._asked[ref] = asked
+        self._looks.append(msgspec.structs.replace(look, ref=ref))
+        self._news.set()
+        try:
+            with trio.move_on_after(look.wait_sec + LOOK_S_MAX):
+                await asked.done.wait()
+        finally:
+            del self._asked[ref]
+        return asked.page
 
     # ------------------------------------------------------------ from the worker
 
@@ -190,6 +224,10 @@ class Session:
                 self.engine.note_progress(pair, self.join.worker_id, progress.ratio, progress.text)
         if up.logs:
             self._note_lines(up.logs)
+        for page in up.pages:
+            if page.ref in self._asked:
+                self._asked[page.ref].page = page
+                self._asked[page.ref].done.set()
         self.in_hand += 1
         try:
             return self.engine.post([*commands, *finishes], urgent=True, then=acknowledge)
@@ -244,13 +282,13 @@ class Session:
     def idle(self) -> bool:
         """Whether there is nothing to tell."""
         return not (self._given or self.ack or self._cancels or self.refused or self.kicked
-                    or self.draining or self.line_full)
+                    or self.draining or self.line_full or self._looks)
 
     @property
     def only_ack(self) -> bool:
         """Whether there is nothing to tell but that results are safe, for which nobody waits."""
         return not (self._given or self._cancels or self.refused or self.kicked or self.draining
-                    or self.line_full)
+                    or self.line_full or self._looks)
 
     async def wait_news(self) -> None:
         """Return when there may be something to tell."""
@@ -303,7 +341,9 @@ class Session:
             attempts = self._put_back(attempts, room)
         cancels = [CancelNotice(attempt_text(*pair), reason)
                    for pair, reason in self._cancels.items()]
-        down = Down(registered, self.ack, self.refused, attempts, cancels, self.draining)
+        down = Down(registered, self.ack, self.refused, attempts, cancels, self._looks,
+                    self.draining)
+        self._looks = []
         self._cancels.clear()
         self.ack, self.refused, self.draining = 0, [], False
         return down

@@ -144,7 +144,7 @@ class Streams:
             if not self.engine.beat(worker_id, nonce):
                 return Farewell("lease_lost", "the lease ran out; register again")
             renames = () if up.tasks is None else (session.rename(up.tasks),)
-            if up.results or up.progress or up.logs or renames or up.ahead is not None:
+            if up.results or up.progress or up.logs or up.pages or renames or up.ahead is not None:
                 ask = await session.hand_in(up, renames)
                 if session.in_hand >= IN_HAND_MAX:
                     await ask.done.wait()
