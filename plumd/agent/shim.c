@@ -18,8 +18,8 @@
  * The launcher returns at once: 0 started, 3 this attempt was started before, 1 could not (why is
  * on stderr; nothing was claimed). Idle it sleeps in poll without a timeout.
  *
- * A process with a lease (lease_at_ms of the spec, CLOCK_BOOTTIME) is killed when that time comes
- * before somebody has renewed it: whoever should have done so may be stopped, or cut off.
+ * A process with a lease (lease_at_ms of the spec, CLOCK_BOOTTIME) is killed a little before that
+ * time unless somebody has renewed it: whoever should have done so may be stopped, or cut off.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -49,6 +49,7 @@
 enum { STARTED = 0, FAILED = 1, ALREADY = 3 };
 enum { CHUNK_BYTES = 65536, SEGMENTS = 16, SEGMENTS_KEPT = 8, CLIENTS_MAX = 8, SIGNALS_MAX = 8 };
 enum { INDEX_EVERY_MS = 1000, KILL_AGAIN_MS = 10, KILL_AGAIN_MS_MAX = 1000, STATUS_TRIES = 600 };
+enum { LEASE_EARLY_MS = 250 };      /* before its end, for a kill takes a while */
 enum { LEASE_LOOK_MS = 1000 };      /* poll does not count suspension, so it looks again */
 enum { RUNNING, STOPPING, KILLING };
 enum { UNIFIED, MEMORY, CPU, PIDS, GROUPS };
@@ -922,7 +923,7 @@ static int timeout_ms(void)
     if (run.state == RUNNING && !spec.lease_at_ms)
         return -1;
     if (run.state != KILLING && spec.lease_at_ms) {
-        int64_t lease = spec.lease_at_ms - boot_ms();
+        int64_t lease = spec.lease_at_ms - LEASE_EARLY_MS - boot_ms();
         lease = lease > LEASE_LOOK_MS ? LEASE_LOOK_MS : lease;
         left = lease < left ? lease : left;
     }
@@ -936,7 +937,8 @@ static void watch(void)
             kill_now();
         if (run.state != RUNNING && mono_ms() >= run.deadline_ms)
             kill_now();
-        if (run.state != KILLING && spec.lease_at_ms && boot_ms() >= spec.lease_at_ms)
+        if (run.state != KILLING && spec.lease_at_ms
+            && boot_ms() >= spec.lease_at_ms - LEASE_EARLY_MS)
             end_of_lease();
         for (int slot = STAGE; slot <= ERR; slot++)
             if (fds[slot].fd >= 0 && fds[slot].revents)

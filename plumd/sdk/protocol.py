@@ -191,7 +191,8 @@ class Up(Struct, frozen=True, omit_defaults=True, rename="camel"):
 
     holding: ids of the attempts that run or are not yet acknowledged; None = not told.
     seq: number of this batch of results, counted by the worker from 1, never reused on a line.
-    logs: lines for the logs of attempts that run.  pages: answers to looks.  tasks: from now on these are all its names.
+    logs: lines for the logs of attempts that run.  pages: answers to looks.
+    tasks: from now on these are all its names.
     ahead: so many attempts it wants in hand beyond its capacity; on a new line it wants none.
     drain: it wants no more attempts.  bye: it leaves for good and holds nothing any more.
     wait_sec, max: exchange only: how long the answer may wait for attempts, and how many it takes.

@@ -215,7 +215,8 @@ class Talk:
         self._drain_said, self._names_said = desk.draining, desk.names
         self._ahead_said = desk.pace.wanted
         return Up(seq=seq, results=results, progress=progress, logs=lines, tasks=names,
-                  pages=[] if page is None else [page], ahead=ahead, beat=beat and not seq, drain=drain, bye=bye)
+                  pages=[] if page is None else [page], ahead=ahead,
+                  beat=beat and not seq, drain=drain, bye=bye)
 
     async def listen(self) -> None:
         """Hand on what the daemon says.
