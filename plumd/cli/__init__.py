@@ -24,7 +24,7 @@ from plumd.cli import (
     system,
     tasks,
     workers,
-    workflows,
+    workflow_files,
 )
 from plumd.cli.session import PlumGroup, Session
 from plumd.sdk.client import ProblemError, UnreachableError, WaitTimeoutError
@@ -48,7 +48,7 @@ def plum() -> None:
     """
 
 
-for noun in (tasks.group, definitions.group, workflows.group, run_steps.runs, schedules.group,
+for noun in (tasks.group, definitions.group, workflow_files.group, run_steps.runs, schedules.group,
              schedules.calendars, workers.workers, workers.services, devices.group, kv.group,
              system.events, system.status, system.stats, system.completion):
     plum.add_command(noun)

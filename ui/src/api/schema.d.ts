@@ -278,7 +278,7 @@ export interface paths {
         get: operations["get_workflows_id"];
         /** Make a new version of a workflow */
         put: operations["put_workflows_id"];
-        /** Run a workflow */
+        /** Run a workflow, or go back to an older version */
         post: operations["post_workflows_id"];
         /** Delete a workflow and its history */
         delete: operations["delete_workflows_id"];
@@ -355,6 +355,74 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/workflows/apply": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Save workflows from YAML, all or none */
+        post: operations["post_workflows_apply"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/workflows/parse": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** YAML as workflow bodies, checked */
+        post: operations["post_workflows_parse"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/workflows/render": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A workflow body as YAML */
+        post: operations["post_workflows_render"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/workflows/{id}/export": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** A workflow as a YAML file */
+        get: operations["get_workflows_id_export"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/workflows/{id}/versions": {
         parameters: {
             query?: never;
@@ -364,6 +432,40 @@ export interface paths {
         };
         /** List all versions */
         get: operations["get_workflows_id_versions"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/workflows/{id}/versions/{version}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get a version */
+        get: operations["get_workflows_id_versions_version"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/workflows/{id}/diff": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What changed between two versions */
+        get: operations["get_workflows_id_diff"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1898,11 +2000,14 @@ export interface components {
             updatedAt: number;
         };
         /**
-         * WorkflowRunAsked
-         * @description The run's payload: its parameters, or, without `params`, what lies over every step's.
+         * WorkflowActed
+         * @description What an action on a workflow takes. run: a payload as above, and a version, if not the
+         *         current one; rollback: the version to go back to.
          */
-        WorkflowRunAsked: {
+        WorkflowActed: {
             payload?: unknown;
+            /** @default null */
+            version: number | null;
         };
         /**
          * RunView
@@ -2091,6 +2196,62 @@ export interface components {
             };
         };
         /**
+         * FilesAsked
+         * @description Files that are saved together. dryRun: say what would change, and change nothing.
+         */
+        FilesAsked: {
+            files: components["schemas"]["File"][];
+            /** @default false */
+            dryRun: boolean;
+        };
+        /**
+         * File
+         * @description One or more workflows as YAML documents. name: stands before the line in what is refused.
+         */
+        File: {
+            yaml: string;
+            /** @default  */
+            name: string;
+        };
+        /**
+         * Applied
+         * @description What became of a document. change: created, updated or unchanged; version: the current one
+         *         afterwards; workflowId: null where nothing was made yet.
+         */
+        Applied: {
+            name: string;
+            change: string;
+            workflowId: string | null;
+            version: number;
+            changes: components["schemas"]["Change"][];
+        };
+        /**
+         * Change
+         * @description One difference. path: like `steps[fetch].payload.n`; what: added, removed, changed, moved.
+         */
+        Change: {
+            path: string;
+            what: string;
+            before?: unknown;
+            after?: unknown;
+        };
+        /**
+         * YamlView
+         * @description A workflow as a YAML document.
+         */
+        YamlView: {
+            yaml: string;
+        };
+        /**
+         * DiffView
+         * @description What is different between two versions.
+         */
+        DiffView: {
+            from: number;
+            to: number;
+            changes: components["schemas"]["Change"][];
+        };
+        /**
          * ScheduleWrite
          * @description A schedule as it is written: one of cron, everySec and at; one of workflowId and defId.
          */
@@ -2250,6 +2411,13 @@ export interface components {
             days: string[];
             /** @default  */
             description: string;
+        };
+        /**
+         * WorkflowRunAsked
+         * @description The run's payload: its parameters, or, without `params`, what lies over every step's.
+         */
+        WorkflowRunAsked: {
+            payload?: unknown;
         };
         /**
          * StepWhy
@@ -4339,12 +4507,14 @@ export interface operations {
     post_workflows_id: {
         parameters: {
             query: {
-                /** @description run */
-                action: "run";
+                /** @description run; rollback: a new version that says what `version` said */
+                action: "run" | "rollback";
             };
             header?: {
                 /** @description wait=N: the answer comes at the end, or after N seconds (at most 60). */
                 Prefer?: string;
+                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                "If-Match"?: string;
                 /** @description Sent again with the same body within 24 h, the same answer comes back and nothing is made twice; with another body the answer is 422. */
                 "Idempotency-Key"?: string;
             };
@@ -4355,10 +4525,19 @@ export interface operations {
         };
         requestBody?: {
             content: {
-                "application/json": components["schemas"]["WorkflowRunAsked"];
+                "application/json": components["schemas"]["WorkflowActed"];
             };
         };
         responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WorkflowView"];
+                };
+            };
             /** @description Made. */
             201: {
                 headers: {
@@ -4571,6 +4750,159 @@ export interface operations {
             503: components["responses"]["503"];
         };
     };
+    post_workflows_apply: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["FilesAsked"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Applied"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_workflows_parse: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["File"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WorkflowWrite"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_workflows_render: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["WorkflowWrite"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["YamlView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_workflows_id_export: {
+        parameters: {
+            query?: {
+                /** @description A past version */
+                version?: number;
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/yaml": string;
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
     get_workflows_id_versions: {
         parameters: {
             query?: {
@@ -4594,6 +4926,84 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["WorkflowView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_workflows_id_versions_version: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+                version: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WorkflowView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_workflows_id_diff: {
+        parameters: {
+            query?: {
+                /** @description The older one; default the one before `to` */
+                from?: number;
+                /** @description The newer one; default the current one */
+                to?: number;
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DiffView"];
                 };
             };
             400: components["responses"]["400"];
