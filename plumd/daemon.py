@@ -36,6 +36,7 @@ from plumd.api import (
     dag,
     events,
     front,
+    hooks,
     kv,
     metrics,
     named_limits,
@@ -47,7 +48,9 @@ from plumd.api import (
     task_defs,
     task_lists,
     tasks,
+    triggers,
     ui,
+    webhooks,
     workers,
     workflow_files,
     workflow_runs,
@@ -75,6 +78,7 @@ from plumd.executors.outgoing import Client
 from plumd.executors.service import Service
 from plumd.executors.targets import Policy as CallPolicy
 from plumd.expiry import Expiry
+from plumd.listeners import Listeners
 from plumd.model import (
     BUILTIN_POOL,
     OS_PROCESS_POOL,
@@ -98,6 +102,7 @@ from plumd.store.store import Store
 from plumd.stream.exchange import Exchanges
 from plumd.stream.grpc import TaskService
 from plumd.stream.websocket import Streams
+from plumd.webhooks import Webhooks
 
 log = logging.getLogger("plumd.daemon")
 BUILTIN: Final = "local:builtin"
@@ -143,9 +148,12 @@ class Daemon:
                                  config.service_health_ttl_sec)
         self.registry.load()
         self.expiry = Expiry(self.engine)
+        self.listeners = Listeners(self.engine)
         self.devices = Devices(self.store, clock, self.engine.write)
         self.devices.load()
         self.device_client = Client(self.client.policy)     # slow devices take no one else's calls
+        self.hook_client = Client(self.client.policy)       # nor do slow receivers of webhooks
+        self.webhooks = Webhooks(self.engine, self.hook_client)
         self.operations = Operations(self.devices, self.device_client,
                                      lambda: id_text(self.engine.new_id()))
         self.context = Context(self.engine, catalog, planner, self.blobs)
@@ -211,6 +219,9 @@ class Daemon:
             *workflow_files.routes(workflow_files.WorkflowFiles(context, flow_handlers)),
             *workflow_versions.routes(workflow_versions.WorkflowVersions(context, flow_handlers)),
             *schedules.routes(schedules.Schedules(context)),
+            *triggers.routes(triggers.Triggers(context, self.listeners)),
+            *hooks.routes(hooks.Hooks(context)),
+            *webhooks.routes(webhooks.Webhooks(context, self.webhooks)),
             *workflow_runs.routes(runs),
             *named_limits.routes(named_limits.NamedLimits(context)),
             *workers.routes(workers.Workers(context, self.exchanges)),
@@ -239,7 +250,7 @@ class Daemon:
         sockets = front.bind(specs)
         own = frozenset(each.getsockname()[:2] for each in sockets
                         if each.family != socket.AF_UNIX)
-        for client in (self.client, self.device_client):
+        for client in (self.client, self.device_client, self.hook_client):
             client.policy = msgspec.structs.replace(client.policy, listeners=own)
         leave = trio.Event()
         async with trio.open_nursery() as nursery:
@@ -253,9 +264,12 @@ class Daemon:
             nursery.start_soon(self.monitor.run)
             nursery.start_soon(self.registry.run)
             nursery.start_soon(self.expiry.run)
+            nursery.start_soon(self.listeners.run)
             nursery.start_soon(self.devices.run)
             nursery.start_soon(self.client.run)
             nursery.start_soon(self.device_client.run)
+            nursery.start_soon(self.hook_client.run)
+            nursery.start_soon(self.webhooks.run)
             nursery.start_soon(self.grpc_client.run)
             nursery.start_soon(self.logs.run)
             await nursery.start(watch_signals, leave)

@@ -131,6 +131,13 @@ class Forbidden(PlumError):
     code, status = "forbidden", 403
 
 
+class BadSignature(PlumError):
+    """A webhook came without the signature that its trigger asks for, or with a wrong or old one.
+    """
+
+    code, status = "bad_signature", 403
+
+
 class DeviceRefused(PlumError):
     """The device answered an operation with something else than 200; see deviceStatus, deviceBody.
     """

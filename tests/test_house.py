@@ -26,7 +26,7 @@ FUNCTION_LINES_MAX = 70
 LEVELS = {
     "plumd.model": 0, "plumd.errors": 0, "plumd.clock": 0, "plumd.logs": 0,
     "plumd.endings": 1, "plumd.config": 1, "plumd.flow": 1, "plumd.balance": 1,
-    "plumd.values": 1, "plumd.failures": 1, "plumd.cron": 1,
+    "plumd.values": 1, "plumd.signing": 1, "plumd.failures": 1, "plumd.cron": 1,
     "plumd.expressions": 0,
     "plumd.sdk": 1, "plumd._sched": 1,
     "plumd.stream.task_service_pb2": 0, "plumd.stream.grpc_frames": 1,
@@ -34,8 +34,8 @@ LEVELS = {
     "plumd.agent": 3,
     "plumd.attempt_logs": 3,
     "plumd.outbox": 3, "plumd.journal": 3, "plumd.planner": 3, "plumd.runs": 3,
-    "plumd.schedules": 3,
-    "plumd.engine": 4,
+    "plumd.schedules": 3, "plumd.news": 3, "plumd.triggers": 3, "plumd.mapping": 2,
+    "plumd.engine": 4, "plumd.follow": 5, "plumd.listeners": 5, "plumd.webhooks": 5,
     "plumd.carrier": 5, "plumd.stats": 5, "plumd.retention": 5, "plumd.services": 5,
     "plumd.companion": 0, "plumd.expiry": 5, "plumd.devices": 5, "plumd.operations": 5,
     "plumd.api": 6, "plumd.stream": 6,
@@ -43,7 +43,8 @@ LEVELS = {
 }
 ALSO = {
     ("plumd.runs", "plumd.outbox"), ("plumd.runs", "plumd.planner"),
-    ("plumd.engine", "plumd.runs"),
+    ("plumd.engine", "plumd.runs"), ("plumd.triggers", "plumd.schedules"),
+    ("plumd.listeners", "plumd.follow"), ("plumd.webhooks", "plumd.follow"),
     ("plumd.operations", "plumd.devices"),
     ("plumd.stream", "plumd.api"),      # the types of requests and answers
     ("plumd.api", "plumd.stream"),      # the long poll is a route
@@ -56,7 +57,8 @@ PURE_OF_TIME = ("plumd.flow", "plumd.failures", "plumd.endings", "plumd.balance"
                 "plumd.journal", "plumd.api", "plumd.stream", "plumd.carrier", "plumd.stats",
                 "plumd.retention", "plumd.services", "plumd.expiry", "plumd.values",
                 "plumd.devices", "plumd.operations", "plumd.schedules", "plumd.expressions",
-                "plumd.planner")
+                "plumd.planner", "plumd.triggers", "plumd.mapping", "plumd.news", "plumd.follow",
+                "plumd.listeners", "plumd.webhooks")
 SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|DELETE FROM|UPDATE \w+ SET|PRAGMA )")
 
 

@@ -23,6 +23,8 @@ from plumd.cli import (
     schedules,
     system,
     tasks,
+    triggers,
+    webhooks,
     workers,
     workflow_files,
 )
@@ -49,8 +51,9 @@ def plum() -> None:
 
 
 for noun in (tasks.group, definitions.group, workflow_files.group, run_steps.runs, schedules.group,
-             schedules.calendars, workers.workers, workers.services, devices.group, kv.group,
-             system.events, system.status, system.stats, system.completion):
+             schedules.calendars, triggers.group, webhooks.group, workers.workers, workers.services,
+             devices.group, kv.group, system.events, system.status, system.stats,
+             system.completion):
     plum.add_command(noun)
 
 

@@ -28,7 +28,7 @@ CREATE TABLE trigger_events (                       -- at most one row, and one 
     trigger_id INTEGER NOT NULL,
     event_id   TEXT    NOT NULL,
     number     INTEGER NOT NULL,                    -- its place in the history; ids are times
-    state      INTEGER NOT NULL CHECK (state BETWEEN 0 AND 3),      -- see EventState
+    state      INTEGER NOT NULL CHECK (state BETWEEN 0 AND 2),      -- see EventState
     depth      INTEGER NOT NULL,                    -- how many triggers stand behind it
     run_id     INTEGER NOT NULL,                    -- 0 = none
     task_id    INTEGER NOT NULL,                    -- 0 = none
