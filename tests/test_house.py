@@ -38,6 +38,7 @@ LEVELS = {
     "plumd.engine": 4, "plumd.follow": 5, "plumd.listeners": 5, "plumd.webhooks": 5,
     "plumd.carrier": 5, "plumd.stats": 5, "plumd.retention": 5, "plumd.services": 5,
     "plumd.companion": 0, "plumd.expiry": 5, "plumd.devices": 5, "plumd.operations": 5,
+    "plumd.simulate": 4, "plumd.forecast": 5,
     "plumd.api": 6, "plumd.stream": 6,
     "plumd.daemon": 7, "plumd.cli": 7, "plumd.__main__": 8,
 }
@@ -57,8 +58,9 @@ PURE_OF_TIME = ("plumd.flow", "plumd.failures", "plumd.endings", "plumd.balance"
                 "plumd.journal", "plumd.api", "plumd.stream", "plumd.carrier", "plumd.stats",
                 "plumd.retention", "plumd.services", "plumd.expiry", "plumd.values",
                 "plumd.devices", "plumd.operations", "plumd.schedules", "plumd.expressions",
-                "plumd.planner", "plumd.triggers", "plumd.mapping", "plumd.news", "plumd.follow",
-                "plumd.listeners", "plumd.webhooks")
+                "plumd.planner", "plumd.triggers", "plumd.simulate", "plumd.mapping",
+                "plumd.news", "plumd.follow", "plumd.listeners", "plumd.webhooks",
+                "plumd.forecast")
 SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|DELETE FROM|UPDATE \w+ SET|PRAGMA )")
 
 

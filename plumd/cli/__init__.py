@@ -21,12 +21,12 @@ from plumd.cli import (
     kv,
     run_steps,
     schedules,
+    simulate,
     system,
     tasks,
     triggers,
     webhooks,
     workers,
-    workflow_files,
 )
 from plumd.cli.session import PlumGroup, Session
 from plumd.sdk.client import ProblemError, UnreachableError, WaitTimeoutError
@@ -50,7 +50,7 @@ def plum() -> None:
     """
 
 
-for noun in (tasks.group, definitions.group, workflow_files.group, run_steps.runs, schedules.group,
+for noun in (tasks.group, definitions.group, simulate.group, run_steps.runs, schedules.group,
              schedules.calendars, triggers.group, webhooks.group, workers.workers, workers.services,
              devices.group, kv.group, system.events, system.status, system.stats,
              system.completion):

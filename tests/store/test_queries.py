@@ -13,7 +13,7 @@ from plumd.store import migrate, sql
 
 SUBJECTS = ("tasks", "events", "workers", "keys", "flows", "definitions", "services", "blobs",
             "kv", "devices", "lists", "schedules",
-            "limits", "triggers", "webhooks")
+            "limits", "triggers", "webhooks", "history")
 # Few rows, read whole on purpose, or no more of them than the slice's limit.
 WHOLE = {
     ("workers", "all"), ("workers", "prune"), ("services", "all"),
