@@ -45,8 +45,8 @@ ANY: Final = "any task"
 BUILTIN: Final = "builtin"
 HAPPENINGS_MAX: Final = 60_000
 """So many starts and ends one sample simulates at most."""
-SLICE: Final = 200
-"""After so many the caller has its turn."""
+SLICE: Final = 100
+"""After so many tasks that were made, begun or ended the caller has its turn."""
 DAYS_MAX: Final = 3_660
 FOR_EVER_MS: Final = 4 * 10**12
 
@@ -145,7 +145,7 @@ class Simulation:
         self.working: dict[tuple[int, int], Work] = {}
         self.coming: list[tuple[int, int, Callable[[], None]]] = []
         """(when, in which order, what)"""
-        self.happened = 0
+        self.happened = self.spent = 0
         for number, pool in enumerate(plan.pools):
             self.join(f"w{number}", pool.names or (ANY,), pool.slots)
         self.join(BUILTIN, (BUILTIN_POOL,), 1 << 30, WorkerKind.LOCAL)
@@ -170,17 +170,14 @@ class Simulation:
 
     def run(self) -> Iterator[None]:
         """Simulate; gives way now and then. `outcome` is there afterwards."""
-        begun, turns = 0, 0
+        begun = 0
         while True:
             while begun < self.plan.count and self.at_ms >= begun * self.plan.every_ms:
                 self.begin_run(begun)
                 begun += 1
-            self.settle()
+            yield from self.settle()
             if (begun == self.plan.count and not self.runs.live) or not self.advance_time(begun):
                 break
-            turns += 1
-            if turns % SLICE == 0:
-                yield
         self.outcome.makespan_ms = self.at_ms
 
     def begin_run(self, number: int) -> None:
@@ -191,8 +188,8 @@ class Simulation:
         self.outcome.ends.append((-1, self.at_ms, -1))
         self.runs.begin(self.begin(run_id), self.now.wall_ms)
 
-    def settle(self) -> None:
-        """Decide until nothing moves any more, as the engine does."""
+    def settle(self) -> Iterator[None]:
+        """Decide until nothing moves any more, as the engine does; gives way now and then."""
         core, runs = self.core, self.runs
         while True:
             core.tick(self.now)
@@ -204,17 +201,25 @@ class Simulation:
                 commands = runs.take_commands()
                 if not commands and not ends:
                     break
+                self.spent += len(ends) + len(commands)
                 for command in commands:
                     reply = self.submit(command)
                     if reply.code:
                         runs.refused(command, reply, self.now.wall_ms)
                 core.tick(self.now)
+                if self.spent >= SLICE:
+                    self.spent = 0
+                    yield
             self.note_runs()
             _, _, _, _, starts, stops, _, _, _ = core.take()
             for start in starts:
                 self.start(start[0], start[2], start[3])
+            self.spent += len(starts) + len(stops)
             for worker, task_id, attempt, _ in stops:
                 self.end(Finish(task_id, attempt, worker, Ending.CANCELED))
+            if self.spent >= SLICE:
+                self.spent = 0
+                yield
             due_ms = runs.next_due_ms()
             if not starts and not stops and (due_ms is None or due_ms > self.now.wall_ms):
                 return
