@@ -53,7 +53,7 @@ TEST_JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
 test: .stamp-dev ## all tests (PYTEST=... for a part), some files at a time
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
-TEST_DEPS := chromium fonts-noto-cjk g++ clang libclang-rt-14-dev cmake pkg-config libssl-dev openssl
+TEST_DEPS := chromium fonts-noto-cjk g++ clang libclang-rt-14-dev cmake pkg-config libssl-dev openssl mosquitto
 
 test-deps: ## Debian packages that some tests use: a browser, and what builds the C SDK every way
 	@dpkg -s $(TEST_DEPS) >/dev/null 2>&1 || { \

@@ -33,6 +33,7 @@ import plumd
 from plumd import companion
 from plumd.api import (
     app,
+    brokers,
     dag,
     events,
     front,
@@ -91,6 +92,7 @@ from plumd.model import (
     attempt_text,
     id_text,
 )
+from plumd.mqtt import Brokers
 from plumd.operations import Operations
 from plumd.outbox import Outbox
 from plumd.planner import Planner
@@ -154,7 +156,8 @@ class Daemon:
         self.devices.load()
         self.device_client = Client(self.client.policy)     # slow devices take no one else's calls
         self.hook_client = Client(self.client.policy)       # nor do slow receivers of webhooks
-        self.webhooks = Webhooks(self.engine, self.hook_client)
+        self.brokers = Brokers(self.engine, self.hook_client)
+        self.webhooks = Webhooks(self.engine, self.hook_client, self.brokers)
         self.operations = Operations(self.devices, self.device_client,
                                      lambda: id_text(self.engine.new_id()))
         self.context = Context(self.engine, catalog, planner, self.blobs)
@@ -221,8 +224,9 @@ class Daemon:
             *simulate.routes(simulate.Simulator(context, flow_handlers)),
             *workflow_versions.routes(workflow_versions.WorkflowVersions(context, flow_handlers)),
             *schedules.routes(schedules.Schedules(context)),
-            *triggers.routes(triggers.Triggers(context, self.listeners)),
+            *triggers.routes(triggers.Triggers(context, self.listeners, self.brokers)),
             *hooks.routes(hooks.Hooks(context)),
+            *brokers.routes(brokers.Brokers(context, self.brokers)),
             *webhooks.routes(webhooks.Webhooks(context, self.webhooks)),
             *workflow_runs.routes(runs),
             *named_limits.routes(named_limits.NamedLimits(context)),
@@ -272,6 +276,7 @@ class Daemon:
             nursery.start_soon(self.device_client.run)
             nursery.start_soon(self.hook_client.run)
             nursery.start_soon(self.webhooks.run)
+            nursery.start_soon(self.brokers.run)
             nursery.start_soon(self.grpc_client.run)
             nursery.start_soon(self.logs.run)
             await nursery.start(watch_signals, leave)

@@ -25,6 +25,7 @@ from plumd.expressions import Value
 from plumd.follow import Log
 from plumd.mapping import Happening, Rules
 from plumd.model import id_text
+from plumd.mqtt import Brokers
 from plumd.news import news_of, topic_of
 from plumd.store import triggers, webhooks
 from plumd.store.events import Event
@@ -57,9 +58,10 @@ class Told(msgspec.Struct, frozen=True):
 class Webhooks:
     """`run` in a nursery of the daemon's; `renew` after one was written."""
 
-    def __init__(self, engine: Engine, client: Client) -> None:
+    def __init__(self, engine: Engine, client: Client, brokers: Brokers) -> None:
         self.engine = engine
         self.client = client
+        self.brokers = brokers
         self._known: dict[int, Told] = {}
         self._stale = True
         self._renewed = trio.Event()
@@ -208,8 +210,13 @@ class Webhooks:
         headers += [("webhook-id", ident), ("webhook-timestamp", str(at_s)),
                     ("webhook-signature", signing.sign(row.secret, ident, at_s, one.body))]
         answer: Answer | None = None
+        detail = ""
         try:
             with trio.fail_after(body.timeout_sec):
+                if body.url.startswith("mqtt:"):
+                    name, _, topic = body.url[5:].partition("/")
+                    await self.brokers.publish(name, topic, one.body)
+                    return self._tried(row, one, None, "")
                 answer = await self.client.post(body.url, one.body, headers)
             detail = "" if 200 <= answer.status < 300 else (
                 f"{answer.status} {answer.reason}: "

@@ -38,7 +38,7 @@ LEVELS = {
     "plumd.engine": 4, "plumd.follow": 5, "plumd.listeners": 5, "plumd.webhooks": 5,
     "plumd.carrier": 5, "plumd.stats": 5, "plumd.retention": 5, "plumd.services": 5,
     "plumd.companion": 0, "plumd.expiry": 5, "plumd.devices": 5, "plumd.operations": 5,
-    "plumd.simulate": 4, "plumd.forecast": 5,
+    "plumd.mqtt_packets": 0, "plumd.mqtt": 5, "plumd.simulate": 4, "plumd.forecast": 5,
     "plumd.api": 6, "plumd.stream": 6,
     "plumd.daemon": 7, "plumd.cli": 7, "plumd.__main__": 8,
 }
@@ -46,6 +46,7 @@ ALSO = {
     ("plumd.runs", "plumd.outbox"), ("plumd.runs", "plumd.planner"),
     ("plumd.engine", "plumd.runs"), ("plumd.triggers", "plumd.schedules"),
     ("plumd.listeners", "plumd.follow"), ("plumd.webhooks", "plumd.follow"),
+    ("plumd.webhooks", "plumd.mqtt"),
     ("plumd.operations", "plumd.devices"),
     ("plumd.stream", "plumd.api"),      # the types of requests and answers
     ("plumd.api", "plumd.stream"),      # the long poll is a route
@@ -60,7 +61,7 @@ PURE_OF_TIME = ("plumd.flow", "plumd.failures", "plumd.endings", "plumd.balance"
                 "plumd.devices", "plumd.operations", "plumd.schedules", "plumd.expressions",
                 "plumd.planner", "plumd.triggers", "plumd.simulate", "plumd.mapping",
                 "plumd.news", "plumd.follow", "plumd.listeners", "plumd.webhooks",
-                "plumd.forecast")
+                "plumd.forecast", "plumd.mqtt", "plumd.mqtt_packets")
 SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|DELETE FROM|UPDATE \w+ SET|PRAGMA )")
 
 

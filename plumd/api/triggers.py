@@ -27,13 +27,15 @@ from plumd.flow.data import DECODE
 from plumd.listeners import Listeners
 from plumd.mapping import Happening
 from plumd.model import TASK_STATES, id_text, parse_id
+from plumd.mqtt import Brokers
+from plumd.mqtt_packets import filter_problem
 from plumd.news import TOPICS
-from plumd.store import triggers
+from plumd.store import brokers, triggers
 from plumd.store.keys import Answer
 from plumd.store.store import Call, Tx
 from plumd.store.triggers import STATES, After, TakenRow, TriggerBody, TriggerRow
 
-Kind = Literal["webhook", "event", "after"]
+Kind = Literal["webhook", "event", "after", "mqtt"]
 Source = Annotated[str, Meta(max_length=2_000)]
 Secret = Annotated[str, Meta(min_length=16, max_length=200, pattern=r"^[\x21-\x7e]*$(?!\n)")]
 HEARD: Final = tuple(topic for topic in TOPICS if topic != "triggers")
@@ -66,6 +68,8 @@ class TriggerWrite(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_f
     secret: Secret | None = None
     topics: Annotated[tuple[str, ...], Meta(max_length=20)] = ()
     after: AfterWrite | None = None
+    broker: Annotated[str, Meta(max_length=100)] = ""
+    topic: Annotated[str, Meta(max_length=1_000)] = ""
     enabled: bool = True
     description: Annotated[str, Meta(max_length=10_000)] = ""
 
@@ -88,6 +92,8 @@ class TriggerView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     secret: str | None = None
     topics: tuple[str, ...]
     after: AfterWrite | None
+    broker: str | None = None
+    topic: str | None = None
     description: str
     created_at: int
     updated_at: int
@@ -123,8 +129,9 @@ class TakenView(msgspec.Struct, frozen=True, rename="camel"):
 class Triggers:
     """The handlers."""
 
-    def __init__(self, context: Context, listeners: Listeners) -> None:
+    def __init__(self, context: Context, listeners: Listeners, brokers: Brokers) -> None:
         self.context = context
+        self.brokers = brokers
         self.engine = context.engine
         self.store = context.store
         self.listeners = listeners
@@ -142,6 +149,8 @@ class Triggers:
                 raise Invalid("no such workflow", field="after.workflowId")
             after = After(id_text(watched.id), given.after.on)
         check_kind(given)
+        if given.kind == "mqtt" and self.store.peek(brokers.get, given.broker) is None:
+            raise Invalid(f"there is no broker {given.broker!r}", field="broker")
         mapping.rules_of(given.filter, given.payload, given.event_id)
         if given.payload is not UNSET and len(bytes(given.payload)) > PAYLOAD_MAX:
             raise Invalid(f"a payload takes at most {PAYLOAD_MAX} bytes", field="payload")
@@ -153,8 +162,8 @@ class Triggers:
         signature = (given.signature or "standard") if given.kind == "webhook" else ""
         return TriggerBody(
             given.name, given.kind, workflow_id, def_id, given.filter, given.payload,
-            given.event_id, signature, given.topics, after, enabled=given.enabled,
-            description=given.description), given.secret
+            given.event_id, signature, given.topics, after, given.broker, given.topic,
+            enabled=given.enabled, description=given.description), given.secret
 
     def target_of(self, given: TriggerWrite) -> tuple[str, str]:
         """(workflow id, definition id), one of them "". Raises: Invalid."""
@@ -170,9 +179,14 @@ class Triggers:
             raise Invalid("no such task definition", field="defId")
         return "", id_text(found.id)
 
+    def renew(self) -> None:
+        """A trigger was written."""
+        self.listeners.renew()
+        self.brokers.renew()
+
     async def save(self, write: Call) -> None:
         """Run a store command; those who listen know of it before the next event is looked at."""
-        ask = self.engine.post((), write, then=lambda _: self.listeners.renew())
+        ask = self.engine.post((), write, then=lambda _: self.renew())
         await ask.done.wait()
         if ask.error is not None:
             raise ask.error
@@ -283,13 +297,14 @@ class Triggers:
 def check_kind(given: TriggerWrite) -> None:
     """Raises: Invalid for a field that belongs to another kind, or is missing."""
     own = {"webhook": ("signature", "secret", "event_id"), "event": ("topics",),
-           "after": ("after",)}
-    for kind, names in own.items():
-        for name in names:
-            value: object = getattr(given, name)
-            if kind != given.kind and value not in (None, "", ()):
-                wire = {"event_id": "eventId"}.get(name, name)
-                raise Invalid(f"a trigger of kind {given.kind} has no {wire}", field=wire)
+           "after": ("after",), "mqtt": ("broker", "topic", "event_id")}
+    for name in ("signature", "secret", "event_id", "topics", "after", "broker", "topic"):
+        value: object = getattr(given, name)
+        if name not in own[given.kind] and value not in (None, "", ()):
+            wire = {"event_id": "eventId"}.get(name, name)
+            raise Invalid(f"a trigger of kind {given.kind} has no {wire}", field=wire)
+    if given.kind == "mqtt" and (why := filter_problem(given.topic)):
+        raise Invalid(why, field="topic")
     if given.kind == "event":
         if not given.topics:
             raise Invalid(f"some of {', '.join(HEARD)}", field="topics")
@@ -320,6 +335,7 @@ def view_of(row: TriggerRow) -> TriggerView:
         signature=body.signature or None, path=f"/v1/hooks/{row.key}" if row.key else None,
         topics=body.topics, after=None if body.after is None else msgspec.convert(
             msgspec.to_builtins(body.after), AfterWrite),
+        broker=body.broker or None, topic=body.topic or None,
         description=body.description, created_at=row.created_ms, updated_at=row.updated_ms)
 
 

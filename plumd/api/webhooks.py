@@ -26,9 +26,9 @@ from plumd.errors import Invalid, NotFound
 from plumd.executors.outgoing import request_of
 from plumd.executors.targets import CallFailed, parse
 from plumd.model import id_text, parse_id
-from plumd.store import webhooks
+from plumd.store import brokers, webhooks
 from plumd.store.keys import Answer
-from plumd.store.store import Call, Tx
+from plumd.store.store import Call, Store, Tx
 from plumd.store.webhooks import STATES, DeliveryRow, WebhookBody, WebhookRow
 from plumd.webhooks import Webhooks as Room
 
@@ -42,8 +42,9 @@ HeaderValue = Annotated[str, Meta(max_length=1_000, pattern=r"^[\x20-\x7e]*$(?!\
 
 class WebhookWrite(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True,
                    omit_defaults=True):
-    """Who is told of events of these topics. filter: a condition over `event`; headers: sent with
-    each request; secret: that it is signed with, drawn and told once unless it is given."""
+    """Who is told of events of these topics. url: http, https, or mqtt:BROKER/TOPIC; filter: a
+    condition over `event`; headers: sent with each request; secret: that it is signed with, drawn
+    and told once unless it is given."""
 
     name: Name
     url: Annotated[str, Meta(min_length=1, max_length=2_000)]
@@ -114,7 +115,7 @@ class Webhooks:
         """A new webhook; its name is free."""
 
         async def fresh(note: Note) -> Response:
-            body, given = body_of(request, None)
+            body, given = body_of(request, None, self.store)
             number = self.engine.new_id()
             secret = given or signing.drawn(draw_token(32))
             location = f"/v1/webhooks/{id_text(number)}"
@@ -134,7 +135,7 @@ class Webhooks:
     async def update(self, request: Request) -> Response:
         """Write it anew; it keeps its secret unless another one is given."""
         row = self.known(request)
-        body, secret = body_of(request, row)
+        body, secret = body_of(request, row, self.store)
         return await self.replace(row, body, secret or row.secret, if_match(request.headers))
 
     async def replace(self, row: WebhookRow, body: WebhookBody, secret: str,
@@ -230,7 +231,17 @@ class Webhooks:
         return answer(200, delivery_view(found))
 
 
-def body_of(request: Request, before: WebhookRow | None) -> tuple[WebhookBody, str | None]:
+def check_topic(url: str, store: Store) -> None:
+    """mqtt:BROKER/TOPIC. Raises: Invalid."""
+    name, _, topic = url[5:].partition("/")
+    if store.peek(brokers.get, name) is None:
+        raise Invalid(f"there is no broker {name!r}", field="url")
+    if not topic or len(topic.encode()) > 1_000 or set(topic) & set("#+\0"):
+        raise Invalid("behind the broker there is a topic without # and +", field="url")
+
+
+def body_of(request: Request, before: WebhookRow | None,
+            store: Store) -> tuple[WebhookBody, str | None]:
     """(webhook, the secret that was given). A header whose value is left empty keeps the one that
     it has. Raises: Invalid."""
     given = strict(request.body, WebhookWrite)
@@ -245,10 +256,13 @@ def body_of(request: Request, before: WebhookRow | None) -> tuple[WebhookBody, s
             raise Invalid("this header is plumd's own", field=f"headers.{name}")
     if len({name.lower() for name in headers}) < len(headers):
         raise Invalid("a header comes twice", field="headers")
-    try:
-        request_of("POST", parse(given.url), 0, tuple(headers.items()))
-    except CallFailed as failure:
-        raise Invalid(failure.message, field="url") from None
+    if given.url.startswith("mqtt:"):
+        check_topic(given.url, store)
+    else:
+        try:
+            request_of("POST", parse(given.url), 0, tuple(headers.items()))
+        except CallFailed as failure:
+            raise Invalid(failure.message, field="url") from None
     if given.secret is not None:
         try:
             signing.key_of(given.secret)

@@ -16,6 +16,7 @@ import click
 
 import plumd
 from plumd.cli import (
+    brokers,
     definitions,
     devices,
     kv,
@@ -51,8 +52,8 @@ def plum() -> None:
 
 
 for noun in (tasks.group, definitions.group, simulate.group, run_steps.runs, schedules.group,
-             schedules.calendars, triggers.group, webhooks.group, workers.workers, workers.services,
-             devices.group, kv.group, system.events, system.status, system.stats,
+             schedules.calendars, triggers.group, webhooks.group, brokers.group, workers.workers,
+             workers.services, devices.group, kv.group, system.events, system.status, system.stats,
              system.completion):
     plum.add_command(noun)
 
