@@ -28,6 +28,9 @@ from plumd.store.quarantine import Unreadable
 
 DEPTH_MAX: Final = 8
 """So deep sub-workflows nest."""
+TIME_OUT, LATE = -1, -2
+"""What a timer of a run is for, where it is no step's: the run's time is over; so is that of
+onFailure, which has as much again."""
 
 
 class LiveRun:
@@ -186,6 +189,9 @@ class Runs:
             if step >= 0:
                 run.machine.due(step, now_ms)
                 self._carry_out(run, now_ms)
+            elif step == LATE:
+                if run.machine.after is not None:       # onFailure has had its time too
+                    self._stop(run, run.machine.final, now_ms)
             elif run.machine.stopping < 0 and run.machine.after is None:
                 self._stop(run, StepState.TIMEOUT, now_ms)
         busy, self._busy = self._busy, {}
@@ -211,7 +217,10 @@ class Runs:
             "name": plan.graph.name, "version": plan.version, "createdAt": created_ms})
         run = self.live[plan.run_id] = LiveRun(plan, machine, created_ms)
         if plan.graph.timeout_ms:
-            heappush(self._timers, (created_ms + plan.graph.timeout_ms, plan.run_id, -1))
+            heappush(self._timers, (created_ms + plan.graph.timeout_ms, plan.run_id, TIME_OUT))
+            if plan.graph.on_failure is not None:
+                heappush(self._timers, (created_ms + 2 * plan.graph.timeout_ms, plan.run_id,
+                                        LATE))
         return run
 
     def _restore(self, run: LiveRun, seeds: dict[int, Seed], now_ms: int) -> None:
