@@ -423,6 +423,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/workflows/simulate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** What a workflow would do: in virtual time, with given or past durations */
+        post: operations["post_workflows_simulate"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/workflows/{id}/versions": {
         parameters: {
             query?: never;
@@ -683,6 +700,42 @@ export interface paths {
         /** Take an event from outside */
         post: operations["post_hooks_key"];
         delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/brokers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List message brokers by name */
+        get: operations["get_brokers"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/brokers/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get a broker */
+        get: operations["get_brokers_name"];
+        /** Write a broker */
+        put: operations["put_brokers_name"];
+        post?: never;
+        /** Delete a broker that nothing uses */
+        delete: operations["delete_brokers_name"];
         options?: never;
         head?: never;
         patch?: never;
@@ -2404,6 +2457,169 @@ export interface components {
             yaml: string;
         };
         /**
+         * SimulateAsked
+         * @description A workflow (saved, or as it would be saved) and what is believed of it. runs: so many, one
+         *         every everySec; history: whether past runs say what `steps` do not; whatIf: the same again with
+         *         so many times the slots.
+         */
+        SimulateAsked: {
+            /** @default null */
+            workflowId: string | null;
+            /** @default null */
+            workflow: components["schemas"]["WorkflowWrite"] | null;
+            payload?: unknown;
+            /** @default 1 */
+            runs: number;
+            /** @default 0 */
+            everySec: number;
+            /** @default 20 */
+            samples: number;
+            /** @default 0 */
+            seed: number;
+            /**
+             * @default [
+             *       {
+             *         "slots": 4
+             *       }
+             *     ]
+             */
+            workers: components["schemas"]["WorkersAsked"][];
+            /** @default {} */
+            steps: {
+                [key: string]: components["schemas"]["StepAsked"];
+            };
+            /** @default {} */
+            default: components["schemas"]["StepAsked"];
+            /** @default true */
+            history: boolean;
+            /**
+             * @default [
+             *       2
+             *     ]
+             */
+            whatIf: number[];
+        };
+        /**
+         * WorkersAsked
+         * @description So many slots, for tasks of these names or for any.
+         */
+        WorkersAsked: {
+            slots: number;
+            /** @default [] */
+            tasks: string[];
+        };
+        /**
+         * StepAsked
+         * @description What is believed of a step's attempts: how long one takes (a number, or between the two of a
+         *         pair), how often it fails, and what it answers. Of an approval or an event: when it comes, and
+         *         how often it is a no.
+         */
+        StepAsked: {
+            /** @default null */
+            durationSec: number | number[] | null;
+            /** @default null */
+            failureRate: number | null;
+            result?: unknown;
+        };
+        /**
+         * SimulateView
+         * @description What is to be expected. fromHistory: how many past runs said something of which step.
+         */
+        SimulateView: {
+            slots: number;
+            forecast: components["schemas"]["Forecast"];
+            whatIf: components["schemas"]["WhatIf"][];
+            fromHistory: {
+                [key: string]: number;
+            };
+            leftOut: number;
+        };
+        /**
+         * Forecast
+         * @description What is to be expected. utilization: the share of all slots' time that attempts took; ends:
+         *         how runs ended, over all samples; stopped: samples that were broken off, and why.
+         */
+        Forecast: {
+            samples: number;
+            makespan: components["schemas"]["Spread"];
+            runSec: components["schemas"]["Spread"];
+            waitSec: components["schemas"]["Spread"];
+            utilization: number;
+            ends: {
+                [key: string]: number;
+            };
+            steps: components["schemas"]["StepForecast"][];
+            gantt: components["schemas"]["Gantt"];
+            stopped: {
+                [key: string]: number;
+            };
+        };
+        /**
+         * Spread
+         * @description Seconds over all samples.
+         */
+        Spread: {
+            mean: number;
+            min: number;
+            p50: number;
+            p90: number;
+            p99: number;
+            max: number;
+        };
+        /**
+         * StepForecast
+         * @description A step over all samples, with what is inside of it. waitSec, runSec: means, of an instance
+         *         from ready to started, and of all its attempts; critical: the share of the samples in which
+         *         the run would have ended sooner without it.
+         */
+        StepForecast: {
+            stepId: string;
+            instances: number;
+            attempts: number;
+            waitSec: number;
+            runSec: number;
+            failures: number;
+            critical: number;
+        };
+        /**
+         * Gantt
+         * @description The sample whose makespan is the median. more: bars that were left out.
+         */
+        Gantt: {
+            sample: number;
+            makespanSec: number;
+            criticalPath: string[];
+            bars: components["schemas"]["BarView"][];
+            more: number;
+        };
+        /**
+         * BarView
+         * @description A line of the Gantt chart, in seconds from the beginning: from readyAt to startedAt it waits
+         *         for a slot; runSec: of its attempts, so what is left is pauses between them.
+         */
+        BarView: {
+            run: number;
+            stepId: string;
+            state: string;
+            readyAt: number;
+            startedAt: number | null;
+            finishedAt: number | null;
+            attempts: number;
+            runSec: number;
+            critical: boolean;
+        };
+        /**
+         * WhatIf
+         * @description The same samples with other slots; saved: of the mean makespan, in seconds.
+         */
+        WhatIf: {
+            slots: number;
+            makespan: components["schemas"]["Spread"];
+            waitSec: number;
+            utilization: number;
+            savedSec: number;
+        };
+        /**
          * DiffView
          * @description What is different between two versions.
          */
@@ -2582,7 +2798,7 @@ export interface components {
         TriggerWrite: {
             name: string;
             /** @enum {unknown} */
-            kind: "after" | "event" | "webhook";
+            kind: "after" | "event" | "mqtt" | "webhook";
             /** @default null */
             workflowId: string | null;
             /** @default null */
@@ -2600,6 +2816,10 @@ export interface components {
             topics: string[];
             /** @default null */
             after: components["schemas"]["AfterWrite"] | null;
+            /** @default  */
+            broker: string;
+            /** @default  */
+            topic: string;
             /** @default true */
             enabled: boolean;
             /** @default  */
@@ -2638,6 +2858,10 @@ export interface components {
             secret: string | null;
             topics: string[];
             after: components["schemas"]["AfterWrite"] | null;
+            /** @default null */
+            broker: string | null;
+            /** @default null */
+            topic: string | null;
             description: string;
             createdAt: number;
             updatedAt: number;
@@ -2689,9 +2913,42 @@ export interface components {
             detail: string | null;
         };
         /**
+         * BrokerView
+         * @description A broker. state: connecting, connected or away; problem: why it is away.
+         */
+        BrokerView: {
+            name: string;
+            version: number;
+            url: string;
+            clientId: string;
+            user: string;
+            hasPassword: boolean;
+            description: string;
+            state: string;
+            problem: string | null;
+            updatedAt: number;
+        };
+        /**
+         * BrokerWrite
+         * @description An MQTT broker: mqtt://HOST[:1883] or mqtts://HOST[:8883]. clientId: drawn if it is not
+         *         given; password: kept when it is not given.
+         */
+        BrokerWrite: {
+            url: string;
+            /** @default  */
+            clientId: string;
+            /** @default  */
+            user: string;
+            /** @default null */
+            password: string | null;
+            /** @default  */
+            description: string;
+        };
+        /**
          * WebhookWrite
-         * @description Who is told of events of these topics. filter: a condition over `event`; headers: sent with
-         *         each request; secret: that it is signed with, drawn and told once unless it is given.
+         * @description Who is told of events of these topics. url: http, https, or mqtt:BROKER/TOPIC; filter: a
+         *         condition over `event`; headers: sent with each request; secret: that it is signed with, drawn
+         *         and told once unless it is given.
          */
         WebhookWrite: {
             name: string;
@@ -2865,7 +3122,9 @@ export interface components {
          *
          *         holding: ids of the attempts that run or are not yet acknowledged; None = not told.
          *         seq: number of this batch of results, counted by the worker from 1, never reused on a line.
-         *         logs: lines for the logs of attempts that run.  tasks: from now on these are all its names.
+         *         logs: lines for the logs of attempts that run.  pages: answers to looks.
+         *         tasks: from now on these are all its names.
+         *         ahead: so many attempts it wants in hand beyond its capacity; on a new line it wants none.
          *         drain: it wants no more attempts.  bye: it leaves for good and holds nothing any more.
          *         wait_sec, max: exchange only: how long the answer may wait for attempts, and how many it takes.
          */
@@ -2884,8 +3143,12 @@ export interface components {
             progress: components["schemas"]["Progress"][];
             /** @default [] */
             logs: components["schemas"]["LogLine"][];
+            /** @default [] */
+            pages: components["schemas"]["Page"][];
             /** @default null */
             tasks: string[] | null;
+            /** @default null */
+            ahead: number | null;
             /** @default false */
             beat: boolean;
             /** @default false */
@@ -2927,7 +3190,8 @@ export interface components {
         };
         /**
          * Result
-         * @description How an attempt ended. Without result and error it succeeded with null.
+         * @description How an attempt ended. Without result and error it succeeded with null; with both it failed
+         *         and left something all the same.
          *
          *         stopped: it ended because of a cancel notice.  retry=False: another try would end the same
          *         way.  retry_after_sec: wait at least so long before the next try.
@@ -2947,6 +3211,8 @@ export interface components {
         /**
          * Failure
          * @description Why an attempt did not succeed. detail: more facts, any JSON.
+         *
+         *         exit_code, signal: how the process ended, where it was one.
          */
         Failure: {
             /** @default  */
@@ -2954,6 +3220,10 @@ export interface components {
             /** @default  */
             message: string;
             detail?: unknown;
+            /** @default null */
+            exitCode: number | null;
+            /** @default  */
+            signal: string;
         };
         /**
          * Progress
@@ -2968,11 +3238,36 @@ export interface components {
         };
         /**
          * LogLine
-         * @description A line of an attempt's log; a line break is added where it has none.
+         * @description A line of an attempt's log; a line break is added where it has none, but for a part of one.
          */
         LogLine: {
             id: string;
             text: string;
+            /** @default false */
+            part: boolean;
+        };
+        /**
+         * Page
+         * @description The answer to a look. run 0: nothing is kept of such an instance, or of such a run.
+         *
+         *         last_run: the latest there is.  finished: no more will come of this run, and this is its end.
+         */
+        Page: {
+            ref: string;
+            /** @default 0 */
+            run: number;
+            /** @default 0 */
+            lastRun: number;
+            /** @default  */
+            data: string;
+            /** @default 0 */
+            nextOffset: number;
+            /** @default 0 */
+            size: number;
+            /** @default 0 */
+            leftOut: number;
+            /** @default false */
+            finished: boolean;
         };
         /**
          * Down
@@ -2992,6 +3287,8 @@ export interface components {
             attempts: components["schemas"]["Attempt"][];
             /** @default [] */
             cancel: components["schemas"]["CancelNotice"][];
+            /** @default [] */
+            looks: components["schemas"]["Look"][];
             /** @default false */
             drain: boolean;
             /** @default null */
@@ -3044,6 +3341,25 @@ export interface components {
             id: string;
             /** @default canceled */
             reason: string;
+        };
+        /**
+         * Look
+         * @description The wish to see a part of what an instance printed; asked of agents alone.
+         *
+         *         ref: names the answer.  run: which start of it, from 1; 0 = the latest.  offset < 0 counts from
+         *         the end.  wait_sec: the answer may wait so long for something behind the offset.
+         */
+        Look: {
+            ref: string;
+            instanceId: string;
+            /** @default 0 */
+            run: number;
+            /** @default 0 */
+            offset: number;
+            /** @default 65536 */
+            limit: number;
+            /** @default 0 */
+            waitSec: number;
         };
         /**
          * PeerError
@@ -5244,6 +5560,44 @@ export interface operations {
             503: components["responses"]["503"];
         };
     };
+    post_workflows_simulate: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SimulateAsked"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SimulateView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
     get_workflows_id_versions: {
         parameters: {
             query?: {
@@ -6244,6 +6598,153 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["HookView"];
                 };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_brokers: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BrokerView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_brokers_name: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BrokerView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    put_brokers_name: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                "If-Match"?: string;
+            };
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BrokerWrite"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BrokerView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    delete_brokers_name: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done; there is nothing to say. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             400: components["responses"]["400"];
             403: components["responses"]["403"];
