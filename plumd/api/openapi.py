@@ -239,7 +239,7 @@ def _content(kind: object, by_type: Mapping[str, object]) -> Node:
     if kind is EventStream:
         return {"text/event-stream": {"schema": {"type": "string"}}}
     if kind is YamlText:
-        return {"application/yaml": {"schema": {"type": "string"}}}
+        return {"application/yaml": {}}
     if kind is str:
         return {"text/plain": {"schema": {"type": "string"}}}
     return {JSON: {"schema": by_type[_key(kind)]}}

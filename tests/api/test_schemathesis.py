@@ -97,7 +97,12 @@ def things(api: Api, number: int) -> dict[str, str]:
     api.done("POST", "/v1/workers/register", {"workerId": "there", "url": "http://127.0.0.1:1/"})
     plan = api.made("/v1/schedules", {"name": f"there {number}", "cron": "0 0 1 1 *",
                                       "defId": definition["defId"]})
+    trigger = api.made("/v1/triggers", {"name": f"there {number}", "kind": "webhook",
+                                        "workflowId": flow["workflowId"]})
+    hook = api.made("/v1/webhooks", {"name": f"there {number}", "url": "http://127.0.0.1:1/",
+                                     "topics": ["limits"]})
     return {"tasks": str(task["taskId"]), "schedules": str(plan["scheduleId"]),
+            "triggers": str(trigger["triggerId"]), "webhooks": str(hook["webhookId"]),
             "task-defs": str(definition["defId"]), "workflows": str(flow["workflowId"]),
             "workflow-runs": str(run["runId"]),
             "workers": "there", "embedded-workers": "there"}
