@@ -5,7 +5,7 @@
     ├── carriers              attempts of the daemon's own executors
     ├── retention, expiry     slow work on timers
     ├── monitor               how busy all this is, once a second
-    ├── services, devices     who is well, as memory knows it
+    ├── services, devices, nodes  who is well, as memory knows it
     └── front                 connections, each its own task
 
 Leaving is the tree unwound: doors first, then executors, the engine last.
@@ -52,6 +52,7 @@ from plumd.api import (
     workflow_versions,
     workflows,
 )
+from plumd.api import nodes as node_routes
 from plumd.api import services as service_routes
 from plumd.api.admission import Policy
 from plumd.api.context import Context
@@ -84,6 +85,7 @@ from plumd.model import (
     attempt_text,
     id_text,
 )
+from plumd.nodes import Nodes
 from plumd.operations import Operations
 from plumd.outbox import Outbox
 from plumd.planner import Planner
@@ -142,6 +144,9 @@ class Daemon:
         self.expiry = Expiry(self.engine)
         self.devices = Devices(self.store, clock, self.engine.write)
         self.devices.load()
+        self.nodes = Nodes(self.store, clock, self.engine.write, config.node_ttl_sec)
+        self.nodes.drain_worker = self.drain_worker
+        self.nodes.load()
         self.device_client = Client(self.client.policy)     # slow devices take no one else's calls
         self.operations = Operations(self.devices, self.device_client,
                                      lambda: id_text(self.engine.new_id()))
@@ -197,6 +202,7 @@ class Daemon:
             context, self.processes, TaskLogs(context, self.processes, self.logs))
         state = system.System(context, self.config.node_id, self.config.trusted_networks,
                               self.monitor)
+        node_handlers = node_routes.NodeRoutes(context, self.nodes, dict)
         runs = workflow_runs.WorkflowRuns(context)
         flow_handlers = workflows.Workflows(context, runs, self.retention.poke)
         table = [
@@ -214,8 +220,9 @@ class Daemon:
             *kv.routes(kv.KeyValues(context, self.expiry)),
             *resources.routes(resources.Resources(context, self.devices, self.operations,
                                                   self.retention.poke)),
+            *node_routes.routes(node_handlers),
             front.STREAM_ROUTE,
-            *events.routes(events.Events(context, self.monitor)),
+            *events.routes(events.Events(context, self.monitor, node_handlers.wake)),
             *system.routes(state),
             *metrics.routes(metrics.Metrics(self.monitor, self.answers)),
             *self.ui.routes(),
@@ -250,6 +257,7 @@ class Daemon:
             nursery.start_soon(self.registry.run)
             nursery.start_soon(self.expiry.run)
             nursery.start_soon(self.devices.run)
+            nursery.start_soon(self.nodes.run)
             nursery.start_soon(self.client.run)
             nursery.start_soon(self.device_client.run)
             nursery.start_soon(self.grpc_client.run)
@@ -282,6 +290,11 @@ class Daemon:
         """What waits goes on waiting; it is started when the daemon is back."""
         with contextlib.suppress(PlumError):    # the disk is down: then nothing is started anyway
             self.engine.post([Drain(join.worker_id) for join in self.local_workers()], urgent=True)
+
+    def drain_worker(self, node_id: str, on: bool) -> None:
+        """Let the agent of a node take no tasks, or take them again; it may have no session."""
+        with contextlib.suppress(PlumError):
+            self.engine.post([Drain(f"node:{node_id}", on)], urgent=True)
 
     async def wait_for_calls(self) -> None:
         """Let calls that are under way bring their answers home, for those die with the daemon;

@@ -27,6 +27,7 @@ LEVELS = {
     "plumd.model": 0, "plumd.errors": 0, "plumd.clock": 0, "plumd.logs": 0,
     "plumd.endings": 1, "plumd.config": 1, "plumd.flow": 1, "plumd.balance": 1,
     "plumd.values": 1, "plumd.failures": 1, "plumd.cron": 1,
+    "plumd.fleet": 0, "plumd.placement": 0, "plumd.rollout": 1,
     "plumd.expressions": 0,
     "plumd.sdk": 1, "plumd._sched": 1,
     "plumd.stream.task_service_pb2": 0, "plumd.stream.grpc_frames": 1,
@@ -36,7 +37,7 @@ LEVELS = {
     "plumd.schedules": 3,
     "plumd.engine": 4,
     "plumd.carrier": 5, "plumd.stats": 5, "plumd.retention": 5, "plumd.services": 5,
-    "plumd.expiry": 5, "plumd.devices": 5, "plumd.operations": 5,
+    "plumd.expiry": 5, "plumd.devices": 5, "plumd.operations": 5, "plumd.nodes": 5,
     "plumd.api": 6, "plumd.stream": 6,
     "plumd.daemon": 7, "plumd.cli": 7, "plumd.__main__": 8,
 }
@@ -53,7 +54,8 @@ PURE_OF_TIME = ("plumd.flow", "plumd.failures", "plumd.endings", "plumd.balance"
                 "plumd.store", "plumd.attempt_logs", "plumd.runs", "plumd.outbox",
                 "plumd.journal", "plumd.api", "plumd.stream", "plumd.carrier", "plumd.stats",
                 "plumd.retention", "plumd.services", "plumd.expiry", "plumd.values",
-                "plumd.devices", "plumd.operations", "plumd.schedules", "plumd.expressions",
+                "plumd.devices", "plumd.operations", "plumd.nodes", "plumd.fleet",
+                "plumd.placement", "plumd.rollout", "plumd.schedules", "plumd.expressions",
                 "plumd.planner")
 SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|DELETE FROM|UPDATE \w+ SET|PRAGMA )")
 

@@ -12,12 +12,13 @@ from plumd.model import TASK_STATES, id_text
 from plumd.store.events import Event, Record
 
 TOPICS: Final = ("tasks", "workflows", "runs", "workers", "taskDefs", "services", "resources",
-                 "kv", "schedules", "limits", "alerts")
+                 "kv", "schedules", "limits", "nodes", "apps", "deployments", "alerts")
 TOPIC_OF: Final = {
     "schedule": "schedules", "calendar": "schedules", "limit": "limits",
     "task": "tasks", "taskDeleted": "tasks", "run": "runs", "step": "runs", "runDeleted": "runs",
     "worker": "workers", "taskDef": "taskDefs", "workflow": "workflows", "service": "services",
-    "resource": "resources", "kv": "kv",
+    "resource": "resources", "kv": "kv", "node": "nodes", "app": "apps",
+    "deployment": "deployments", "instance": "deployments",
 }
 ENCODE: Final = msgspec.json.Encoder().encode
 
