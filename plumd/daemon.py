@@ -52,6 +52,7 @@ from plumd.api import (
     workflow_versions,
     workflows,
 )
+from plumd.api import apps as app_routes
 from plumd.api import nodes as node_routes
 from plumd.api import services as service_routes
 from plumd.api.admission import Policy
@@ -60,6 +61,7 @@ from plumd.api.gate import Gate
 from plumd.api.limits import Limits as DoorLimits
 from plumd.api.routes import Route
 from plumd.api.task_logs import TaskLogs
+from plumd.artifacts import Artifacts
 from plumd.attempt_logs import AttemptLogs
 from plumd.carrier import BuiltinCarrier, LocalCarrier
 from plumd.clock import SystemClock, draw_seed, wall_steps
@@ -147,6 +149,8 @@ class Daemon:
         self.nodes = Nodes(self.store, clock, self.engine.write, config.node_ttl_sec)
         self.nodes.drain_worker = self.drain_worker
         self.nodes.load()
+        self.artifacts = Artifacts(self.data / "artifacts", self.store, clock, self.engine.write,
+                                   self.engine.new_id, config.artifact_bytes_max)
         self.device_client = Client(self.client.policy)     # slow devices take no one else's calls
         self.operations = Operations(self.devices, self.device_client,
                                      lambda: id_text(self.engine.new_id()))
@@ -221,6 +225,7 @@ class Daemon:
             *resources.routes(resources.Resources(context, self.devices, self.operations,
                                                   self.retention.poke)),
             *node_routes.routes(node_handlers),
+            *app_routes.routes(app_routes.Apps(context, self.artifacts)),
             front.STREAM_ROUTE,
             *events.routes(events.Events(context, self.monitor, node_handlers.wake)),
             *system.routes(state),
@@ -247,6 +252,7 @@ class Daemon:
         leave = trio.Event()
         async with trio.open_nursery() as nursery:
             await self.end_strays()
+            await self.artifacts.sweep()
             for carrier in self.carriers:
                 await nursery.start(carrier.run)
             nursery.start_soon(self.store.run_checkpoints)
