@@ -32,6 +32,7 @@ import trio
 import plumd
 from plumd.api import (
     app,
+    assignments,
     dag,
     events,
     front,
@@ -53,6 +54,7 @@ from plumd.api import (
     workflows,
 )
 from plumd.api import apps as app_routes
+from plumd.api import deployments as deployment_routes
 from plumd.api import nodes as node_routes
 from plumd.api import services as service_routes
 from plumd.api.admission import Policy
@@ -66,6 +68,7 @@ from plumd.attempt_logs import AttemptLogs
 from plumd.carrier import BuiltinCarrier, LocalCarrier
 from plumd.clock import SystemClock, draw_seed, wall_steps
 from plumd.config import Config
+from plumd.deployments import Deployments
 from plumd.devices import Devices
 from plumd.engine import Engine
 from plumd.errors import PlumError
@@ -94,6 +97,7 @@ from plumd.planner import Planner
 from plumd.retention import DAY_MS, Keep, Retention
 from plumd.services import Registry
 from plumd.stats import Monitor
+from plumd.store import instances
 from plumd.store.blobs import Blobs
 from plumd.store.definitions import Catalog
 from plumd.store.store import Store
@@ -149,6 +153,9 @@ class Daemon:
         self.nodes = Nodes(self.store, clock, self.engine.write, config.node_ttl_sec)
         self.nodes.drain_worker = self.drain_worker
         self.nodes.load()
+        self.deployments = Deployments(self.store, clock, self.engine.write, self.engine.new_id,
+                                       self.nodes, self.registry)
+        self.deployments.load()
         self.artifacts = Artifacts(self.data / "artifacts", self.store, clock, self.engine.write,
                                    self.engine.new_id, config.artifact_bytes_max)
         self.device_client = Client(self.client.policy)     # slow devices take no one else's calls
@@ -206,7 +213,8 @@ class Daemon:
             context, self.processes, TaskLogs(context, self.processes, self.logs))
         state = system.System(context, self.config.node_id, self.config.trusted_networks,
                               self.monitor)
-        node_handlers = node_routes.NodeRoutes(context, self.nodes, dict)
+        node_handlers = node_routes.NodeRoutes(
+            context, self.nodes, lambda: self.store.peek(instances.counts))
         runs = workflow_runs.WorkflowRuns(context)
         flow_handlers = workflows.Workflows(context, runs, self.retention.poke)
         table = [
@@ -226,6 +234,9 @@ class Daemon:
                                                   self.retention.poke)),
             *node_routes.routes(node_handlers),
             *app_routes.routes(app_routes.Apps(context, self.artifacts)),
+            *deployment_routes.routes(deployment_routes.DeploymentRoutes(
+                context, self.deployments, self.config.artifact_hosts)),
+            *assignments.routes(assignments.Assignments(context, self.deployments)),
             front.STREAM_ROUTE,
             *events.routes(events.Events(context, self.monitor, node_handlers.wake)),
             *system.routes(state),
@@ -264,6 +275,7 @@ class Daemon:
             nursery.start_soon(self.expiry.run)
             nursery.start_soon(self.devices.run)
             nursery.start_soon(self.nodes.run)
+            nursery.start_soon(self.deployments.run)
             nursery.start_soon(self.client.run)
             nursery.start_soon(self.device_client.run)
             nursery.start_soon(self.grpc_client.run)

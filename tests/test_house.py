@@ -38,7 +38,7 @@ LEVELS = {
     "plumd.engine": 4,
     "plumd.carrier": 5, "plumd.stats": 5, "plumd.retention": 5, "plumd.services": 5,
     "plumd.expiry": 5, "plumd.devices": 5, "plumd.operations": 5, "plumd.nodes": 5,
-    "plumd.artifact": 3, "plumd.artifacts": 5,
+    "plumd.artifact": 3, "plumd.artifacts": 5, "plumd.deployments": 5,
     "plumd.api": 6, "plumd.stream": 6,
     "plumd.daemon": 7, "plumd.cli": 7, "plumd.__main__": 8,
 }
@@ -46,6 +46,8 @@ ALSO = {
     ("plumd.runs", "plumd.outbox"), ("plumd.runs", "plumd.planner"),
     ("plumd.engine", "plumd.runs"),
     ("plumd.operations", "plumd.devices"),
+    ("plumd.deployments", "plumd.nodes"), ("plumd.deployments", "plumd.services"),
+    ("plumd.deployments", "plumd.artifacts"),
     ("plumd.stream", "plumd.api"),      # the types of requests and answers
     ("plumd.api", "plumd.stream"),      # the long poll is a route
 }
@@ -56,7 +58,7 @@ PURE_OF_TIME = ("plumd.flow", "plumd.failures", "plumd.endings", "plumd.balance"
                 "plumd.journal", "plumd.api", "plumd.stream", "plumd.carrier", "plumd.stats",
                 "plumd.retention", "plumd.services", "plumd.expiry", "plumd.values",
                 "plumd.devices", "plumd.operations", "plumd.nodes", "plumd.fleet",
-                "plumd.artifacts", "plumd.artifact",
+                "plumd.artifacts", "plumd.artifact", "plumd.deployments",
                 "plumd.placement", "plumd.rollout", "plumd.schedules", "plumd.expressions",
                 "plumd.planner")
 SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|DELETE FROM|UPDATE \w+ SET|PRAGMA )")
