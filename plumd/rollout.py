@@ -344,14 +344,15 @@ class Settling:
         if why == UPDATED and rollout is not None and rollout.state == "failed":
             self.moves.waits[slot] = f"the rollout failed: {rollout.why}"
             return
-        if self.busy >= self.update.max_parallel:
+        counted = self.is_renewed(slot)     # it is renewed again, for its new copy is outdated too
+        if self.busy >= self.update.max_parallel and not counted:
             self.moves.waits[slot] = "other copies are renewed first"
             return
         choice = self.choose(slot, entry, "" if why == UPDATED else copy.node_id)
         if not choice.node_id and not (why == UPDATED and self.could_stay(copy, entry)):
             self.moves.waits[slot] = choice.why         # it is of use where it is
             return
-        self.busy += 1
+        self.busy += not counted
         crowded = choice.node_id == copy.node_id and self.need(entry).ports
         if choice.node_id and self.update.surge and not self.view.body.fenced and not crowded:
             self.begin(slot, choice.node_id, copy.number)

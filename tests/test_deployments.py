@@ -201,14 +201,16 @@ async def test_a_broken_version_goes_back(tmp_path: Path, clock: MockClock) -> N
         number = await fleet.deploy(body(old, 3))
         await fleet.until(lambda: len(fleet.where(number)) == 3)
         await fleet.edit(number, body(new, 3, version="2"))
-        least = 3
-        while True:
-            row = fleet.row(number)
-            assert row.rollout is not None
-            least = min(least, len(fleet.where(number)))
-            if row.rollout.state == "returned":
-                break
-            await trio.sleep(0.05)
+        seen = []
+
+        def is_back() -> bool:
+            seen.append(len(fleet.where(number)))
+            found = fleet.row(number).rollout
+            return found is not None and found.state == "returned"
+
+        await fleet.until(is_back)
+        least, row = min(seen), fleet.row(number)
+        assert row.rollout is not None
         assert least == 2, "only one was tried"
         await fleet.until(lambda: len(fleet.where(number)) == 3)
         assert "it fell over" in row.rollout.why
@@ -233,7 +235,8 @@ async def test_without_return_it_stops(tmp_path: Path, clock: MockClock) -> None
         await fleet.room.ask(lambda: fleet.room.roll_back(number, 1, None))
         await fleet.until(lambda: (found := fleet.row(number).rollout) is not None
                           and found.state == "done")
-        assert len(fleet.copies(number)) == 2
+        await fleet.until(lambda: len(fleet.copies(number)) == 2)
+        assert fleet.versions(number) == {"1"}
 
 
 async def test_kills_at_any_moment(tmp_path: Path, clock: MockClock) -> None:
