@@ -16,9 +16,12 @@ import click
 
 import plumd
 from plumd.cli import (
+    apps,
     definitions,
+    deployments,
     devices,
     kv,
+    nodes,
     run_steps,
     schedules,
     system,
@@ -50,6 +53,7 @@ def plum() -> None:
 
 for noun in (tasks.group, definitions.group, workflows.group, run_steps.runs, schedules.group,
              schedules.calendars, workers.workers, workers.services, devices.group, kv.group,
+             nodes.group, apps.group, deployments.group,
              system.events, system.status, system.stats, system.completion):
     plum.add_command(noun)
 
