@@ -73,6 +73,10 @@ class Board:
         self.nodes = {node.node_id: node for node in nodes}
         self.loads = {node_id: Load() for node_id in self.nodes}
         self._domains: dict[tuple[tuple[int, str], str], Counter[str]] = {}
+        self._by_labels: dict[tuple[tuple[str, str], ...],
+                              list[tuple[str, Node, Load]]] = {}
+        self._refused: dict[tuple[object, ...], Choice] = {}
+        """What found no place finds none until something is taken off."""
 
     def put(self, node_id: str, need: Need, count: int = 1) -> None:
         """A copy is on a node, or, with count -1, no more. Nodes that are not known are passed
@@ -80,13 +84,15 @@ class Board:
         load = self.loads.get(node_id)
         if load is None:
             return
+        if count < 0:
+            self._refused.clear()
         load.copies += count
         load.memory_bytes += count * need.memory_bytes
         load.cpu_percent += count * need.cpu_percent
         load.groups[need.group] += count
         for port in need.ports:
             load.ports[port] += count
-        for (group, label), domains in self._domains.items():
+        for (group, label), domains in self._domains.items() if self._domains else ():
             if group == need.group:
                 domains[self.nodes[node_id].labels.get(label, "")] += count
 
@@ -123,20 +129,49 @@ class Board:
                     return f"port {port} is taken"
         return ""
 
+    def _candidates(self, selector: Mapping[str, str]) -> list[tuple[str, Node, Load]]:
+        """Nodes that take copies and have the labels; asked for again and again."""
+        key = tuple(sorted(selector.items()))
+        found = self._by_labels.get(key)
+        if found is None:
+            wanted = selector.items()
+            found = self._by_labels[key] = [
+                (node_id, node, self.loads[node_id]) for node_id, node in self.nodes.items()
+                if not node.why_not and wanted <= node.labels.items()]
+        return found
+
     def choose(self, need: Need, avoid: str = "") -> Choice:
         """The best node; avoid: one that will not do."""
+        asked = (need.group, tuple(sorted(need.selector.items())), need.max_per_node,
+                 need.memory_bytes, need.cpu_percent, need.ports, avoid)
+        if (refused := self._refused.get(asked)) is not None:
+            return refused
         domains = self._spread_over(need) if need.spread else None
-        loads, group, best, chosen = self.loads, need.group, None, ""
-        for node_id, node in self.nodes.items():
-            if node_id == avoid or self.why_not(node, need):
+        group, best, chosen = need.group, None, ""
+        for node_id, node, load in self._candidates(need.selector):
+            here = load.groups.get(group, 0)
+            across = domains[node.labels.get(need.spread, "")] if domains is not None else 0
+            if best is not None and (across, here, node.shaky) > best[:3]:
+                continue        # it cannot become the best: the rest need not be looked at
+            if node_id == avoid or self.is_full(node, load, need):
                 continue
-            load = loads[node_id]
-            rank = (domains[node.labels.get(need.spread, "")] if domains is not None else 0,
-                    load.groups.get(group, 0), node.shaky, fullness(node, load), load.copies,
-                    node_id)
+            rank = (across, here, node.shaky, fullness(node, load), load.copies, node_id)
             if best is None or rank < best:
                 best, chosen = rank, node_id
-        return Choice(chosen) if chosen else Choice("", self.explain(need, avoid))
+        if chosen:
+            return Choice(chosen)
+        refusal = self._refused[asked] = Choice("", self.explain(need, avoid))
+        return refusal
+
+    @staticmethod
+    def is_full(node: Node, load: Load, need: Need) -> bool:
+        """Whether there is no room for one more; `why_not` says it in words."""
+        return bool(
+            (node.instances_max and load.copies >= node.instances_max)
+            or (need.max_per_node and load.groups.get(need.group, 0) >= need.max_per_node)
+            or (node.memory_bytes and need.memory_bytes > node.memory_bytes - load.memory_bytes)
+            or (node.cpu_percent and need.cpu_percent > node.cpu_percent - load.cpu_percent)
+            or (need.ports and any(load.ports.get(port, 0) > 0 for port in need.ports)))
 
     def explain(self, need: Need, avoid: str = "") -> str:
         """Why no node fits, the commonest reason first."""
