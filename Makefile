@@ -44,11 +44,14 @@ $(BIN)/python:
 
 build: .stamp-build .stamp-ui ## make the venv, build the core, install plumd and plum in it
 
-run: build ## start plumd on its embedded SQLite, http://127.0.0.1:8080
-	exec $(BIN)/plumd serve $(ARGS)
+run: build ## start plumd and an agent beside it, http://127.0.0.1:8080 (ARGS=--no-agent: plumd alone)
+	exec $(BIN)/plumd serve --agent $(ARGS)
 
-test: .stamp-dev ## all tests (PYTEST=... for a part), a file at a time on each of up to 4 processors
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
+# One more than there are processors, for many tests wait; the order is that of tests/conftest.py.
+TEST_JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
+
+test: .stamp-dev ## all tests (PYTEST=... for a part), some files at a time
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 TEST_DEPS := chromium fonts-noto-cjk g++ clang libclang-rt-14-dev cmake pkg-config libssl-dev openssl
 

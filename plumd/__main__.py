@@ -74,6 +74,71 @@ def serve(config_file: Path | None, check_config: bool, print_config: bool,
 serve.params.extend(option(setting) for setting in SETTINGS)
 
 
+@main.command()
+@click.option("--controller", envvar="CONTROLLER_BASE", default="http://127.0.0.1:8080",
+              show_default=True, help="Base URL of the controller; also CONTROLLER_BASE.")
+@click.option("--node-id", envvar="AGENT_NODE_ID", default="",
+              help="Name of this machine among the nodes; also AGENT_NODE_ID. Default: host name.")
+@click.option("--data-dir", envvar="AGENT_DATA_DIR", default="",
+              help="Where processes, artifacts and logs are kept; also AGENT_DATA_DIR. Default: "
+                   "$STATE_DIRECTORY or ./agent-data.")
+@click.option("--ip", envvar="AGENT_IP", default="",
+              help="Address that others reach this machine at; also AGENT_IP. Default: the one "
+                   "that the controller sees.")
+@click.option("--label", "labels", multiple=True, envvar="AGENT_LABELS",
+              help="key=value, any number of times; also AGENT_LABELS=a=1,b=2.")
+@click.option("--slots", envvar="AGENT_SLOTS", default=64, show_default=True,
+              type=click.IntRange(1, 100_000), help="Processes of tasks at once.")
+@click.option("--beat-sec", envvar="AGENT_BEAT_SEC", default=10.0, show_default=True,
+              type=click.FloatRange(0.2, 3600),
+              help="The session is heard at least so often; after three beats without a word the "
+                   "node's tasks are lost.")
+@click.option("--sync-sec", envvar="SYNC_INTERVAL_SEC", default=5.0, show_default=True,
+              type=click.FloatRange(0.2, 3600),
+              help="How often assignments are looked at when nothing wakes the agent.")
+@click.option("--cgroups/--no-cgroups", envvar="AGENT_CGROUPS", default=True, show_default=True,
+              help="Use control groups where the machine lets us.")
+@click.option("--cache-mb", envvar="AGENT_CACHE_MB", default=4096, show_default=True,
+              type=click.IntRange(0, 1 << 30), help="Artifacts that are kept for the next start.")
+@click.option("--until-eof", is_flag=True, hidden=True, help="End when stdin ends, too.")
+@click.option("--log-level", default="info", show_default=True,
+              type=click.Choice(["debug", "info", "warning", "error"]))
+@click.option("--log-format", default="text", show_default=True,
+              type=click.Choice(["text", "json"]))
+def agent(controller: str, node_id: str, data_dir: str, ip: str, labels: tuple[str, ...],
+          slots: int, beat_sec: float, sync_sec: float, cgroups: bool, cache_mb: int,
+          until_eof: bool, log_level: str, log_format: str) -> None:
+    """Make this machine a node: run what the controller asks for, until SIGTERM.
+
+    Processes live on when the agent ends, and are found again when it is back.
+    """
+    from plumd import logs
+    from plumd.agent import main as program
+    from plumd.agent.identity import DataDirInUse
+    from plumd.agent.settings import Settings, check, default_node_id, labels_of
+
+    folder = data_dir or os.environ.get("STATE_DIRECTORY", "").split(":")[0] or "agent-data"
+    try:
+        asked = Settings(
+            controller=controller, node_id=node_id or default_node_id(),
+            data_dir=Path(folder).absolute(), ip=ip, labels=labels_of(labels), slots=slots,
+            task_beat_s=beat_sec, sync_s=sync_sec, cgroups=cgroups, cache_bytes=cache_mb << 20,
+            token=os.environ.get("PLUM_TOKEN", ""))
+        check(asked)
+    except ValueError as error:
+        click.echo(f"plumd agent: {error}", err=True)
+        sys.exit(EX_CONFIG)
+    logs.set_up(log_level, log_format)
+    try:
+        trio.run(program.run, asked, until_eof)
+    except DataDirInUse as error:
+        click.echo(f"plumd agent: {error}", err=True)
+        sys.exit(EX_CANTCREAT)
+    except OSError as error:
+        click.echo(f"plumd agent: {error}", err=True)
+        sys.exit(EX_OSERR)
+
+
 @main.command("sample-config")
 def sample_config() -> None:
     """Print a configuration file with every setting and its default."""

@@ -15,12 +15,14 @@ cdef tuple why_pending(Scheduler self, int32_t slot, MatchClass klass):
             away += 1
         elif worker.draining:
             draining += 1
-        elif worker.running >= worker.capacity:
+        elif not has_room(worker):
             busy += 1
         else:
             free += 1
     serving = len(self.workers_of_pool.get(klass.pool, ()))
-    if not klass.workers and not serving:
+    if not klass.workers and klass.pool == NODE_POOL:
+        causes.append(no_node(klass, serving))
+    elif not klass.workers and not serving:
         causes.append(Cause("no_worker", f"No worker has registered the task {klass.name!r}."))
     elif not klass.workers:
         causes.append(Cause(
@@ -39,6 +41,17 @@ cdef tuple why_pending(Scheduler self, int32_t slot, MatchClass klass):
         causes.append(Cause("dispatching", "A free worker takes it in this moment.",
                             workers=free))
     return tuple(causes)
+
+
+cdef no_node(MatchClass klass, Py_ssize_t serving):
+    """Why no node runs a process."""
+    if klass.target_kind == "node":
+        text = f"No agent of the node {klass.target_ref!r} is here."
+    elif klass.target_kind == "":
+        text = "The controller's own machine runs no processes; name a node."
+    else:
+        text = f"No agent is here whose node has the labels {klass.target_ref!r}."
+    return Cause("no_node", text, workers=serving)
 
 
 cdef int count_ahead(Heap heap, Py_ssize_t i) except -1:
@@ -111,9 +124,7 @@ cdef int check_all(Scheduler self) except -1:
             "a ready task and a free worker were left unmatched"
         for number in klass.workers:
             worker = <Worker> self.workers[number]
-            free = (worker.attached and not worker.draining
-                    and worker.running < worker.capacity)
-            assert free == (klass.free_at[number] != 0), "the free heap is wrong"
+            assert has_room(worker) == (klass.free_at[number] != 0), "the free heap is wrong"
     return 0
 
 

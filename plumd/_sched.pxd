@@ -143,6 +143,7 @@ cdef class Worker:
     cdef object join        # the last Join, as it is stored
     cdef dict labels
     cdef int32_t slot, capacity, running, head
+    cdef int32_t ahead      # how many it takes beyond its capacity
     cdef int kind
     cdef int64_t lease_ns, expires_ns, last_use
     cdef bint attached, draining
@@ -198,6 +199,7 @@ cdef class Scheduler:
     cdef int detach(self, Worker worker, int64_t now_ms) except -1
     cdef int tell_worker(self, Worker worker, str what, int64_t now_ms) except -1
     cdef on_leave(self, command, int64_t now_ns, int64_t now_ms)
+    cdef on_ahead(self, command)
     cdef on_drain(self, command, int64_t now_ms)
 
     cdef Entry* first(self, MatchClass klass) noexcept

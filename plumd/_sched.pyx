@@ -14,6 +14,7 @@ Transitions, (state, what happened) -> state:
     RUNNING   succeeded           SUCCEEDED
     RUNNING   failed, timed out   RETRYING, or FAILED / TIMEOUT when no retry is left
     RUNNING   lost                PENDING, or FAILED when no try is left or onLost is fail
+    RUNNING   given back          PENDING     its worker had it in hand and never began it
     RETRYING  due                 PENDING
     any live  cancel              CANCELED    RUNNING only after the work was stopped
 
@@ -26,7 +27,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
 from plumd.model import (
-    ACCEPTED, Cancel, Cause, Detach, Drain, Ended, Finish, Join, Leave, Nap, Reply,
+    ACCEPTED, Ahead, Cancel, Cause, Detach, Drain, Ended, Finish, Join, Leave, Nap, Reply,
     Meters as Counted, SetLimit, Start, Submit,
 )
 
@@ -47,6 +48,7 @@ cdef enum:
     END_CANCELED = 3
     END_LOST = 4
     END_UNREACHED = 5       # lost before it could begin; told as END_LOST
+    END_RETURNED = 6        # given back before it began, which counts for nothing; told as END_LOST
 
 cdef enum:
     STOP_CANCEL = 1
@@ -70,6 +72,7 @@ cdef int AHEAD_MAX = 10_000         # `why` counts no further than this
 STOP_REASONS = (None, "canceled", "timeout")
 POOLS = (None, "!service", "!os_process")       # of executors; embedded tasks go by name
 BUILTIN_POOL = "!builtin"
+NODE_POOL = "!os_process"
 
 
 include "_heap.pxi"
@@ -98,9 +101,14 @@ cdef class MatchClass:
         return 0
 
 
-cdef bint matches(MatchClass klass, Worker worker):
-    """Whether a worker of the class's pool is one that the target means."""
+cdef bint matches(MatchClass klass, Worker worker, str home):
+    """Whether a worker of the class's pool is one that the target means.
+
+    home: the node whose agent runs the processes that name none, "" when the daemon does it.
+    """
     cdef str kind = klass.target_kind, ref = klass.target_ref, pair, key, value
+    if kind == "" and klass.pool == NODE_POOL:
+        return worker.kind == LOCAL or (home != "" and worker.node_id == home)
     if kind == "" or kind == "builtin" or kind == "service":
         return True
     if kind == "node":
@@ -124,6 +132,12 @@ cdef bint matches(MatchClass klass, Worker worker):
 @cython.final
 cdef class Worker:
     pass
+
+
+cdef inline bint has_room(Worker worker):
+    """Whether it takes one more attempt."""
+    return (worker.attached and not worker.draining
+            and worker.running < worker.capacity + worker.ahead)
 
 
 @cython.final
@@ -185,6 +199,8 @@ cdef class Scheduler:
             return self.on_detach(command, now_ms)
         if kind is Leave:
             return self.on_leave(command, now_ns, now_ms)
+        if kind is Ahead:
+            return self.on_ahead(command)
         if kind is Drain:
             return self.on_drain(command, now_ms)
         if kind is SetLimit:
@@ -293,6 +309,9 @@ cdef class Scheduler:
             if task.lost < self.lost_extra and self.has_other(task.klass, worker):
                 self.end(slot, END_UNREACHED, "unreached", command, True, 0, now_ns, now_ms)
                 return ACCEPTED
+        if not command.reached and worker.kind == SESSION:
+            self.end(slot, END_RETURNED, "returned", command, True, 0, now_ns, now_ms)
+            return ACCEPTED
         self.end(slot, command.ending, "", command, command.retryable, command.retry_after_ms,
                  now_ns, now_ms)
         return ACCEPTED
@@ -350,6 +369,8 @@ cdef class Scheduler:
             self.joined.append(command)
             self.tell_worker(worker, "changed" if back and worker.attached and not restarted
                              else "online", now_ms)
+        if restarted or not worker.attached:
+            worker.ahead = 0        # what a line wants it says anew
         worker.attached = True
         worker.expires_ns = now_ns + worker.lease_ns
         if worker.kind != LOCAL:
@@ -477,6 +498,14 @@ cdef class Scheduler:
         self.remove_worker(worker)
         return ACCEPTED
 
+    cdef on_ahead(self, command):
+        cdef Worker worker = self.worker_of.get(command.worker_id)
+        if worker is None or worker.session != command.session:
+            return Reply("session_replaced", "another session took over")
+        worker.ahead = command.count
+        self.refresh(worker)
+        return ACCEPTED
+
     cdef on_drain(self, command, int64_t now_ms):
         cdef Worker worker = self.worker_of.get(command.worker_id)
         if worker is None:
@@ -533,7 +562,7 @@ cdef class Scheduler:
 
     cdef int admit(self, MatchClass klass, Worker worker) except -1:
         """Enter a worker of the class's pool where the target means it."""
-        if matches(klass, worker):
+        if matches(klass, worker, <str> self.limits.home_node):
             klass.workers[worker.slot] = None
             worker.classes[klass.number] = None
             klass.make_room(worker.slot)
@@ -569,7 +598,7 @@ cdef class Scheduler:
 
     cdef int offer(self, MatchClass klass, Worker worker) except -1:
         """Put the worker's load into the class's heap, or take the worker out of it."""
-        if worker.attached and not worker.draining and worker.running < worker.capacity:
+        if has_room(worker):
             klass.free.put(klass.free_at, (<int64_t> worker.running << 20) // worker.capacity,
                            worker.last_use, worker.slot)
             if klass.ready.count or klass.lanes.count:
@@ -810,11 +839,11 @@ cdef class Scheduler:
         elif task.stopping == STOP_TIMEOUT:
             ending = END_TIMEOUT
         state = self.settle(task, ending, retryable)
-        if ending == END_UNREACHED:
-            ending = END_LOST
         if ran:
             self.met.run_us += count_us(self.met.run, now_ns - task.since_ns)
-            self.met.lost += ending == END_LOST
+            self.met.lost += ending == END_LOST or ending == END_UNREACHED
+        if ending > END_LOST:
+            ending = END_LOST
         if state == RETRYING:
             delay_ms = retry_after_ms or self.backoff_ms(task.failures)
         ended = Ended(task.id, task.attempt if ran else 0, ending, state, worker_id, node_id,
@@ -844,6 +873,8 @@ cdef class Scheduler:
             return SUCCEEDED
         if ending == END_CANCELED:
             return CANCELED
+        if ending == END_RETURNED:
+            return PENDING
         if ending == END_UNREACHED:
             task.lost += 1
             return PENDING
@@ -1182,11 +1213,12 @@ cdef class Scheduler:
         """(all, busy) slots of the workers that are here, without the daemon's own executors; one
         that drains has as many as it still uses."""
         cdef Worker worker
-        cdef int64_t total = 0, busy = 0
+        cdef int64_t total = 0, busy = 0, running       # what is in hand beyond it has no slot
         for worker in self.worker_of.values():
             if worker.kind != LOCAL and worker.attached:
-                total += worker.running if worker.draining else worker.capacity
-                busy += worker.running
+                running = min(worker.running, worker.capacity)
+                total += running if worker.draining else worker.capacity
+                busy += running
         return total, busy
 
     cdef uint64_t draw(self) noexcept:

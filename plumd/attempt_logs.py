@@ -55,8 +55,8 @@ class AttemptLogs:
         self._written = trio.Event()
 
     def note(self, pair: Pair, time_ms: int, texts: Sequence[str]) -> None:
-        """Keep these lines of an attempt; returns at once."""
-        data = "".join([text if text.endswith("\n") else text + "\n" for text in texts]).encode()
+        """Keep what was said of an attempt, as it is; returns at once."""
+        data = "".join(texts).encode()
         if self._waiting_bytes + len(data) > QUEUE_BYTES_MAX:
             self._left_out[pair] = self._left_out.get(pair, 0) + len(texts)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import os
 import struct
@@ -48,6 +49,11 @@ class SystemClock:
 def draw_seed() -> int:
     """64 random bits for the core's generator."""
     return int.from_bytes(os.urandom(8), "little")
+
+
+def draw_token(count: int) -> str:
+    """So many random bytes, as a text that any URL and header takes."""
+    return base64.urlsafe_b64encode(os.urandom(count)).decode().rstrip("=")
 
 
 async def wall_steps() -> AsyncIterator[None]:

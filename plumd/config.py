@@ -63,6 +63,7 @@ SETTINGS: Final = (
     Setting("behind_proxy", False, "a proxy on this machine forwards requests and guards the door"),
     Setting("node_id", "", "the name of this machine among the nodes; default its host name",
             make=node_id_default),
+    Setting("agent", False, "run an agent beside the daemon, so that its machine is a node too"),
     Setting("os_process_slots", 64, "processes that may run on this machine at once; 0 = none",
             high=100_000),
     Setting("service_slots", 256, "calls to services and HTTP workers under way at once", low=1,
@@ -108,6 +109,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     host_names: tuple[str, ...]
     behind_proxy: bool
     node_id: str
+    agent: bool
     os_process_slots: int
     service_slots: int
     outgoing_networks: tuple[str, ...]

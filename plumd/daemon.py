@@ -30,12 +30,14 @@ import msgspec
 import trio
 
 import plumd
+from plumd import companion
 from plumd.api import (
     app,
     assignments,
     dag,
     events,
     front,
+    hooks,
     kv,
     metrics,
     named_limits,
@@ -47,8 +49,11 @@ from plumd.api import (
     task_defs,
     task_lists,
     tasks,
+    triggers,
     ui,
+    webhooks,
     workers,
+    workflow_files,
     workflow_runs,
     workflow_versions,
     workflows,
@@ -79,6 +84,7 @@ from plumd.executors.outgoing import Client
 from plumd.executors.service import Service
 from plumd.executors.targets import Policy as CallPolicy
 from plumd.expiry import Expiry
+from plumd.listeners import Listeners
 from plumd.model import (
     BUILTIN_POOL,
     OS_PROCESS_POOL,
@@ -104,6 +110,7 @@ from plumd.store.store import Store
 from plumd.stream.exchange import Exchanges
 from plumd.stream.grpc import TaskService
 from plumd.stream.websocket import Streams
+from plumd.webhooks import Webhooks
 
 log = logging.getLogger("plumd.daemon")
 BUILTIN: Final = "local:builtin"
@@ -133,7 +140,8 @@ class Daemon:
         planner = Planner(catalog)
         self.outbox = Outbox(self.store)
         limits = Limits(tasks_max=config.tasks_max,
-                        stop_grace_ms=round(config.stop_grace_sec * 1000))
+                        stop_grace_ms=round(config.stop_grace_sec * 1000),
+                        home_node="" if config.os_process_slots else config.node_id)
         self.engine = Engine(self.store, clock, self.outbox, planner, limits, draw_seed(),
                              self.local_workers(), schedule_bodies.scheduled_task)
         self.processes = OsProcess(
@@ -148,6 +156,7 @@ class Daemon:
                                  config.service_health_ttl_sec)
         self.registry.load()
         self.expiry = Expiry(self.engine)
+        self.listeners = Listeners(self.engine)
         self.devices = Devices(self.store, clock, self.engine.write)
         self.devices.load()
         self.nodes = Nodes(self.store, clock, self.engine.write, config.node_ttl_sec)
@@ -159,6 +168,8 @@ class Daemon:
         self.artifacts = Artifacts(self.data / "artifacts", self.store, clock, self.engine.write,
                                    self.engine.new_id, config.artifact_bytes_max)
         self.device_client = Client(self.client.policy)     # slow devices take no one else's calls
+        self.hook_client = Client(self.client.policy)       # nor do slow receivers of webhooks
+        self.webhooks = Webhooks(self.engine, self.hook_client)
         self.operations = Operations(self.devices, self.device_client,
                                      lambda: id_text(self.engine.new_id()))
         self.context = Context(self.engine, catalog, planner, self.blobs)
@@ -223,8 +234,12 @@ class Daemon:
             *task_defs.routes(task_defs.TaskDefs(context, task_handlers)),
             *workflows.routes(flow_handlers),
             *dag.routes(dag.Dags(context, flow_handlers, runs)),
-            *workflow_versions.routes(workflow_versions.WorkflowVersions(context)),
+            *workflow_files.routes(workflow_files.WorkflowFiles(context, flow_handlers)),
+            *workflow_versions.routes(workflow_versions.WorkflowVersions(context, flow_handlers)),
             *schedules.routes(schedules.Schedules(context)),
+            *triggers.routes(triggers.Triggers(context, self.listeners)),
+            *hooks.routes(hooks.Hooks(context)),
+            *webhooks.routes(webhooks.Webhooks(context, self.webhooks)),
             *workflow_runs.routes(runs),
             *named_limits.routes(named_limits.NamedLimits(context)),
             *workers.routes(workers.Workers(context, self.exchanges)),
@@ -258,7 +273,7 @@ class Daemon:
         sockets = front.bind(specs)
         own = frozenset(each.getsockname()[:2] for each in sockets
                         if each.family != socket.AF_UNIX)
-        for client in (self.client, self.device_client):
+        for client in (self.client, self.device_client, self.hook_client):
             client.policy = msgspec.structs.replace(client.policy, listeners=own)
         leave = trio.Event()
         async with trio.open_nursery() as nursery:
@@ -273,11 +288,14 @@ class Daemon:
             nursery.start_soon(self.monitor.run)
             nursery.start_soon(self.registry.run)
             nursery.start_soon(self.expiry.run)
+            nursery.start_soon(self.listeners.run)
             nursery.start_soon(self.devices.run)
             nursery.start_soon(self.nodes.run)
             nursery.start_soon(self.deployments.run)
             nursery.start_soon(self.client.run)
             nursery.start_soon(self.device_client.run)
+            nursery.start_soon(self.hook_client.run)
+            nursery.start_soon(self.webhooks.run)
             nursery.start_soon(self.grpc_client.run)
             nursery.start_soon(self.logs.run)
             await nursery.start(watch_signals, leave)
@@ -291,6 +309,10 @@ class Daemon:
                 addresses = await doors.start(self.open_doors, sockets, closing, limits)
                 log.info("listening", extra={"addresses": ", ".join(addresses)})
                 task_status.started(addresses)
+                if self.config.agent:
+                    nursery.start_soon(companion.run, companion.words(
+                        own_url(addresses), self.config.node_id, self.data / "agent",
+                        self.config.log_level, self.config.log_format))
                 await leave.wait()
                 log.info("leaving")
                 self.engine.stop_accepting()
@@ -358,6 +380,12 @@ def lock(data: Path) -> int:
         os.close(fd)
         raise DataDirInUse(f"another plumd uses {data}") from None
     return fd
+
+
+def own_url(addresses: Sequence[str]) -> str:
+    """The base URL for programs on this machine."""
+    url = next(one for one in addresses if one.startswith("http"))
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 async def watch_signals(leave: trio.Event, *, task_status: trio.TaskStatus[None]

@@ -14,6 +14,7 @@ MESSAGES: Final = {
     "worker_left": "the worker left while it held the attempt",
     "worker_unknown": "the worker that held the attempt is not known any more",
     "unreached": "the call did not reach the worker",
+    "returned": "the worker gave it back before it began",
     "queue_timeout": "no worker took the task within its queue timeout",
     "canceled": "canceled on request",
     "concurrency_skipped": "it was not started, for its concurrency key was full",

@@ -38,10 +38,12 @@ from plumd.store import events, limits, quarantine, tasks
 from plumd.store.events import Event
 from plumd.store.quarantine import Unreadable
 from plumd.store.store import Call, Change, Done, Store, Tx
+from plumd.triggers import Occurrence, Triggers
 
 log = logging.getLogger("plumd.engine")
 T = TypeVar("T")
-Command: TypeAlias = (CoreCommand | BeginRun | CancelRun | RunAct | Trigger | Backfill)
+Command: TypeAlias = (CoreCommand | BeginRun | CancelRun | RunAct | Trigger | Backfill
+                      | Occurrence)
 
 GROUP_WEIGHT_MAX: Final = 2_000
 QUEUE_WEIGHT_MAX: Final = 40_000
@@ -128,6 +130,7 @@ class Engine:
         self.core: _sched.Scheduler
         self.runs: Runs
         self.schedules: Schedules
+        self.triggers: Triggers
         self.load()
 
     # ------------------------------------------------------------ for callers
@@ -311,6 +314,8 @@ class Engine:
         moves, slots = self.schedules.take()
         facts: list[Event] = [*told, *run_events, *slots]
         calls = [ask.write for ask in batch if ask.write is not None]
+        if (taken := self.triggers.take()) is not None:
+            calls.append(taken)
         return Change(now.wall_ms, created, changed, ended, joined, gone, change, facts,
                       calls, moves), (starts, stops, kicks)
 
@@ -354,6 +359,11 @@ class Engine:
             return reply
         if isinstance(command, Backfill):
             return self.schedules.backfill(command, now)
+        if isinstance(command, Occurrence):
+            reply, begun = self.triggers.occur(command, now)
+            for start in begun:
+                self._apply(start, now)
+            return reply
         return self.core.apply(command, now)
 
     def _publish(self, batch: list[Ask], change: Change, done: Done) -> None:
@@ -400,6 +410,7 @@ class Engine:
         runs.load(self.runs, now.wall_ms, bad)
         self.schedules = Schedules(self.store, self.core, self.planner, self._make_task,
                                    self.new_id, self._has_room)
+        self.triggers = Triggers(self.store, self.planner, self._make_task, self._has_room)
         self.schedules.load(now, lambda item: (item in self.runs.live
                                                or self.core.knows(item) is not None))
         self._loaded = True

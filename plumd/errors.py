@@ -137,6 +137,13 @@ class Forbidden(PlumError):
     code, status = "forbidden", 403
 
 
+class BadSignature(PlumError):
+    """A webhook came without the signature that its trigger asks for, or with a wrong or old one.
+    """
+
+    code, status = "bad_signature", 403
+
+
 class DeviceRefused(PlumError):
     """The device answered an operation with something else than 200; see deviceStatus, deviceBody.
     """
@@ -155,6 +162,12 @@ class DeviceTimeout(PlumError):
     """
 
     code, status = "device_timeout", 504
+
+
+class NodeUnreachable(PlumError):
+    """The node's agent is not connected, or does not answer."""
+
+    code, status = "node_unreachable", 502
 
 
 class TooMany(PlumError):

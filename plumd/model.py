@@ -27,6 +27,8 @@ BUILTIN_POOL: Final = "!builtin"
 SERVICE_POOL: Final = "!service"
 OS_PROCESS_POOL: Final = "!os_process"
 """What the daemon's own executors join as; task names may not begin with `!`."""
+AGENT_PREFIX: Final = "node:"
+"""What the worker ids of agents begin with; the node's id follows."""
 
 
 def id_text(number: int) -> str:
@@ -199,7 +201,8 @@ class Finish(msgspec.Struct, frozen=True):
     blob: str = ""
     """sha256 of the file that holds a large result; result is None then."""
     reached: bool = True
-    """False: the call never came to the worker, so another one may be called at once."""
+    """False: the call never came to the worker, or a session gave the attempt back before it began:
+    another worker may have it at once."""
 
 
 class Nap(msgspec.Struct, frozen=True):
@@ -247,6 +250,15 @@ class Detach(msgspec.Struct, frozen=True):
 
     worker_id: str
     session: str
+
+
+class Ahead(msgspec.Struct, frozen=True):
+    """Command: how many attempts a session wants in hand beyond its capacity, until it says
+    otherwise or its line drops."""
+
+    worker_id: str
+    session: str
+    count: int
 
 
 class Leave(msgspec.Struct, frozen=True):
@@ -319,6 +331,8 @@ class Limits(msgspec.Struct, frozen=True):
     stop_grace_ms: int = 10_000
     restart_grace_ms: int = 20_000
     """At least so long a worker may stay away after a restart: its own pauses reach 15 s."""
+    home_node: str = ""
+    """The node whose agent runs processes that name no node; "" = the daemon runs them."""
 
 
 class Meters(msgspec.Struct, frozen=True):
@@ -472,7 +486,7 @@ class ScheduleBody(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_f
 
 # What goes into the core and what comes out, as plain tuples where many pass a second.
 CoreCommand: TypeAlias = (Submit | Start | Cancel | Finish | Nap | Join | Detach | Leave | Drain
-                          | SetLimit)
+                          | Ahead | SetLimit)
 Row: TypeAlias = tuple[
     int, int, str, int, str, str, int, int, int, int, int, int, int, int, int, int, int, int,
     str | None, int, int, int, str, int,

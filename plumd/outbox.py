@@ -117,6 +117,10 @@ class Outbox:
         """Whether this carrier is the one that serves the worker."""
         return self._carriers.get(worker_id) is carrier
 
+    def carrier_of(self, worker_id: str) -> Carrier | None:
+        """Who serves the worker at present."""
+        return self._carriers.get(worker_id)
+
     def unregister(self, worker_id: str, carrier: Carrier) -> None:
         """Forget a carrier, unless another has taken its place."""
         if self._carriers.get(worker_id) is carrier:

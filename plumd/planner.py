@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -13,19 +13,35 @@ from plumd.flow import params
 from plumd.flow.compile import compile_graph
 from plumd.flow.data import DECODE
 from plumd.flow.graph import Graph, RunPlan
-from plumd.model import StepBody, Submit, WorkflowBody, id_text, parse_id
+from plumd.model import StepBody, Submit, TaskDefBody, WorkflowBody, id_text, parse_id
 from plumd.store import definitions
-from plumd.store.definitions import Catalog
+from plumd.store.definitions import Catalog, Versioned
 from plumd.store.flows import PINS, LiveRow
 
 ENCODE: Final = msgspec.json.Encoder().encode
 TASK, WORKFLOW = 0, 1
 
 
+class Known(Protocol):
+    """The definitions of now: those of the catalog, or with some that are about to be saved."""
+
+    def task_def(self, number: int) -> Versioned[TaskDefBody] | None:
+        """By id."""
+
+    def task_def_named(self, name: str) -> Versioned[TaskDefBody] | None:
+        """By name."""
+
+    def workflow(self, number: int) -> Versioned[WorkflowBody] | None:
+        """By id."""
+
+    def workflow_named(self, name: str) -> Versioned[WorkflowBody] | None:
+        """By name."""
+
+
 class Current:
     """What compiling asks, answered with the versions of now; `pins` and `asked` are noted."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Known) -> None:
         self.catalog = catalog
         self.pins: list[int] = []
         self.asked: list[tuple[int, int]] = []
@@ -132,9 +148,9 @@ class Planner:
             found.append(0 if one is None else one.version)
         return tuple(found)
 
-    def check(self, body: WorkflowBody) -> None:
+    def check(self, body: WorkflowBody, known: Known | None = None) -> None:
         """Whether a workflow could run as it is written. Raises: Invalid."""
-        compile_graph(body, Current(self.catalog))
+        compile_graph(body, Current(known or self.catalog))
 
     def replan(self, row: LiveRow) -> RunPlan:
         """The plan of a run that goes on, with the versions that it began with.

@@ -22,6 +22,8 @@ from plumd.store import (
     kv,
     schedules,
     tasks,
+    triggers,
+    webhooks,
     workers,
 )
 from plumd.store.blobs import Blobs
@@ -88,6 +90,10 @@ class Retention:
             tx.db, now_ms - self.keep.tasks_ms, first_event, SLICE_ROWS))
         gone += await self.slices(lambda tx: keys.prune(tx.db, now_ms - KEY_MS, SLICE_ROWS))
         gone += await self.slices(lambda tx: schedules.prune(
+            tx.db, now_ms - self.keep.tasks_ms, SLICE_ROWS))
+        gone += await self.slices(lambda tx: triggers.prune(
+            tx.db, now_ms - self.keep.tasks_ms, SLICE_ROWS))
+        gone += await self.slices(lambda tx: webhooks.prune(
             tx.db, now_ms - self.keep.tasks_ms, SLICE_ROWS))
         gone += await self.forget_keys(now_ms)
         for number in await self.engine.store.read(devices.reporting):

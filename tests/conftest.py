@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,6 +15,21 @@ from tests.daemon.running import Running
 # How long an example takes says something of the machine, and nothing of the code.
 settings.register_profile("plum", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("plum")
+
+
+LONG: Final = (
+    "sim/test_seeds.py", "ui/test_axe.py", "ui/test_by_clicks.py", "test_docs.py",
+    "clients/test_conformance.py", "daemon/test_soak_short.py", "api/test_schemathesis.py",
+    "test_bench.py", "ui/test_truth.py", "clients/test_outage.py", "sdk/test_worker.py",
+    "sdk_c/test_c_client.py", "test_cron.py", "ui/test_node.py")
+"""Files of minutes. They begin first, or they would run alone at the end."""
+ROOT: Final = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first, the others as they were."""
+    places = {ROOT / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
 
 
 @pytest.hookimpl(wrapper=True)

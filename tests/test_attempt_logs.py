@@ -31,11 +31,11 @@ def text_of(page: LogPage | None) -> str:
 
 async def test_lines_are_kept_in_order_with_their_times(tmp_path: Path) -> None:
     async with running(tmp_path) as logs:
-        logs.note((1, 1), 5_000, ["one", "two\n"])
-        logs.note((1, 2), 5_000, ["of the second attempt"])
+        logs.note((1, 1), 5_000, ["one\n", "two\n"])
+        logs.note((1, 2), 5_000, ["of the second attempt\n"])
         await logs.settled()
-        logs.note((1, 1), 5_100, ["drei ü"])
-        logs.note((1, 1), 9_000, [""])
+        logs.note((1, 1), 5_100, ["drei ü\n"])
+        logs.note((1, 1), 9_000, ["\n"])
         await logs.settled()
         page = logs.read(1, 1, 0, 1 << 20)
         assert page is not None
@@ -52,7 +52,7 @@ async def test_lines_are_kept_in_order_with_their_times(tmp_path: Path) -> None:
 
 async def test_what_waits_at_the_end_is_written(tmp_path: Path) -> None:
     async with running(tmp_path) as logs:
-        logs.note((1, 1), 1, ["last words"])
+        logs.note((1, 1), 1, ["last words\n"])
     assert text_of(logs.read(1, 1, 0, 100)) == "last words\n"
 
 
@@ -99,7 +99,7 @@ async def test_a_slow_disk_costs_lines_and_nobody_waits(tmp_path: Path) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(logs.run)
         await logs.settled()
-        logs.note((1, 1), 2, ["again"])
+        logs.note((1, 1), 2, ["again\n"])
         await logs.settled()
         nursery.cancel_scope.cancel()
     text = text_of(logs.read(1, 1, 0, 64 << 20))
@@ -114,9 +114,9 @@ async def test_a_disk_that_fails_is_said_once_and_ends_nothing(
     (tmp_path / "attempts" / id_text(1)).write_text("in the way")
     async with running(tmp_path) as logs:
         for _ in range(3):
-            logs.note((1, 1), 1, ["lost"])
+            logs.note((1, 1), 1, ["lost\n"])
             await logs.settled()
-        logs.note((2, 1), 1, ["kept"])
+        logs.note((2, 1), 1, ["kept\n"])
         await logs.settled()
         assert text_of(logs.read(2, 1, 0, 100)) == "kept\n"
     assert [record.message for record in caplog.records] == ["lines of a task's log are lost"]

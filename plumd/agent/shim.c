@@ -7,7 +7,9 @@
  *
  *   claim        locked while the shim lives; its first write (pid, then the cgroups made, one a
  *                line) says: from here on the process may have run. So an attempt starts once.
- *   sock         a SOCK_SEQPACKET socket: "stop GRACE_MS REASON", "status"; its end is the end.
+ *   sock         a SOCK_SEQPACKET socket; its end is the end. "stop GRACE_MS REASON" and "status"
+ *                are answered with the state; "stats" with what the tree uses; "tail OFFSET" once,
+ *                as soon as the log goes beyond that; "lease BOOT_MS" renews the lease.
  *   log.X idx.X  segments of the output, X = offset of their first byte (hex). log is the plain
  *                bytes of both streams as they came; idx says who wrote them and when: pairs of
  *                uint64 (offset, ms << 8 | stream). The first 8 and the last 8 segments are kept.
@@ -15,6 +17,9 @@
  *
  * The launcher returns at once: 0 started, 3 this attempt was started before, 1 could not (why is
  * on stderr; nothing was claimed). Idle it sleeps in poll without a timeout.
+ *
+ * A process with a lease (lease_at_ms of the spec, CLOCK_BOOTTIME) is killed a little before that
+ * time unless somebody has renewed it: whoever should have done so may be stopped, or cut off.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -44,6 +49,8 @@
 enum { STARTED = 0, FAILED = 1, ALREADY = 3 };
 enum { CHUNK_BYTES = 65536, SEGMENTS = 16, SEGMENTS_KEPT = 8, CLIENTS_MAX = 8, SIGNALS_MAX = 8 };
 enum { INDEX_EVERY_MS = 1000, KILL_AGAIN_MS = 10, KILL_AGAIN_MS_MAX = 1000, STATUS_TRIES = 600 };
+enum { LEASE_EARLY_MS = 250 };      /* before its end, for a kill takes a while */
+enum { LEASE_LOOK_MS = 1000 };      /* poll does not count suspension, so it looks again */
 enum { RUNNING, STOPPING, KILLING };
 enum { UNIFIED, MEMORY, CPU, PIDS, GROUPS };
 enum { SIGNALS, LISTEN, STAGE, OUT, ERR, CLIENTS, FDS = CLIENTS + CLIENTS_MAX };
@@ -55,7 +62,7 @@ struct failure { char stage[12]; int error; };
 static struct {                     /* what was asked */
     char **argv, **envp;
     const char *cwd, *name;
-    int64_t log_bytes, grace_ms, memory_bytes, cpu_percent, pids;
+    int64_t log_bytes, grace_ms, memory_bytes, cpu_percent, pids, lease_at_ms;
     bool cgroups;
 } spec = {.cwd = "/", .name = "plum", .log_bytes = 64 << 20, .grace_ms = 10000, .cgroups = true};
 
@@ -82,6 +89,7 @@ static struct {                     /* the process and its end */
 static char groups[GROUPS][PATH_MAX];      /* "" = not made */
 static const char *limited[GROUPS];        /* how the limit of this kind is held */
 static struct pollfd fds[FDS];
+static struct { bool wanted; uint64_t offset; } tails[FDS];     /* who waits for more of the log */
 static int claim_fd = -1, status_fd = -1, report_fd = -1, write_ends[3];
 static char chunk[CHUNK_BYTES];
 
@@ -94,6 +102,7 @@ static int64_t clock_us(clockid_t id)
 
 static int64_t mono_ms(void) { return clock_us(CLOCK_MONOTONIC) / 1000; }
 static int64_t wall_ms(void) { return clock_us(CLOCK_REALTIME) / 1000; }
+static int64_t boot_ms(void) { return clock_us(CLOCK_BOOTTIME) / 1000; }   /* counts suspension */
 
 /* Tells the launcher how the start went. Only `code` 0 lets the shim live on. */
 static void report(char code, const char *what, int error)
@@ -152,6 +161,7 @@ static bool take_record(char *record, size_t *argc, size_t *envc)
     else if (!strcmp(record, "memory_bytes")) spec.memory_bytes = atoll(value);
     else if (!strcmp(record, "cpu_percent")) spec.cpu_percent = atoll(value);
     else if (!strcmp(record, "pids")) spec.pids = atoll(value);
+    else if (!strcmp(record, "lease_at_ms")) spec.lease_at_ms = atoll(value);
     else if (!strcmp(record, "cgroups")) spec.cgroups = atoi(value) != 0;
     else return !strcmp(record, "end");
     return true;
@@ -408,7 +418,12 @@ static bool read_stream(int slot)
 
 /* ---- the tree: every descendant, since orphans are given to us (subreaper) ------------------- */
 
-struct process { pid_t pid, parent; char state; unsigned long long start; };
+struct process {
+    pid_t pid, parent;
+    char state;
+    unsigned long long start, user_ticks, system_ticks;
+    long pages;
+};
 
 static bool look_at(pid_t pid, struct process *p)
 {
@@ -419,8 +434,9 @@ static bool look_at(pid_t pid, struct process *p)
     char *at = strrchr(text, ')');
     int parent;
     p->pid = pid;
-    if (!at || sscanf(at + 1, " %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d"
-                      " %*d %*d %llu", &p->state, &parent, &p->start) != 3)
+    if (!at || sscanf(at + 1, " %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu %*d %*d %*d %*d"
+                      " %*d %*d %llu %*u %ld", &p->state, &parent, &p->user_ticks,
+                      &p->system_ticks, &p->start, &p->pages) != 6)
         return false;
     p->parent = parent;
     return true;
@@ -462,8 +478,8 @@ static void send_to(const struct process *p, int number)
     close(fd);
 }
 
-/* Signals the whole tree; how many living processes there were in it. */
-static int signal_tree(int number)
+/* Our descendants in a table that the caller frees; how many they are. */
+static size_t tree(struct process **found)
 {
     size_t count = 0, room = 0;
     struct process *table = NULL;
@@ -483,7 +499,15 @@ static int signal_tree(int number)
     }
     if (proc)
         closedir(proc);
-    size_t ours = gather_ours(table, count);
+    *found = table;
+    return gather_ours(table, count);
+}
+
+/* Signals the whole tree; how many living processes there were in it. */
+static int signal_tree(int number)
+{
+    struct process *table;
+    size_t ours = tree(&table);
     if (number == SIGKILL)
         group_write(UNIFIED, "cgroup.kill", 1, "");
     int living = 0;
@@ -552,6 +576,13 @@ static void stop(int64_t grace_ms, const char *reason)
     }
     if (run.state == STOPPING && mono_ms() >= run.deadline_ms)
         kill_now();
+}
+
+static void end_of_lease(void)
+{
+    if (!*run.stop_reason)
+        snprintf(run.stop_reason, sizeof run.stop_reason, "lease");
+    kill_now();
 }
 
 /* ---- the start ----------------------------------------------------------------------------- */
@@ -772,6 +803,37 @@ static void finish(void)
     rmdir("work");                          /* goes only when the process left nothing in it */
 }
 
+/* What the tree uses now: "stats CPU_US MEMORY_BYTES PROCESSES PEAK_BYTES READ WRITTEN". */
+static int stats_text(char *text, size_t size)
+{
+    struct rusage gone;
+    struct process *table;
+    size_t ours = tree(&table);
+    int64_t pages = 0, living = 0, ticks = 0, read_bytes = 0, written = 0;
+    for (size_t i = 0; i < ours; i++) {
+        char path[64], io[512], *at;
+        ticks += (int64_t)(table[i].user_ticks + table[i].system_ticks);
+        pages += table[i].pages;
+        living += table[i].state != 'Z';
+        snprintf(path, sizeof path, "/proc/%d/io", (int)table[i].pid);
+        if (read_whole(path, io, sizeof io) > 0) {
+            if ((at = strstr(io, "\nread_bytes: "))) read_bytes += atoll(at + 13);
+            if ((at = strstr(io, "\nwrite_bytes: "))) written += atoll(at + 14);
+        }
+    }
+    free(table);
+    getrusage(RUSAGE_CHILDREN, &gone);
+    int64_t us = ((int64_t)gone.ru_utime.tv_sec + gone.ru_stime.tv_sec) * 1000000
+        + gone.ru_utime.tv_usec + gone.ru_stime.tv_usec + ticks * (1000000 / sysconf(_SC_CLK_TCK));
+    int memory = limited[MEMORY] && !strcmp(limited[MEMORY], "cgroup1") ? MEMORY : UNIFIED;
+    int64_t peak = group_read(memory, memory ? "memory.max_usage_in_bytes" : "memory.peak", NULL);
+    return snprintf(text, size, "stats %lld %lld %lld %lld %lld %lld", (long long)us,
+                    (long long)pages * sysconf(_SC_PAGESIZE), (long long)living,
+                    (long long)(peak > 0 ? peak : (int64_t)gone.ru_maxrss * 1024),
+                    (long long)(read_bytes + (int64_t)gone.ru_inblock * 512),
+                    (long long)(written + (int64_t)gone.ru_oublock * 512));
+}
+
 /* ---- the socket ---------------------------------------------------------------------------- */
 
 static void listen_here(void)
@@ -790,6 +852,7 @@ static void accept_client(void)
     for (int slot = CLIENTS; fd >= 0 && slot < FDS; slot++)
         if (fds[slot].fd < 0) {
             fds[slot].fd = fd;
+            tails[slot].wanted = false;
             return;
         }
     if (fd >= 0)
@@ -809,13 +872,38 @@ static void serve_client(int slot)
         return;
     }
     text[n] = 0;
+    if (!strncmp(text, "tail ", 5)) {
+        tails[slot].offset = (uint64_t)strtoull(text + 5, NULL, 10);
+        tails[slot].wanted = true;
+        return;
+    }
+    if (!strncmp(text, "stats", 5)) {
+        n = stats_text(text, sizeof text);
+        send(fds[slot].fd, text, (size_t)n, MSG_NOSIGNAL);
+        return;
+    }
+    if (!strncmp(text, "lease ", 6) && spec.lease_at_ms < atoll(text + 6))
+        spec.lease_at_ms = atoll(text + 6);
     if (!strncmp(text, "stop", 4)) {
         sscanf(text, "stop %lld %15[a-z]", &grace_ms, reason);
         stop(grace_ms, reason);
     }
     static const char *const states[] = {"running", "stopping", "killing"};
-    n = snprintf(text, sizeof text, "%s %d %d", states[run.state], (int)getpid(), (int)run.pid);
+    n = snprintf(text, sizeof text, "%s %d %d %lld", states[run.state], (int)getpid(),
+                 (int)run.pid, (long long)spec.lease_at_ms);
     send(fds[slot].fd, text, (size_t)n, MSG_NOSIGNAL);
+}
+
+/* Tells those who wait that there is more of the log than they have. */
+static void tell_tails(void)
+{
+    char text[32];
+    for (int slot = CLIENTS; slot < FDS; slot++)
+        if (fds[slot].fd >= 0 && tails[slot].wanted && out.total > tails[slot].offset) {
+            int n = snprintf(text, sizeof text, "log %llu", (unsigned long long)out.total);
+            tails[slot].wanted = false;
+            send(fds[slot].fd, text, (size_t)n, MSG_NOSIGNAL);
+        }
 }
 
 /* ---- the shim's life ----------------------------------------------------------------------- */
@@ -831,9 +919,14 @@ static void take_signals(void)
 
 static int timeout_ms(void)
 {
-    if (run.state == RUNNING)
+    int64_t left = run.state == RUNNING ? INT_MAX : run.deadline_ms - mono_ms();
+    if (run.state == RUNNING && !spec.lease_at_ms)
         return -1;
-    int64_t left = run.deadline_ms - mono_ms();
+    if (run.state != KILLING && spec.lease_at_ms) {
+        int64_t lease = spec.lease_at_ms - LEASE_EARLY_MS - boot_ms();
+        lease = lease > LEASE_LOOK_MS ? LEASE_LOOK_MS : lease;
+        left = lease < left ? lease : left;
+    }
     return left < 0 ? 0 : left > INT_MAX ? INT_MAX : (int)left;
 }
 
@@ -844,6 +937,9 @@ static void watch(void)
             kill_now();
         if (run.state != RUNNING && mono_ms() >= run.deadline_ms)
             kill_now();
+        if (run.state != KILLING && spec.lease_at_ms
+            && boot_ms() >= spec.lease_at_ms - LEASE_EARLY_MS)
+            end_of_lease();
         for (int slot = STAGE; slot <= ERR; slot++)
             if (fds[slot].fd >= 0 && fds[slot].revents)
                 slot == STAGE ? started() : (void)read_stream(slot);
@@ -854,6 +950,7 @@ static void watch(void)
                 serve_client(slot);
         if (fds[LISTEN].revents)
             accept_client();
+        tell_tails();
         for (int slot = 0; slot < FDS; slot++)
             fds[slot].revents = 0;
     }
@@ -927,6 +1024,8 @@ static void shim(void)
     if (error && error != EOPNOTSUPP && error != EINVAL)
         report(FAILED, "status", error);
     open_pipes();
+    if (spec.lease_at_ms && boot_ms() >= spec.lease_at_ms)
+        report(FAILED, "the lease is over", 0);
     make_groups();
     write_claim();
     report(STARTED, "", 0);

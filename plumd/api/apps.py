@@ -155,7 +155,7 @@ class Apps:
 def routes(handlers: Apps) -> list[Route]:
     """The table's part about apps."""
     tag, one = "apps", "/v1/apps/{id}"
-    read = partial(Route, "GET", tag=tag, permission="apps:read", lenient=True)
+    read = partial(Route, "GET", tag=tag, permission="apps:read")
     return [
         Route("POST", "/v1/apps/upload", handlers.upload,
               "Upload an app: a zip with start.sh and meta.ini", tag, "apps:write", body=bytes,
@@ -165,7 +165,8 @@ def routes(handlers: Apps) -> list[Route]:
              query=(LIMIT, CURSOR, Query("name", str, "Only versions of this app"))),
         read(one, handlers.get, "Get an app", answers={200: AppView}),
         Route("DELETE", one, handlers.delete, "Delete an app that no deployment uses", tag,
-              "apps:write", answers={204: None}, lenient=True),
+              "apps:write", answers={204: None}),
         read("/artifacts/{file}", handlers.download, "Download an app, or a range of it",
-             answers={200: bytes, 206: bytes, 304: None}, trusted=True, errors=(416,)),
+             answers={200: bytes, 206: bytes, 304: None}, trusted=True, lenient=True,
+             errors=(416,)),
     ]

@@ -103,7 +103,7 @@ class DeploymentRoutes:
     async def update(self, request: Request) -> Response:
         """Say it anew; what runs follows, copy by copy."""
         row = self.known(request)
-        body = self.body(request, lenient(request.body, DeploymentWrite))
+        body = self.body(request, strict(request.body, DeploymentWrite))
         version = if_match(request.headers)
         await self.room.ask(lambda: self.room.edit(row.number, body, version, "updated"))
         return self.shown(row.number)
@@ -119,7 +119,7 @@ class DeploymentRoutes:
         action = query_choice(request.query, "action", ACTIONS)
         if not action:
             raise Invalid(f"action is one of {', '.join(ACTIONS)}", field="action")
-        given = strict(request.body, Scale) if request.body.strip() else Scale()
+        given = lenient(request.body, Scale) if request.body.strip() else Scale()
         idempotency_key(request.headers)
         version, room = if_match(request.headers), self.room
         row = self.known(request)
@@ -192,7 +192,7 @@ class DeploymentRoutes:
         number = parse_id(request.query.get("deploymentId", "")) or 0
         if request.query.get("deploymentId"):
             self.current(number)
-        body = self.body(request, lenient(request.body, DeploymentWrite))
+        body = self.body(request, strict(request.body, DeploymentWrite))
         return answer(200, plan_view(self.room.plan(body, number)))
 
 
@@ -214,11 +214,11 @@ def scaled(body: Body, given: Scale) -> Body:
 def routes(handlers: DeploymentRoutes) -> list[Route]:
     """The table's part about deployments."""
     tag, base, one = "deployments", "/v1/deployments", "/v1/deployments/{id}"
-    read = partial(Route, "GET", tag=tag, permission="deployments:read", lenient=True)
-    write = partial(Route, tag=tag, permission="deployments:write", lenient=True)
+    read = partial(Route, "GET", tag=tag, permission="deployments:read")
+    write = partial(Route, tag=tag, permission="deployments:write")
     return [
         write("POST", base, handlers.create, "Create a deployment; it does not run yet",
-              body=DeploymentWrite, answers={200: Created}, query=(IDEMPOTENCY_KEY,)),
+              body=DeploymentWrite, answers={200: Created}, query=(IDEMPOTENCY_KEY,), lenient=True),
         read(base, handlers.page, "List deployments, newest first",
              answers={200: list[DeploymentView]},
              query=(LIMIT, CURSOR, Query("name", str, "Only those with this name"))),
@@ -231,7 +231,7 @@ def routes(handlers: DeploymentRoutes) -> list[Route]:
         write("DELETE", one, handlers.delete, "Delete a deployment; its instances end",
               answers={204: None}),
         write("POST", one, handlers.act, "Start, stop, scale or roll back a deployment",
-              body=Scale, body_optional=True, answers={200: DeploymentView},
+              body=Scale, body_optional=True, answers={200: DeploymentView}, lenient=True,
               query=(IF_MATCH, Query("action", str, "What to do", required=True,
                                      choices=ACTIONS))),
         read(one + "/instances", handlers.instances_of, "List a deployment's instances",

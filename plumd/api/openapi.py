@@ -42,6 +42,10 @@ class EventStream:
     """The type of an answer that is a stream of server-sent events."""
 
 
+class YamlText:
+    """The type of an answer that is a YAML document."""
+
+
 _REFS: Final = "#/components/schemas/{name}"
 _PLACEHOLDER = re.compile(r"\{([^}.]+)(\.\.\.)?\}")
 
@@ -106,7 +110,7 @@ def _types_of(routes: Sequence[Route]) -> list[object]:
     found: dict[str, object] = {}
     for route in routes:
         for kind in (route.body, *route.answers.values(), *(q.schema for q in route.query)):
-            if kind not in (None, bytes, EventStream):
+            if kind not in (None, bytes, EventStream, YamlText):
                 found.setdefault(_key(kind), kind)
     for query in (IDEMPOTENCY_KEY, LIMIT, CURSOR):
         found.setdefault(_key(query.schema), query.schema)
@@ -235,6 +239,8 @@ def _content(kind: object, by_type: Mapping[str, object]) -> Node:
         return {"application/octet-stream": {}}
     if kind is EventStream:
         return {"text/event-stream": {"schema": {"type": "string"}}}
+    if kind is YamlText:
+        return {"application/yaml": {"schema": {"type": "string"}}}
     if kind is str:
         return {"text/plain": {"schema": {"type": "string"}}}
     return {JSON: {"schema": by_type[_key(kind)]}}

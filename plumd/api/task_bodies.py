@@ -138,8 +138,8 @@ def target_of(kind: Kind, target_kind: str, target_ref: str) -> str:
         target_kind = "service"
     if (kind == Kind.SERVICE) != (target_kind == "service"):
         raise Invalid("targetKind service goes with the executor service", field="targetKind")
-    if kind == Kind.OS_PROCESS and target_kind not in ("", "node"):
-        raise Invalid("an os_process runs on a node: targetKind is empty or node",
+    if kind == Kind.OS_PROCESS and target_kind not in ("", "node", "labels"):
+        raise Invalid("an os_process runs on a node: targetKind is empty, node or labels",
                       field="targetKind")
     if target_kind and not target_ref:
         raise Invalid(f"a target of kind {target_kind} needs a targetRef", field="targetRef")

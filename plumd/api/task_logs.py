@@ -19,6 +19,7 @@ from plumd.model import Kind, TaskState, parse_attempt
 from plumd.store import tasks
 from plumd.store.store import Store
 from plumd.store.tasks import TaskRow
+from plumd.stream.session import LOCAL_PREFIX
 
 PLAIN: Final = "text/plain; charset=utf-8"
 FOLLOW_BYTES: Final = 256 * 1024
@@ -50,7 +51,7 @@ class TaskLogs:
         query = request.query
         number = query_int(query, "attempt", row.attempt, low=0, high=1 << 31)
         offset = query_int(query, "offset", 0, low=0, high=1 << 53)
-        if row.kind == Kind.EMBEDDED:
+        if row.kind == Kind.EMBEDDED or self.runs_elsewhere(row, number):
             return await self.said(request, row, number, offset)
         await self.log_begins(row, number)
         if query_bool(query, "follow"):
@@ -60,6 +61,15 @@ class TaskLogs:
         page = await trio.to_thread.run_sync(
             self.processes.read_log, row.id, number, offset, limit)
         return log_answer(page)
+
+    def runs_elsewhere(self, row: TaskRow, number: int) -> bool:
+        """Whether a node's agent carries this attempt of a process out, and tells what it prints.
+        """
+        worker_id = row.worker_id
+        if number != row.attempt:
+            past = self.context.store.peek(tasks.attempts, row.id)
+            worker_id = next((one.worker_id for one in past if one.attempt == number), None)
+        return bool(worker_id) and not str(worker_id).startswith(LOCAL_PREFIX)
 
     async def said(self, request: Request, row: TaskRow, number: int, offset: int) -> Response:
         """The lines that a worker said of an attempt."""

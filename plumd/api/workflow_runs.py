@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from plumd import flow
 from plumd.api.context import Context, Note, answer, id_param, once, remember, replayed, until
@@ -46,6 +46,15 @@ class WorkflowRunAsked(msgspec.Struct, frozen=True, rename="camel", forbid_unkno
     """The run's payload: its parameters, or, without `params`, what lies over every step's."""
 
     payload: Raw | UnsetType = UNSET
+
+
+class WorkflowActed(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True,
+                    omit_defaults=True):
+    """What an action on a workflow takes. run: a payload as above, and a version, if not the
+    current one; rollback: the version to go back to."""
+
+    payload: Raw | UnsetType = UNSET
+    version: Annotated[int, Meta(ge=1, le=1 << 31)] | None = None
 
 
 class StepWhy(msgspec.Struct, frozen=True, rename="camel"):
@@ -129,9 +138,13 @@ class WorkflowRuns:
     # ------------------------------------------------------------ beginning
 
     async def start(self, request: Request, workflow_id: int) -> Response:
-        """A run of a workflow; the body is a WorkflowRunAsked."""
-        return await self.begin(request, lambda run_id: self.context.planner.plan(
-            run_id, workflow_id, run_payload(request)))
+        """A run of a workflow; the body is a WorkflowActed."""
+        def plan(run_id: int) -> RunPlan:
+            asked = asked_of(request)
+            return self.context.planner.plan(run_id, workflow_id, payload_of(asked.payload),
+                                             version=asked.version or 0)
+
+        return await self.begin(request, plan)
 
     async def begin(self, request: Request, plan_of: PlanOf) -> Response:
         """Start the run that plan_of makes, once per Idempotency-Key."""
@@ -264,7 +277,19 @@ def run_payload(request: Request) -> bytes | None:
     """The payload that a run or an answer comes with. Raises: Malformed, Invalid, TooLarge."""
     if request.body.strip() in (b"", b"null"):
         return None
-    payload = flow.raw(strict(request.body, WorkflowRunAsked).payload)
+    return payload_of(strict(request.body, WorkflowRunAsked).payload)
+
+
+def asked_of(request: Request) -> WorkflowActed:
+    """What an action on a workflow is given. Raises: Malformed, Invalid."""
+    if request.body.strip() in (b"", b"null"):
+        return WorkflowActed()
+    return strict(request.body, WorkflowActed)
+
+
+def payload_of(given: Raw | UnsetType) -> bytes | None:
+    """A run's payload. Raises: TooLarge."""
+    payload = flow.raw(given)
     if payload is not None and len(payload) > INLINE_BYTES_MAX:
         raise TooLarge(f"a run's payload takes at most {INLINE_BYTES_MAX} bytes", field="payload")
     return payload

@@ -1,22 +1,62 @@
-"""What a workflow said at each time."""
+"""What a workflow said at each time, and what changed between."""
 
 from __future__ import annotations
 
+import msgspec
+
 from plumd.api.context import Context, answer, id_param
 from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
-from plumd.api.routes import Request, Response, Route
+from plumd.api.params import query_int
+from plumd.api.routes import Query, Request, Response, Route
+from plumd.api.task_defs import etag
 from plumd.api.tasks import before_of
-from plumd.api.workflows import WorkflowView, workflow_view
+from plumd.api.workflow_files import portable_of
+from plumd.api.workflows import Workflows, WorkflowView, workflow_view
 from plumd.errors import NotFound
+from plumd.flow.difference import Change, changes
 from plumd.store import definitions
 from plumd.store.definitions import WORKFLOWS, Versioned
 
 
-class WorkflowVersions:
-    """The handler."""
+class DiffView(msgspec.Struct, frozen=True, rename="camel"):
+    """What is different between two versions."""
 
-    def __init__(self, context: Context) -> None:
+    from_: int = msgspec.field(name="from")
+    to: int
+    changes: list[Change]
+
+
+class WorkflowVersions:
+    """The handlers."""
+
+    def __init__(self, context: Context, workflows: Workflows) -> None:
         self.context = context
+        self.workflows = workflows
+
+    async def one(self, request: Request) -> Response:
+        """One version; both times are those of the version."""
+        number = id_param(request, "workflow")
+        text = request.params["version"]
+        wanted = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+        if not wanted or self.context.catalog.workflow(number) is None:
+            raise NotFound("no such version")
+        rows = await self.context.store.read(
+            definitions.workflow_versions, number, wanted + 1, 1)
+        if not rows or rows[0][0] != wanted:
+            raise NotFound("no such version")
+        return answer(200, workflow_view(Versioned(number, wanted, rows[0][1], rows[0][2],
+                                                   rows[0][2])), etag(wanted))
+
+    async def diff(self, request: Request) -> Response:
+        """What changed from one version to another, by default from the last but one."""
+        to = query_int(request.query, "to", 0, low=1, high=1 << 31)
+        from_ = query_int(request.query, "from", 0, low=1, high=1 << 31)
+        found = self.workflows.current(id_param(request, "workflow"))
+        to = to or found.version
+        from_ = from_ or max(1, to - 1)
+        bodies = [portable_of(self.workflows.version_of(found, one).body, self.context.catalog)
+                  for one in (from_, to)]
+        return answer(200, DiffView(from_, to, changes(*bodies)))
 
     async def page(self, request: Request) -> Response:
         """All versions, newest first; both times are those of the version."""
@@ -35,6 +75,14 @@ class WorkflowVersions:
 
 def routes(handlers: WorkflowVersions) -> list[Route]:
     """The table's part about versions of workflows."""
-    return [Route("GET", "/v1/workflows/{id}/versions", handlers.page, "List all versions",
-                  "workflows", "workflows:read", answers={200: list[WorkflowView]},
-                  query=(LIMIT, CURSOR))]
+    read, tag, one = "workflows:read", "workflows", "/v1/workflows/{id}"
+    return [
+        Route("GET", one + "/versions", handlers.page, "List all versions", tag, read,
+              answers={200: list[WorkflowView]}, query=(LIMIT, CURSOR)),
+        Route("GET", one + "/versions/{version}", handlers.one, "Get a version", tag, read,
+              answers={200: WorkflowView}),
+        Route("GET", one + "/diff", handlers.diff, "What changed between two versions", tag, read,
+              answers={200: DiffView}, query=(
+                  Query("from", int, "The older one; default the one before `to`"),
+                  Query("to", int, "The newer one; default the current one"))),
+    ]

@@ -20,16 +20,17 @@ from plumd.api.run_views import RunView
 from plumd.api.task_bodies import Name, Seconds, TaskDefWrite, definition_of
 from plumd.api.task_defs import etag
 from plumd.api.tasks import BODY_MAX, before_of
-from plumd.api.workflow_runs import WorkflowRunAsked, WorkflowRuns
+from plumd.api.workflow_runs import WorkflowActed, WorkflowRuns, asked_of
 from plumd.errors import Invalid, NotFound, PlumError, WrongState
 from plumd.model import StepBody, WorkflowBody, id_text, parse_id
-from plumd.planner import Current
+from plumd.planner import Current, Known
 from plumd.store import definitions
 from plumd.store.definitions import WORKFLOWS, Versioned
 from plumd.store.keys import Answer
 from plumd.store.store import Tx
 
 STEPS_MAX: Final = 5_000
+ACTIONS: Final = ("run", "rollback")
 
 
 class WorkflowWrite(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True,
@@ -88,23 +89,29 @@ class Workflows:
 
     def body_of(self, request: Request) -> WorkflowBody:
         """What is written, checked whole. Raises: Invalid, with the place."""
-        given = strict(request.body, WorkflowWrite)
+        return self.checked(strict(request.body, WorkflowWrite), self.context.catalog)
+
+    def checked(self, given: WorkflowWrite, known: Known) -> WorkflowBody:
+        """A workflow as it is kept, if it could run. Raises: Invalid, with the place."""
         body = WorkflowBody(
-            given.name, self.steps_of(given.steps, "steps"), given.description, given.params,
-            given.timeout_sec, given.result, self.steps_of(given.on_failure, "onFailure"))
-        self.context.planner.check(body)
+            given.name, self.steps_of(given.steps, "steps", known), given.description,
+            given.params, given.timeout_sec, given.result,
+            self.steps_of(given.on_failure, "onFailure", known))
+        self.context.planner.check(body, known)
         return body
 
-    def steps_of(self, steps: Sequence[StepBody], where: str) -> tuple[StepBody, ...]:
+    def steps_of(self, steps: Sequence[StepBody], where: str,
+                 known: Known | None = None) -> tuple[StepBody, ...]:
         """The steps as they are kept: with what their definitions say. Raises: Invalid."""
-        return tuple(self.step_of(step, f"{where}[{index}]") for index, step in enumerate(steps))
+        return tuple(self.step_of(step, f"{where}[{index}]", known or self.context.catalog)
+                     for index, step in enumerate(steps))
 
-    def step_of(self, step: StepBody, where: str) -> StepBody:
+    def step_of(self, step: StepBody, where: str, known: Known) -> StepBody:
         """Raises: Invalid."""
         if step.body is not UNSET:
-            step = replace(step, body=self.steps_of(step.body, f"{where}.body"))
+            step = replace(step, body=self.steps_of(step.body, f"{where}.body", known))
         if step.workflow is not UNSET:
-            number = Current(self.context.catalog).workflow(step.workflow, f"{where}.workflow")
+            number = Current(known).workflow(step.workflow, f"{where}.workflow")
             step = replace(step, workflow=id_text(number))
         if step.task is not UNSET:
             try:
@@ -115,7 +122,8 @@ class Workflows:
             return replace(step, task=inner, name=step.name or inner.name)
         if not step.definition_id:
             return step
-        found = self.context.catalog.task_def(parse_id(step.definition_id) or 0)
+        found = (known.task_def(parse_id(step.definition_id) or 0)
+                 or known.task_def_named(step.definition_id))
         if found is None:
             raise Invalid("no such task definition", field=f"{where}.definitionId")
         if step.executor not in (None, "", found.body.executor):
@@ -202,10 +210,39 @@ class Workflows:
         return answer(200, [workflow_view(row) for row in rows], *link)
 
     async def act(self, request: Request) -> Response:
-        """?action=run"""
-        if query_choice(request.query, "action", ("run",)) != "run":
-            raise Invalid("action is run", field="action")
-        return await self.runs.start(request, id_param(request, "workflow"))
+        """?action=run or rollback"""
+        action = query_choice(request.query, "action", ACTIONS)
+        if not action:
+            raise Invalid(f"action is one of {', '.join(ACTIONS)}", field="action")
+        if action == "run":
+            return await self.runs.start(request, id_param(request, "workflow"))
+        return await self.rollback(request)
+
+    def version_of(self, found: Versioned[WorkflowBody], wanted: int) -> Versioned[WorkflowBody]:
+        """A version, current or past; 0 = the current one. Raises: NotFound."""
+        if wanted in (0, found.version):
+            return found
+        body = self.context.catalog.workflow_version(found.id, wanted)
+        if body is None:
+            raise NotFound(f"there is no version {wanted}")
+        return Versioned(found.id, wanted, body, found.created_ms, found.updated_ms)
+
+    async def rollback(self, request: Request) -> Response:
+        """A new version that says what an older one said; with If-Match only when nobody was
+        faster."""
+        asked = asked_of(request)
+        if asked.payload is not UNSET:
+            raise Invalid("only a run takes a payload", field="payload")
+        version = if_match(request.headers)
+        if asked.version is None:
+            raise Invalid("the version to go back to", field="version")
+        found = self.known(request)
+        body = self.version_of(found, asked.version).body
+        self.context.planner.check(body)
+        made = await self.engine.write(
+            lambda tx: definitions.update(tx, WORKFLOWS, found.id, body, version))
+        self.context.catalog.forget()
+        return answer(200, workflow_view(made), etag(made.version))
 
 
 def routes(handlers: Workflows) -> list[Route]:
@@ -224,7 +261,10 @@ def routes(handlers: Workflows) -> list[Route]:
               body_bytes_max=BODY_MAX),
         Route("DELETE", one, handlers.delete, "Delete a workflow and its history", tag, write,
               answers={204: None}),
-        Route("POST", one, handlers.act, "Run a workflow", tag, "workflows:run",
-              body=WorkflowRunAsked, body_optional=True, answers={201: RunView}, hot=True,
-              query=(PREFER, Query("action", str, "run", required=True, choices=("run",)))),
+        Route("POST", one, handlers.act, "Run a workflow, or go back to an older version", tag,
+              "workflows:run", body=WorkflowActed, body_optional=True,
+              answers={200: WorkflowView, 201: RunView}, hot=True,
+              query=(PREFER, IF_MATCH, Query("action", str, "run; rollback: a new version that "
+                                             "says what `version` said", required=True,
+                                             choices=ACTIONS))),
     ]

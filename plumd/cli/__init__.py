@@ -26,8 +26,10 @@ from plumd.cli import (
     schedules,
     system,
     tasks,
+    triggers,
+    webhooks,
     workers,
-    workflows,
+    workflow_files,
 )
 from plumd.cli.session import PlumGroup, Session
 from plumd.sdk.client import ProblemError, UnreachableError, WaitTimeoutError
@@ -51,9 +53,9 @@ def plum() -> None:
     """
 
 
-for noun in (tasks.group, definitions.group, workflows.group, run_steps.runs, schedules.group,
-             schedules.calendars, workers.workers, workers.services, devices.group, kv.group,
-             nodes.group, apps.group, deployments.group,
+for noun in (tasks.group, definitions.group, workflow_files.group, run_steps.runs, schedules.group,
+             schedules.calendars, triggers.group, webhooks.group, workers.workers, workers.services,
+             devices.group, kv.group, nodes.group, apps.group, deployments.group,
              system.events, system.status, system.stats, system.completion):
     plum.add_command(noun)
 

@@ -139,6 +139,29 @@ def update(session: Session, reference: str, body: JsonObject, if_version: int |
 
 
 @group.command()
+@click.argument("reference", metavar="NAME|ID")
+@limit_option
+@pass_session
+def versions(session: Session, reference: str, limit: int) -> None:
+    """List a workflow's versions, newest first."""
+    found = find(session.client, reference)
+    session.screen.items(session.client.items(path_of(found) + "/versions", limit=limit or None),
+                         "version", COLUMNS)
+
+
+@group.command()
+@click.argument("reference", metavar="NAME|ID")
+@click.option("--to", "version", type=click.IntRange(min=1), metavar="N", required=True,
+              help="The version to go back to.")
+@pass_session
+def rollback(session: Session, reference: str, version: int) -> None:
+    """Make a new version that says what an older one said."""
+    found = find(session.client, reference)
+    show(session, object_of(session.client.request(
+        "POST", path_of(found), {"version": version}, query={"action": "rollback"})))
+
+
+@group.command()
 @click.argument("references", metavar="NAME|ID...", nargs=-1, required=True)
 @pass_session
 def delete(session: Session, references: tuple[str, ...]) -> None:

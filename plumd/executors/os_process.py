@@ -341,7 +341,8 @@ def _outcome(directory: Path, attempt: Attempt, command: Command, status: shim.S
         return _stopped(attempt, status.stop_reason, f"by {how}", status, result)
     if status.exit_code == 0:
         return Outcome(Ending.SUCCEEDED, result=result)
-    error = _error(attempt, "exit_status", _reason(status), status)
+    out_of_memory = status.oom_kills > 0 and status.signal == signal.SIGKILL
+    error = _error(attempt, "oom" if out_of_memory else "exit_status", _reason(status), status)
     return Outcome(Ending.FAILED, result=result, error=error)
 
 

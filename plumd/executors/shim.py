@@ -73,7 +73,10 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Spec(NamedTuple):
-    """What a shim is asked to run. cwd "" = a directory of the attempt's own; limits: 0 = none."""
+    """What a shim is asked to run. cwd "" = a directory of the attempt's own; limits: 0 = none.
+
+    lease_at_ms: by CLOCK_BOOTTIME; then it is killed unless the lease is renewed. 0 = no lease.
+    """
 
     argv: Sequence[str]
     env: Mapping[str, str]
@@ -86,6 +89,7 @@ class Spec(NamedTuple):
     cpu_percent: int = 0
     pids: int = 0
     cgroups: bool = True
+    lease_at_ms: int = 0
 
 
 def own_directory(directory: Path) -> Path:
@@ -106,14 +110,15 @@ def prepare(directory: Path, spec: Spec) -> None:
     records += [f"cwd={spec.cwd or own_directory(directory)}", f"name={spec.name}",
                 f"grace_ms={spec.grace_ms}", f"log_bytes={spec.log_bytes_max}",
                 f"memory_bytes={spec.memory_bytes}", f"cpu_percent={spec.cpu_percent}",
-                f"pids={spec.pids}", f"cgroups={int(spec.cgroups)}", "end=", ""]
+                f"pids={spec.pids}", f"cgroups={int(spec.cgroups)}",
+                f"lease_at_ms={spec.lease_at_ms}", "end=", ""]
     if spec.stdin is not None:
-        _put(directory / "stdin", spec.stdin)
-    _put(directory / "spec", "\0".join(records).encode())
+        put(directory / "stdin", spec.stdin)
+    put(directory / "spec", "\0".join(records).encode())
     (directory / CLOSED).unlink(missing_ok=True)
 
 
-def _put(path: Path, content: bytes) -> None:
+def put(path: Path, content: bytes) -> None:
     """Replace a file in one step, so that a shim never reads half of it."""
     part = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -166,6 +171,42 @@ def connect(directory: Path) -> socket.socket | None:
 def stop_request(grace_ms: int, reason: str) -> bytes:
     """What to send over the line so that the tree ends; reason: lower-case letters."""
     return f"stop {grace_ms} {reason}".encode()
+
+
+def tail_request(offset: int) -> bytes:
+    """What to send to be told, once, as soon as the log goes beyond this."""
+    return f"tail {offset}".encode()
+
+
+def lease_request(at_ms: int) -> bytes:
+    """What to send to put the end of the lease off until then (CLOCK_BOOTTIME)."""
+    return f"lease {at_ms}".encode()
+
+
+def boot_ms() -> int:
+    """The clock that leases are counted by: it goes on while the machine is suspended."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+class Usage(NamedTuple):
+    """What a process's tree uses. cpu_us and the bytes read and written are sums so far."""
+
+    cpu_us: int
+    memory_bytes: int
+    processes: int
+    peak_memory_bytes: int
+    read_bytes: int
+    written_bytes: int
+
+
+STATS_REQUEST: Final = b"stats"
+
+
+def parse_usage(answer: bytes) -> Usage | None:
+    """The answer to STATS_REQUEST; None when it is another's."""
+    word, _, rest = answer.partition(b" ")
+    numbers = [int(part) for part in rest.split()] if word == b"stats" else []
+    return Usage(*numbers) if len(numbers) == len(Usage._fields) else None
 
 
 def read_status(directory: Path) -> Status | None:

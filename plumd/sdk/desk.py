@@ -7,6 +7,7 @@ Trio thread; only `Context` is touched by the threads of handlers.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
@@ -17,10 +18,13 @@ import trio
 from plumd.sdk.handlers import Context, Mode, Task, failed
 from plumd.sdk.log_lines import LogLines
 from plumd.sdk.outbox import Outbox
-from plumd.sdk.protocol import LOST, Attempt, Down, Failure, Progress, Result
+from plumd.sdk.pace import Pace
+from plumd.sdk.protocol import LOST, RETURNED, Attempt, Down, Failure, Page, Progress, Result
 
 SLICE_S: Final = 0.001
 """How long inline handlers run before the sender gets a turn with what is ready by then."""
+STUCK_S: Final = 0.1
+"""When no handler ended for so long, what waits here is given back for others."""
 
 
 @final
@@ -28,12 +32,14 @@ class Desk:
     """Starts what comes, stops what shall end, and gathers what is to be said about it.
 
     At most `capacity` handlers run at once, inline ones apart, for they run one by one; attempts
-    beyond it, which a worker with prefetch has in hand, wait for their turn.
+    beyond it wait for their turn.  adapts: it asks for as many of these as the pace of the handlers
+    suggests, and gives them back when the handlers turn slow.
     changed: unparked whenever there may be something new to say, or something ended.
     draining: no more attempts are wanted.  leaving: none is even started any more.
     """
 
-    def __init__(self, tasks: Mapping[str, Task], capacity: int) -> None:
+    def __init__(self, tasks: Mapping[str, Task], capacity: int,
+                 *, adapts: bool = False) -> None:
         self.outbox = Outbox()
         self.lines = LogLines()
         self.names: tuple[str, ...] = ()        # what the daemon shall send attempts of
@@ -44,7 +50,9 @@ class Desk:
         self.given_up = 0               # attempts that this worker let go, in its whole life
         self._tasks = tasks
         self._progress: dict[str, Progress] = {}
-        self._free = capacity
+        self.pace = Pace(capacity, adapts=adapts)
+        self._capacity = self._free = capacity
+        self._moved_s = 0.0             # when a waiting attempt came or a handler ended
         self._waiting: dict[str, tuple[Task, Attempt]] = {}
         self._coming: list[str] = []            # for inline handlers, in the message being taken
         self._threads = trio.CapacityLimiter(capacity)
@@ -90,8 +98,10 @@ class Desk:
 
     async def _start_all(self, attempts: Sequence[Attempt], unwanted: set[str]) -> None:
         """Start them in order; inline handlers are called here and now."""
-        pause_at = perf_counter() + SLICE_S
+        now_s = perf_counter()
+        pause_at = now_s + SLICE_S
         outbox, running = self.outbox, self.running
+        inline, inline_s = 0, 0.0
         for index, attempt in enumerate(attempts):
             if attempt.id in running or outbox.knows(attempt.id):
                 continue
@@ -110,9 +120,15 @@ class Desk:
                 result = task.answer(attempt, context)
                 assert result is not None, "nobody can stop an inline handler"
                 outbox.add(result)
-                if perf_counter() >= pause_at:
+                begun_s, now_s = now_s, perf_counter()
+                inline += 1
+                inline_s += now_s - begun_s
+                if now_s >= pause_at:
                     await self._pause([each.id for each in attempts[index + 1:]])
-                    pause_at = perf_counter() + SLICE_S
+                    now_s = perf_counter()
+                    pause_at = now_s + SLICE_S
+        if inline:
+            self.pace.note(inline_s, inline, 1)
 
     async def _pause(self, coming: list[str]) -> None:
         """Let the sender have a turn; it may say what is held, and these are to come."""
@@ -128,6 +144,7 @@ class Desk:
         scope = trio.CancelScope() if task.mode is Mode.ASYNC else None
         self.running[attempt.id] = Context(attempt, self._tell, self._log, scope)
         self._waiting[attempt.id] = (task, attempt)
+        self._moved_s = trio.current_time()
         self._start_waiting()
 
     def _start_waiting(self) -> None:
@@ -144,22 +161,26 @@ class Desk:
         """One async handler. Cancel: the worker stops; the daemon hears of it from others."""
         assert context.scope is not None, "an async handler has a scope"
         result: Result | None = None
+        begun_s = perf_counter()
         try:
             with context.scope:
                 result = await task.answer_async(attempt, context)
         except Exception as error:  # the wall around the user's code
             result = failed(attempt, error, context)
-        self._ended(context, result)
+        self._ended(context, result, perf_counter() - begun_s)
 
     async def _run_thread(self, task: Task, attempt: Attempt, context: Context) -> None:
         """One plain handler in a thread. Cancel: the thread is left to itself."""
+        begun_s = perf_counter()
         result = await trio.to_thread.run_sync(
             task.answer, attempt, context, abandon_on_cancel=True, limiter=self._threads)
-        self._ended(context, result)
+        self._ended(context, result, perf_counter() - begun_s)
 
-    def _ended(self, context: Context, result: Result | None) -> None:
+    def _ended(self, context: Context, result: Result | None, spent_s: float) -> None:
         """A handler is done, and its slot free."""
         self._free += 1
+        self._moved_s = trio.current_time()
+        self.pace.note(spent_s, 1, self._capacity)
         self._start_waiting()
         if self.running.get(context.id) is context:     # else nobody waits for it any more
             self._report(context, result)
@@ -193,6 +214,19 @@ class Desk:
             # Not here, so it does not run here: that is what the daemon waits to hear.
             self.outbox.add(Result(attempt_id, stopped=True))
 
+    @property
+    def stuck_at_s(self) -> float:
+        """When what waits here is given back, unless something ends before; a time of trio's."""
+        return self._moved_s + STUCK_S if self._waiting and self.pace.asked else math.inf
+
+    def give_back(self) -> None:
+        """Let others have what waits here: it has not begun."""
+        self.pace.slow()
+        for attempt_id in self._waiting:
+            del self.running[attempt_id]
+            self.outbox.add(Result(attempt_id, error=Failure(RETURNED)))
+        self._waiting.clear()
+
     def give_up(self, why: str) -> None:
         """Tell all handlers to end, because this worker cannot vouch for them any more."""
         for context in self.running.values():
@@ -218,6 +252,10 @@ class Desk:
         for progress in latest:
             del self._progress[progress.id]
         return latest
+
+    def take_page(self) -> Page | None:
+        """Of output that the daemon asked to see; only an agent keeps any."""
+        return None
 
     @property
     def has_progress(self) -> bool:

@@ -33,12 +33,12 @@ class LogLines:
         """Whether there is enough for a message of its own."""
         return len(self._lines) >= LOG_LINES_MAX or self._chars >= MESSAGE_CHARS
 
-    def add(self, attempt_id: str, text: str) -> None:
-        """One more text; a long one goes as several lines."""
+    def add(self, attempt_id: str, text: str, *, part: bool = False) -> None:
+        """One more text; a long one goes as several lines. part: its line ends where it says."""
         pieces = [text[at:at + LOG_CHARS_MAX] for at in range(0, len(text), LOG_CHARS_MAX)] or [""]
         with self._lock:
             for piece in pieces:
-                self._lines.append(LogLine(attempt_id, piece))
+                self._lines.append(LogLine(attempt_id, piece, part))
                 self._chars += len(piece) + 1
             while self._chars > WAITING_CHARS_MAX:
                 self._chars -= len(self._lines.popleft().text) + 1

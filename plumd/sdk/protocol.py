@@ -44,9 +44,14 @@ ERROR_CHARS_MAX: Final = 65_536
 PROGRESS_CHARS_MAX: Final = 4_096
 LOG_CHARS_MAX: Final = 4_096
 LOG_LINES_MAX: Final = 1_000
+PAGE_BYTES_MAX: Final = 1 << 20
+PAGES_MAX: Final = 8
 DEPTH_MAX: Final = 200
 LOST: Final = "lost"
 """The error code of an attempt that its worker gave up: contact lost, or stopped in the middle."""
+
+RETURNED: Final = "returned"
+"""The error code of an attempt that its worker had in hand and gives back before it began."""
 
 EMPTY: Final = Raw()
 """No value. It is left out of messages, because it is this very object."""
@@ -79,15 +84,21 @@ class LocalProtocolError(ProtocolError):
 
 
 class Failure(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
-    """Why an attempt did not succeed. detail: more facts, any JSON."""
+    """Why an attempt did not succeed. detail: more facts, any JSON.
+
+    exit_code, signal: how the process ended, where it was one.
+    """
 
     code: Word = ""
     message: Annotated[str, Meta(max_length=ERROR_CHARS_MAX)] = ""
     detail: Raw = EMPTY
+    exit_code: int | None = None
+    signal: Word = ""
 
 
 class Result(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
-    """How an attempt ended. Without result and error it succeeded with null.
+    """How an attempt ended. Without result and error it succeeded with null; with both it failed
+    and left something all the same.
 
     stopped: it ended because of a cancel notice.  retry=False: another try would end the same
     way.  retry_after_sec: wait at least so long before the next try.
@@ -106,7 +117,7 @@ class Result(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
         if error is None:
             return 256 + len(self.result)
         text_chars = len(error.code) + len(error.message)
-        return 256 + len(self.result) + 6 * text_chars + len(error.detail)
+        return 512 + len(self.result) + 6 * text_chars + len(error.detail)
 
 
 class Progress(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
@@ -118,10 +129,12 @@ class Progress(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False
 
 
 class LogLine(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
-    """A line of an attempt's log; a line break is added where it has none."""
+    """A line of an attempt's log; a line break is added where it has none, but for a part of one.
+    """
 
     id: Id
     text: Annotated[str, Meta(max_length=LOG_CHARS_MAX)]
+    part: bool = False
 
 
 class Register(Struct, frozen=True, omit_defaults=True, rename="camel"):
@@ -142,12 +155,45 @@ class Register(Struct, frozen=True, omit_defaults=True, rename="camel"):
     version: Annotated[int, Meta(ge=1)] = VERSION
 
 
+class Look(Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """The wish to see a part of what an instance printed; asked of agents alone.
+
+    ref: names the answer.  run: which start of it, from 1; 0 = the latest.  offset < 0 counts from
+    the end.  wait_sec: the answer may wait so long for something behind the offset.
+    """
+
+    ref: Word
+    instance_id: Annotated[str, Meta(max_length=1_000)]
+    run: Count = 0
+    offset: int = 0
+    limit: Annotated[int, Meta(ge=1, le=PAGE_BYTES_MAX)] = 65_536
+    wait_sec: Seconds = 0.0
+
+
+class Page(Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """The answer to a look. run 0: nothing is kept of such an instance, or of such a run.
+
+    last_run: the latest there is.  finished: no more will come of this run, and this is its end.
+    """
+
+    ref: Word
+    run: Count = 0
+    last_run: Count = 0
+    data: Annotated[bytes, Meta(max_length=PAGE_BYTES_MAX)] = b""
+    next_offset: Count = 0
+    size: Count = 0
+    left_out: Count = 0
+    finished: bool = False
+
+
 class Up(Struct, frozen=True, omit_defaults=True, rename="camel"):
     """What a worker says in one message; absent = nothing of that kind.
 
     holding: ids of the attempts that run or are not yet acknowledged; None = not told.
     seq: number of this batch of results, counted by the worker from 1, never reused on a line.
-    logs: lines for the logs of attempts that run.  tasks: from now on these are all its names.
+    logs: lines for the logs of attempts that run.  pages: answers to looks.
+    tasks: from now on these are all its names.
+    ahead: so many attempts it wants in hand beyond its capacity; on a new line it wants none.
     drain: it wants no more attempts.  bye: it leaves for good and holds nothing any more.
     wait_sec, max: exchange only: how long the answer may wait for attempts, and how many it takes.
     """
@@ -159,7 +205,9 @@ class Up(Struct, frozen=True, omit_defaults=True, rename="camel"):
     results: Annotated[list[Result], Meta(max_length=ITEMS_MAX)] = []
     progress: Annotated[list[Progress], Meta(max_length=ITEMS_MAX)] = []
     logs: Annotated[list[LogLine], Meta(max_length=LOG_LINES_MAX)] = []
+    pages: Annotated[list[Page], Meta(max_length=PAGES_MAX)] = []
     tasks: Annotated[list[Name], Meta(max_length=ITEMS_MAX)] | None = None
+    ahead: Annotated[int, Meta(ge=0, le=CAPACITY_MAX)] | None = None
     beat: bool = False
     drain: bool = False
     bye: bool = False
@@ -228,6 +276,7 @@ class Down(Struct, frozen=True, omit_defaults=True, rename="camel"):
     refused: Annotated[list[Refused], Meta(max_length=HOLDING_MAX)] = []
     attempts: Annotated[list[Attempt], Meta(max_length=ITEMS_MAX)] = []
     cancel: Annotated[list[CancelNotice], Meta(max_length=HOLDING_MAX)] = []
+    looks: Annotated[list[Look], Meta(max_length=ITEMS_MAX)] = []
     drain: bool = False
     error: PeerError | None = None
 
@@ -338,9 +387,6 @@ class DaemonEnd:
             if up.seq <= self._seq:
                 raise RemoteProtocolError(f"results numbered {up.seq} after {self._seq}")
             self._seq = up.seq
-            for result in up.results:
-                if result.error is not None and len(result.result):
-                    raise RemoteProtocolError(f"{result.id!r} has both a result and an error")
         elif up.seq:
             raise RemoteProtocolError("a batch number without results")
         _check_ids(up)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from typing import Final, final
+from collections.abc import Sized
+from typing import Final, Protocol, final
 
 import msgspec
 import trio
 
-from plumd.sdk.desk import Desk
 from plumd.sdk.handlers import PROGRESS_TEXT_CHARS
 from plumd.sdk.line import Line, LineClosed
-from plumd.sdk.log_lines import MESSAGE_BYTES
+from plumd.sdk.log_lines import MESSAGE_BYTES, LogLines
+from plumd.sdk.outbox import Outbox
+from plumd.sdk.pace import Pace
 from plumd.sdk.protocol import (
     Down,
+    Page,
+    Progress,
     Register,
     Registered,
     RemoteProtocolError,
@@ -44,6 +48,41 @@ class TurnedAway(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
+
+
+class Speaker(Protocol):
+    """What has something to say on a line: see `Desk`."""
+
+    outbox: Outbox
+    lines: LogLines
+    names: tuple[str, ...]
+    changed: trio.lowlevel.ParkingLot
+    pace: Pace
+    draining: bool
+    leaving: bool
+
+    @property
+    def running(self) -> Sized: ...
+
+    @property
+    def has_progress(self) -> bool: ...
+
+    @property
+    def stuck_at_s(self) -> float: ...
+
+    def give_back(self) -> None: ...
+
+    def holding(self) -> list[str]: ...
+
+    def wake(self) -> None: ...
+
+    def give_up(self, why: str) -> None: ...
+
+    def take_progress(self, items_max: int) -> list[Progress]: ...
+
+    def take_page(self) -> Page | None: ...
+
+    async def take(self, down: Down) -> None: ...
 
 
 @final
@@ -78,7 +117,7 @@ class Talk:
     registered: the daemon took us on this line.  bye_said: it knows that we leave.
     """
 
-    def __init__(self, desk: Desk, lease: Lease, line: Line) -> None:
+    def __init__(self, desk: Speaker, lease: Lease, line: Line) -> None:
         self.registered = False
         self.bye_said = False
         self._desk = desk
@@ -88,6 +127,7 @@ class Talk:
         self._over = False      # the daemon said its last, or what nobody understands
         self._drain_said = False
         self._names_said: tuple[str, ...] = ()
+        self._ahead_said = 0
         self._sent_s = 0.0
         self._progress_s = -PROGRESS_S
         self._speaking = False  # a message is on its way out: the next one waits for it
@@ -141,12 +181,15 @@ class Talk:
     def _due_s(self) -> float:
         """When there is something to say even if nothing happens: a beat, or held-back progress."""
         beat_s, waiting = self._sent_s + self._lease.beat_s, self._desk.has_progress
+        beat_s = min(beat_s, self._desk.stuck_at_s)
         waiting = waiting or bool(self._desk.lines)
         return min(beat_s, self._progress_s + PROGRESS_S) if waiting else beat_s
 
     def _collect(self, *, bye: bool = False) -> Up | None:
         """All that is to be said now, in one message; None when there is nothing."""
         desk, now = self._desk, trio.current_time()
+        if now >= desk.stuck_at_s:
+            desk.give_back()
         in_time = now >= self._progress_s + PROGRESS_S
         # The lines of an attempt go before its result: behind it nobody takes them.
         lines = desk.lines.take() if desk.lines and (
@@ -158,7 +201,10 @@ class Talk:
         drain = desk.draining and not self._drain_said
         bye = bye or (desk.leaving and not desk.running and not desk.outbox)
         beat = now >= self._sent_s + self._lease.beat_s
+        ahead = None if desk.pace.wanted == self._ahead_said else desk.pace.wanted
         said = bool(seq or lines) or names is not None or drain or bye or beat
+        page = None if seq else desk.take_page()    # results go first, and may fill a message
+        said = said or ahead is not None or page is not None
         progress = []
         if desk.has_progress and (said or in_time):
             progress = desk.take_progress(min(self._end.items_max, PROGRESS_ITEMS))
@@ -167,7 +213,9 @@ class Talk:
         if not (said or progress):
             return None
         self._drain_said, self._names_said = desk.draining, desk.names
+        self._ahead_said = desk.pace.wanted
         return Up(seq=seq, results=results, progress=progress, logs=lines, tasks=names,
+                  pages=[] if page is None else [page], ahead=ahead,
                   beat=beat and not seq, drain=drain, bye=bye)
 
     async def listen(self) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import secrets
 import socket
 import ssl
@@ -25,27 +24,20 @@ from typing import Final, Literal, TypeVar, final
 
 import msgspec
 import trio
-import trio_websocket
 
 from plumd.sdk.desk import Desk
 from plumd.sdk.handlers import Handler, Task
-from plumd.sdk.line import Dial, Line, LineClosed, Unreachable, websocket_dial
+from plumd.sdk.keeping import GOODBYE_S, Keeper, first_error
+from plumd.sdk.line import Dial, websocket_dial
 from plumd.sdk.poll import poll_dial
-from plumd.sdk.protocol import Register, RemoteProtocolError
+from plumd.sdk.protocol import Register
 from plumd.sdk.signals import serve_until_signaled
-from plumd.sdk.talk import Lease, Talk, TurnedAway
+from plumd.sdk.talk import Lease, TurnedAway
 
 log = logging.getLogger("plumd.sdk")
 
-RETRY_S_FIRST: Final = 0.25
-RETRY_S_MAX: Final = 15.0
-REDIAL_S_MAX: Final = 1.5
-"""Where nobody answers, a try costs the daemon nothing; so the line is back soon after it is."""
-SETTLED_S: Final = 5.0
-"""A line that held so long is one that works: the next pauses start small again."""
 STOP_GRACE_S: Final = 2.0
 FLUSH_S: Final = 5.0
-GOODBYE_S: Final = 1.0
 
 Transport = Literal["websocket", "long-poll"]
 _Handler = TypeVar("_Handler", bound=Handler)
@@ -57,7 +49,8 @@ class Worker:
 
     url: where the daemon's API is.  capacity: how many attempts at once.  prefetch: how many more
     it may have in hand, so that it need not wait for the daemon between short tasks; an attempt's
-    timeout runs while it waits here, and no other worker can take it.  worker_id: stays the
+    timeout runs while it waits here, and no other worker can take it. None: what it carries out in
+    5 ms, so none where tasks take long, and given back when they turn slow.  worker_id: stays the
     same over restarts if given; else drawn from host, process and chance.  beat_s: how often the
     daemon hears of it at least; three beats without a word and its attempts are lost.
     drain_timeout_s: how long attempts in hand may still run once it shall stop.
@@ -66,14 +59,14 @@ class Worker:
     What an agent puts into the environment of its processes is the default for url and names.
     """
 
-    def __init__(self, url: str | None = None, *, capacity: int = 4, prefetch: int = 0,
+    def __init__(self, url: str | None = None, *, capacity: int = 4, prefetch: int | None = None,
                  labels: Mapping[str, str] | None = None, node_id: str | None = None,
                  worker_id: str | None = None, instance_id: str | None = None,
                  app_name: str | None = None, app_version: str | None = None,
                  beat_s: float = 10.0, drain_timeout_s: float = 30.0, token: str | None = None,
                  ssl_context: ssl.SSLContext | None = None, transport: Transport = "websocket",
                  dial: Dial | None = None) -> None:
-        if capacity < 1 or prefetch < 0:
+        if capacity < 1 or (prefetch or 0) < 0:
             raise ValueError(f"capacity {capacity} or prefetch {prefetch} is out of range")
         environ = os.environ
         chance = secrets.token_hex(3)
@@ -83,8 +76,8 @@ class Worker:
         self._where = url
         self._tasks: dict[str, Task] = {}
         self._register = Register(
-            session=secrets.token_hex(8), tasks=[], capacity=capacity + prefetch, beat_sec=beat_s,
-            labels=dict(labels or {}),
+            session=secrets.token_hex(8), tasks=[], capacity=capacity + (prefetch or 0),
+            beat_sec=beat_s, labels=dict(labels or {}),
             node_id=_pick(node_id, "WORKER_NODE_ID"),
             instance_id=_pick(instance_id, "PLUM_INSTANCE_ID"),
             app_name=_pick(app_name, "PLUM_APP_NAME"),
@@ -92,9 +85,10 @@ class Worker:
         # The daemon would refuse what is out of range, again and again: better to fail here.
         msgspec.convert(msgspec.to_builtins(self._register), Register)
         self._drain_timeout_s = drain_timeout_s
-        self._desk = Desk(self._tasks, capacity)
+        self._desk = Desk(self._tasks, capacity, adapts=prefetch is None)
         self._dial = dial or self._dial_of(transport, url, token, ssl_context)
         self._lease = Lease(beat_s)
+        self._keeper = Keeper(self._dial, url, self._desk, self._lease, self._register)
         self._drain_asked = trio.Event()
         self._scope = trio.CancelScope()
         self._served = False
@@ -193,10 +187,10 @@ class Worker:
                 work.start_soon(self._watch_lease)
                 work.start_soon(self._wind_down)
                 with self._scope:
-                    await self._keep_line()
+                    await self._keeper.keep()
                 work.cancel_scope.cancel()
         except* TurnedAway as group:
-            turned_away = _first(group)
+            turned_away = first_error(group)
         if turned_away is not None:
             raise turned_away
 
@@ -239,66 +233,7 @@ class Worker:
         await trio.sleep(GOODBYE_S)  # the daemon closes the line before that
         self._scope.cancel()
 
-    async def _keep_line(self) -> None:
-        """Keep a line open; dial again, with growing pauses, whenever it is lost."""
-        tries = 0
-        while True:
-            base_s = trio.current_time()
-            talk, reason = await self._one_line()
-            if talk is not None and talk.bye_said:
-                return
-            now_s = trio.current_time()
-            if talk is not None and talk.registered:
-                tries, base_s = 0 if now_s - base_s > SETTLED_S else tries, now_s
-            if tries < 2:
-                log.warning("no line to %s: %s", self._where, reason)
-            limit_s = REDIAL_S_MAX if isinstance(reason, Unreachable) else RETRY_S_MAX
-            # Full jitter, so that a fleet does not come back in step.
-            pause_s = random.uniform(0, min(limit_s, RETRY_S_FIRST * 2 ** min(tries, 10)))
-            await trio.sleep_until(base_s + pause_s)
-            tries += 1
-
-    async def _one_line(self) -> tuple[Talk | None, Exception]:
-        """Dial and talk until the line ends: (the talk, if it came to one; why it ended).
-
-        Cancel: takes leave if the line still carries that.
-        """
-        line: Line | None = None
-        talk: Talk | None = None
-        reason: Exception = LineClosed("the line ended")
-        leaving = True
-        try:
-            try:
-                async with trio.open_nursery() as nursery:
-                    line = await self._dial(nursery)
-                    talk = Talk(self._desk, self._lease, line)
-                    nursery.start_soon(talk.speak, self._register)
-                    nursery.start_soon(talk.watch)
-                    await talk.listen()
-            except* (LineClosed, RemoteProtocolError, trio_websocket.HandshakeError) as group:
-                reason = _first(group)
-            leaving = False
-        finally:
-            # Inside the nursery nobody could tell the end of the worker from that of a line.
-            with trio.move_on_after(GOODBYE_S, shield=True):
-                if leaving and talk is not None:
-                    self._desk.abandon("the worker stopped")
-                    await talk.last_words()
-                if line is not None:
-                    await line.close()
-        self._desk.outbox.rewind()
-        return talk, reason
-
 
 def _pick(given: str | None, variable: str) -> str:
     """What was given, else what the environment says."""
     return given if given is not None else os.environ.get(variable, "")
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> Exception:
-    """The first plain error in a group."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, Exception)
-    return error

@@ -128,7 +128,7 @@ def update(tx: Tx, kind: Kind[Body], number: int, body: Body,
 def delete_task_def(tx: Tx, number: int) -> None:
     """Remove a task definition; tasks that it made, and its versions, stay.
 
-    Raises: NotFound; WrongState while a workflow uses it.
+    Raises: NotFound; WrongState while a workflow, schedule or trigger uses it.
     """
     old = get(tx.db, TASK_DEFS, number)
     if old is None:
@@ -144,6 +144,14 @@ def in_use(tx: Tx, number: int) -> None:
         body = WORKFLOWS.decode(row[0])
         if any(step.definition_id == id_text(number) for step in every_step(body)):
             raise WrongState(f"the workflow {body.name!r} uses this task definition")
+    not_started(tx, number, "this task definition")
+
+
+def not_started(tx: Tx, number: int, what: str) -> None:
+    """Raises WrongState while a schedule or a trigger starts it, or waits for it."""
+    text = id_text(number)
+    for kind, name in tx.db.execute(SQL["users_of"], (text, text, text)):
+        raise WrongState(f"the {kind} {name!r} uses {what}")
 
 
 def every_step(body: WorkflowBody) -> Iterator[StepBody]:
@@ -159,7 +167,8 @@ def every_step(body: WorkflowBody) -> Iterator[StepBody]:
 def hide_workflow(tx: Tx, number: int) -> None:
     """Take a workflow away at once; its runs are removed in slices afterwards.
 
-    Raises: NotFound; WrongState while another workflow has it as a step.
+    Raises: NotFound; WrongState while another workflow has it as a step, or a schedule or trigger
+    uses it.
     """
     old = get(tx.db, WORKFLOWS, number)
     if old is None:
@@ -169,6 +178,7 @@ def hide_workflow(tx: Tx, number: int) -> None:
         if body.name != old.body.name and any(step.workflow == id_text(number)
                                               for step in every_step(body)):
             raise WrongState(f"the workflow {body.name!r} runs this one as a step")
+    not_started(tx, number, "this workflow")
     tx.db.execute(SQL["hide_workflow"], (tx.now_ms, number))
     tx.emit("workflow", id_text(number), "deleted", old.body.name, tx.now_ms)
 

@@ -76,3 +76,9 @@ DELETE FROM workflows WHERE id = ?;
 
 -- name: forget_workflow_versions
 DELETE FROM workflow_versions WHERE workflow_id = ?;
+
+-- Schedules and triggers that start it; a trigger may also wait for its end.
+-- name: users_of
+SELECT 'schedule', name FROM schedules WHERE target = ? AND target <> ''
+UNION ALL SELECT 'trigger', name FROM triggers WHERE target = ?
+UNION ALL SELECT 'trigger', name FROM triggers WHERE watched = ? AND watched <> '' LIMIT 1;

@@ -197,7 +197,8 @@ def create(tx: Tx, number: int, body: ScheduleBody, plan: Plan) -> ScheduleRow:
     """Add a schedule. Raises: Exists when the name is taken, NotFound for a calendar."""
     if by_name(tx.db, body.name) is not None:
         raise Exists(f"a schedule named {body.name!r} exists", field="name")
-    tx.db.execute(SQL["insert"], (number, body.name, ENCODE(body), tx.now_ms, tx.now_ms))
+    tx.db.execute(SQL["insert"], (number, body.name, ENCODE(body), target_of(body), tx.now_ms,
+                                  tx.now_ms))
     _put_plan(tx, plan)
     _use_calendars(tx, number, body)
     tx.emit("schedule", id_text(number), "created", body.name, tx.now_ms)
@@ -220,7 +221,8 @@ def update(tx: Tx, old: ScheduleRow, body: ScheduleBody, plan: Plan,
         raise WrongState("somebody else has changed it in this moment; look and try again")
     if body.name != now.body.name and by_name(tx.db, body.name) is not None:
         raise Exists(f"a schedule named {body.name!r} exists", field="name")
-    tx.db.execute(SQL["update"], (body.name, plan.version, ENCODE(body), tx.now_ms, old.id))
+    tx.db.execute(SQL["update"], (body.name, plan.version, ENCODE(body), target_of(body),
+                                  tx.now_ms, old.id))
     # What fired in this very commit counts, so the plan is moved on from the row as it is.
     _put_plan(tx, msgspec.structs.replace(plan, done_ms=max(plan.done_ms, now.done_ms)))
     tx.db.execute(SQL["leave_calendars"], (old.id,))
@@ -233,6 +235,11 @@ def update(tx: Tx, old: ScheduleRow, body: ScheduleBody, plan: Plan,
     tx.emit("schedule", id_text(old.id), what, body.name, tx.now_ms)
     return ScheduleRow(old.id, plan.version, body, old.created_ms, tx.now_ms, now.done_ms,
                        plan.next_ms, plan.due_ms)
+
+
+def target_of(body: ScheduleBody) -> str:
+    """The id of what it starts."""
+    return body.workflow_id or body.def_id
 
 
 def _put_plan(tx: Tx, plan: Plan) -> None:

@@ -1,8 +1,9 @@
 -- name: insert
-INSERT INTO schedules (id, name, version, body, created_ms, updated_ms) VALUES (?,?,1,?,?,?);
+INSERT INTO schedules (id, name, version, body, target, created_ms, updated_ms)
+VALUES (?,?,1,?,?,?,?);
 
 -- name: update
-UPDATE schedules SET name = ?, version = ?, body = ?, updated_ms = ? WHERE id = ?;
+UPDATE schedules SET name = ?, version = ?, body = ?, target = ?, updated_ms = ? WHERE id = ?;
 
 -- name: delete
 DELETE FROM schedules WHERE id = ?;

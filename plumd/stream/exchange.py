@@ -57,7 +57,8 @@ class Exchanges:
         except RemoteProtocolError as error:
             raise refusal_of(error, request.body) from None
         if up.register is not None:
-            check_names(worker_id, up.register.tasks, "id", "register.tasks")
+            check_names(worker_id, up.register.tasks, "id", "register.tasks",
+                        up.register.node_id)
         session, join = self._session(worker_id, up, request.peer)
         if up.tasks is not None:
             join = msgspec.structs.replace(session.rename(up.tasks), holding=join.holding)

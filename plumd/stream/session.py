@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Final
 
 import msgspec
@@ -15,7 +16,10 @@ import trio
 from plumd.engine import Ask, Engine
 from plumd.errors import Invalid, PlumError
 from plumd.model import (
+    AGENT_PREFIX,
     INLINE_BYTES_MAX,
+    OS_PROCESS_POOL,
+    Ahead,
     CoreCommand,
     Ending,
     Finish,
@@ -30,10 +34,13 @@ from plumd.outbox import Given
 from plumd.sdk.protocol import (
     EMPTY,
     LOST,
+    RETURNED,
     Attempt,
     CancelNotice,
     Down,
     LogLine,
+    Look,
+    Page,
     Refused,
     Register,
     Registered,
@@ -46,10 +53,17 @@ from plumd.store.blobs import Blobs
 LEASE_BEATS = 3
 LEASE_S_MIN = 3.0
 WORKER_ID_CHARS_MAX: Final = 200
+LOOK_S_MAX: Final = 10.0
+"""So long an agent may take for an answer, beyond what it was told to wait."""
+REFS: Final = count(1)
 LOCAL_PREFIX: Final = "local:"
 """What the ids of the daemon's own executors begin with."""
 POOL_PREFIX: Final = "!"
 """What the names begin with under which they take their work."""
+ENDINGS: Final = {(LOST, False): Ending.LOST, (LOST, True): Ending.LOST,
+                  (RETURNED, False): Ending.LOST, (RETURNED, True): Ending.LOST,
+                  ("canceled", True): Ending.CANCELED, ("timeout", True): Ending.TIMEOUT}
+"""What an error's code and whether the work was stopped say; anything else is a failure."""
 
 
 def lease_s(beat_sec: float) -> float:
@@ -63,11 +77,15 @@ def pairs(ids: Sequence[str]) -> tuple[tuple[int, int], ...]:
     return tuple(pair for pair in found if pair is not None)
 
 
-def check_names(worker_id: str, tasks: Sequence[str], id_field: str, tasks_field: str) -> None:
+def check_names(worker_id: str, tasks: Sequence[str], id_field: str, tasks_field: str,
+                node_id: str = "") -> None:
     """Refuse what would put a worker in the place of the daemon's own executors.
 
-    Raises: Invalid.
+    An agent, whose id is its node's behind a prefix, takes the processes of its node; so who says
+    node_id lets it.  Raises: Invalid.
     """
+    if node_id and worker_id == AGENT_PREFIX + node_id:
+        tasks = [name for name in tasks if name != OS_PROCESS_POOL]
     if not 0 < len(worker_id) <= WORKER_ID_CHARS_MAX or worker_id.startswith(LOCAL_PREFIX):
         raise Invalid(f"a worker's id has 1 to {WORKER_ID_CHARS_MAX} characters and does not begin "
                       f"with {LOCAL_PREFIX}", field=id_field)
@@ -85,6 +103,14 @@ def join_of(worker_id: str, register: Register, holding: Sequence[str]) -> Join:
         labels=tuple(sorted(register.labels.items())), capacity=register.capacity,
         lease_ms=math.ceil(lease_s(register.beat_sec) * 1000), instance_id=register.instance_id,
         app_name=register.app_name, app_version=register.app_version, holding=pairs(holding))
+
+
+class Asked:
+    """A question to an agent, and its answer."""
+
+    def __init__(self, done: trio.Event) -> None:
+        self.done = done
+        self.page: Page | None = None
 
 
 class Session:
@@ -107,6 +133,8 @@ class Session:
         """The rest of a message must go out before anything else can."""
         self._given: dict[tuple[int, int], Given] = {}
         self._cancels: dict[tuple[int, int], str] = {}
+        self._looks: list[Look] = []
+        self._asked: dict[str, Asked] = {}
         self._news = trio.Event()
         self._turn = 0
 
@@ -128,11 +156,29 @@ class Session:
         if session in ("", self.join.session):
             self.kicked = self.kicked or code
             self._news.set()
+            for asked in self._asked.values():
+                asked.done.set()
 
     def drain(self) -> None:
         """Tell the worker that no more attempts will come: the daemon is leaving."""
         self.draining = True
         self._news.set()
+
+    async def look(self, look: Look) -> Page | None:
+        """Ask an agent for a part of what an instance printed; None when no answer came.
+
+        Cancel: nobody waits for the answer any more.
+        """
+        asked, ref = Asked(trio.Event()), f"{next(REFS):x}"
+        self._asked[ref] = asked
+        self._looks.append(msgspec.structs.replace(look, ref=ref))
+        self._news.set()
+        try:
+            with trio.move_on_after(look.wait_sec + LOOK_S_MAX):
+                await asked.done.wait()
+        finally:
+            del self._asked[ref]
+        return asked.page
 
     # ------------------------------------------------------------ from the worker
 
@@ -157,6 +203,8 @@ class Session:
         finishes = [
             self._success(result) if is_plain(result) else await self._finish(result)
             for result in up.results]
+        if up.ahead is not None:
+            commands = [*commands, Ahead(self.join.worker_id, self.join.session, up.ahead)]
         before = len(commands)
 
         def acknowledge(ask: Ask) -> None:
@@ -176,6 +224,10 @@ class Session:
                 self.engine.note_progress(pair, self.join.worker_id, progress.ratio, progress.text)
         if up.logs:
             self._note_lines(up.logs)
+        for page in up.pages:
+            if page.ref in self._asked:
+                self._asked[page.ref].page = page
+                self._asked[page.ref].done.set()
         self.in_hand += 1
         try:
             return self.engine.post([*commands, *finishes], urgent=True, then=acknowledge)
@@ -185,7 +237,7 @@ class Session:
 
     def rename(self, tasks: Sequence[str]) -> Join:
         """The command behind a change of the worker's names. Raises: Invalid."""
-        check_names(self.join.worker_id, tasks, "id", "tasks")
+        check_names(self.join.worker_id, tasks, "id", "tasks", self.join.node_id)
         held = tuple(self.engine.core.held_by(self.join.worker_id))
         self.join = msgspec.structs.replace(
             self.join, tasks=tuple(sorted(set(tasks))), holding=held)
@@ -195,7 +247,8 @@ class Session:
         """Lines of attempts that are this worker's go to their logs, in order."""
         texts: dict[tuple[int, int], list[str]] = {}
         for line in lines:
-            texts.setdefault(parse_attempt(line.id) or (0, 0), []).append(line.text)
+            text = line.text if line.part or line.text.endswith("\n") else line.text + "\n"
+            texts.setdefault(parse_attempt(line.id) or (0, 0), []).append(text)
         self.engine.note_lines(self.join.worker_id, texts)
 
     async def _finish(self, result: Result) -> Finish:
@@ -205,15 +258,17 @@ class Session:
         error = None
         ending = Ending.CANCELED if result.stopped else Ending.SUCCEEDED
         if result.error is not None:
-            ending = Ending.LOST if result.error.code == LOST else Ending.FAILED
+            ending = ENDINGS.get((result.error.code, result.stopped), Ending.FAILED)
             detail = bytes(result.error.detail)
             error = TaskError(code=result.error.code or "failed",
                               message=result.error.message or "the task failed",
+                              exit_code=result.error.exit_code, signal=result.error.signal or None,
                               detail=msgspec.Raw(detail) if detail else msgspec.UNSET)
         return Finish(
             task_id=task_id, attempt=attempt, worker_id=self.join.worker_id, ending=ending,
             result=value, error=error, retryable=result.retry, blob=blob,
-            retry_after_ms=math.ceil((result.retry_after_sec or 0) * 1000))
+            retry_after_ms=math.ceil((result.retry_after_sec or 0) * 1000),
+            reached=result.error is None or result.error.code != RETURNED)
 
     def _success(self, result: Result) -> Finish:
         """The command behind a plain success: most results, so without a detour."""
@@ -227,13 +282,13 @@ class Session:
     def idle(self) -> bool:
         """Whether there is nothing to tell."""
         return not (self._given or self.ack or self._cancels or self.refused or self.kicked
-                    or self.draining or self.line_full)
+                    or self.draining or self.line_full or self._looks)
 
     @property
     def only_ack(self) -> bool:
         """Whether there is nothing to tell but that results are safe, for which nobody waits."""
         return not (self._given or self._cancels or self.refused or self.kicked or self.draining
-                    or self.line_full)
+                    or self.line_full or self._looks)
 
     async def wait_news(self) -> None:
         """Return when there may be something to tell."""
@@ -286,7 +341,9 @@ class Session:
             attempts = self._put_back(attempts, room)
         cancels = [CancelNotice(attempt_text(*pair), reason)
                    for pair, reason in self._cancels.items()]
-        down = Down(registered, self.ack, self.refused, attempts, cancels, self.draining)
+        down = Down(registered, self.ack, self.refused, attempts, cancels, self._looks,
+                    self.draining)
+        self._looks = []
         self._cancels.clear()
         self.ack, self.refused, self.draining = 0, [], False
         return down

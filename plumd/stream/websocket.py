@@ -77,7 +77,8 @@ class Streams:
         if up is None or up.register is None:
             return
         try:
-            check_names(worker_id, up.register.tasks, "id", "register.tasks")
+            check_names(worker_id, up.register.tasks, "id", "register.tasks",
+                        up.register.node_id)
         except PlumError as error:
             await close(ws, end, Farewell(error.code, error.detail))
             return
@@ -143,7 +144,7 @@ class Streams:
             if not self.engine.beat(worker_id, nonce):
                 return Farewell("lease_lost", "the lease ran out; register again")
             renames = () if up.tasks is None else (session.rename(up.tasks),)
-            if up.results or up.progress or up.logs or renames:
+            if up.results or up.progress or up.logs or up.pages or renames or up.ahead is not None:
                 ask = await session.hand_in(up, renames)
                 if session.in_hand >= IN_HAND_MAX:
                     await ask.done.wait()

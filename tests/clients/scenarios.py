@@ -247,6 +247,22 @@ def minute_cut(stage: Stage) -> None:
         links.close()
 
 
+def not_behind_slow_ones(stage: Stage) -> None:
+    """Quick tasks, then slow ones: none waits at a worker that is full while another is free."""
+    gate = stage.folder / "gate"
+    with stage.worker():
+        stage.results(stage.bulk([echo(number) for number in range(BURST)]))
+        ids = stage.bulk([hold(gate)] * (CAPACITY + 6))
+        with stage.worker(2):
+            until(lambda: {each.partition(".")[0] for each in stage.starts()} >= set(ids))
+            gate.touch()
+            done = [stage.ended(each) for each in ids]
+            assert [one["result"] for one in done] == ["held"] * len(ids)
+            assert {one["worker"] for one in done} == {stage.worker_id(), stage.worker_id(2)}
+            assert max(stage.starts().values()) == 1, "no attempt was started twice"
+            until(lambda: stage.idle() and stage.idle(2))
+
+
 def duplicate_id(stage: Stage) -> None:
     """The newer process replaces the older one, whose end removes nothing."""
     gate = stage.folder / "gate"
@@ -278,7 +294,7 @@ STEADY: Final[dict[str, Scenario]] = {each.__name__: each for each in (
     success, failure, texts_and_bytes, megabytes, timeout, cancel, slow_handler, burst,
     drain_by_operator)}
 COMING: Final[dict[str, Scenario]] = {each.__name__: each for each in (
-    drain_by_signal, worker_killed, short_cut, long_cut, duplicate_id)}
+    drain_by_signal, worker_killed, short_cut, long_cut, not_behind_slow_ones, duplicate_id)}
 LONG: Final[dict[str, Scenario]] = {each.__name__: each for each in (minute_cut,)}
 """Those that PLUM_CLIENTS_LONG asks for."""
 MORTAL: Final[dict[str, Scenario]] = {each.__name__: each for each in (controller_killed,)}

@@ -37,13 +37,13 @@ FAULTS: Final = (
     Fault("a late report of an older attempt ends the current one", CORE,
           '''        task = &self.tasks[slot]
         if task.state != RUNNING or task.attempt != command.attempt:
-            return Reply("stale_attempt", "this attempt is no longer the current one",
-                         task.state, task.attempt)
+            return self.stale("this attempt is no longer the current one",
+                              task.state, task.attempt)
         worker =''',
           '''        task = &self.tasks[slot]
         if task.state != RUNNING:
-            return Reply("stale_attempt", "this attempt is no longer the current one",
-                         task.state, task.attempt)
+            return self.stale("this attempt is no longer the current one",
+                              task.state, task.attempt)
         worker =''', (KEPT, MACHINE)),
     Fault("a worker ends the attempt of another", CORE,
           "if worker is None or worker.worker_id != command.worker_id:",
@@ -53,6 +53,14 @@ FAULTS: Final = (
             return self.arm(slot, now_ns + delay_ms * MS)''',
           '''            self.set_state(slot, RETRYING, now_ms)
             return 0''', (KEPT, MACHINE)),
+    Fault("an attempt that was given back counts as a loss", CORE,
+          """        if ending == END_RETURNED:
+            return PENDING
+        if ending == END_UNREACHED:""",
+          "        if ending == END_UNREACHED or ending == END_RETURNED:", (KEPT, MACHINE)),
+    Fault("a new line has what the old one wanted ahead", CORE,
+          "            worker.ahead = 0        # what a line wants it says anew",
+          "            pass", (KEPT, MACHINE)),
     Fault("a slot stays taken when its attempt has ended", CORE,
           "        worker.running -= 1\n", "        pass\n", (KEPT, MACHINE)),
     Fault("a lease never expires", CORE,
@@ -98,9 +106,11 @@ FAULTS: Final = (
     Fault("what a worker that left had held is held for ever", CORE,
           '        self.lose_all(worker, "worker_left", now_ns, now_ms)\n', "", (KEPT, MACHINE)),
     Fault("priorities do not count", CORE,
-          "order_ms - task.priority * self.age_ms", "order_ms", (KEPT, MACHINE)),
+          "klass.ready.put(self.ready_at, order_ms - task.priority * self.age_ms, tie, slot)",
+          "klass.ready.put(self.ready_at, order_ms, tie, slot)", (KEPT, MACHINE)),
     Fault("a low priority starves", CORE,
-          "order_ms - task.priority * self.age_ms", "-task.priority", (KEPT, MACHINE)),
+          "klass.ready.put(self.ready_at, order_ms - task.priority * self.age_ms, tie, slot)",
+          "klass.ready.put(self.ready_at, -task.priority, tie, slot)", (KEPT, MACHINE)),
     Fault("a claim that never arrived is not sent again", CORE,
           '''                elif worker.kind == SESSION:
                     self.tell_start(slot, worker, True)
@@ -123,8 +133,8 @@ FAULTS: Final = (
     Fault("onLost fail runs a second time", CORE,
           "if task.on_lost == 1 or task.failures", "if task.failures", (KEPT, MACHINE)),
     Fault("a worker that drains gets more", CORE,
-          "        if worker.attached and not worker.draining and worker.running <",
-          "        if worker.attached and worker.running <", (KEPT, MACHINE)),
+          "    return (worker.attached and not worker.draining\n", "    return (worker.attached\n",
+          (KEPT, MACHINE)),
     Fault("a caller is told before the commit", ENGINE,
           "                first_seq = self.store.next_seq\n",
           "                first_seq = self.store.next_seq\n                self._answer(batch)\n",

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from plumd.model import (
+    Ahead,
     Cancel,
     Detach,
     Drain,
     Ending,
     Finish,
     Join,
+    Kind,
     Leave,
     Limits,
     Nap,
@@ -63,6 +65,12 @@ class Worker:
     attached: bool = True
     draining: bool = False
     last_use: int = 0
+    ahead: int = 0
+
+    @property
+    def full(self) -> bool:
+        return len(self.held) >= self.join.capacity + self.ahead
+
     held: list[int] = field(default_factory=list)
 
 
@@ -113,6 +121,9 @@ class Plain:
         if (task is None or task.state != S.RUNNING or task.attempt != command.attempt
                 or task.worker != command.worker_id):
             return "stale_attempt"
+        if not command.reached and self.workers[task.worker].join.kind == WorkerKind.SESSION:
+            self.end(task, Ending.LOST, ns, counts=False)
+            return ""
         self.end(task, Ending(command.ending), ns, command.retryable, command.retry_after_ms)
         return ""
 
@@ -142,6 +153,8 @@ class Plain:
         else:
             held_before = True
             worker.join = command
+        if not worker.attached or (old is not None and old.join.session != command.session):
+            worker.ahead = 0
         worker.attached = True
         worker.expires_ns = ns + command.lease_ms * 10**6
         if held_before and command.kind == WorkerKind.SESSION:
@@ -160,6 +173,13 @@ class Plain:
         if worker is None or worker.join.session != command.session:
             return "session_replaced"
         worker.attached = False
+        return ""
+
+    def ahead(self, command: Ahead) -> str:
+        worker = self.workers.get(command.worker_id)
+        if worker is None or worker.join.session != command.session:
+            return "session_replaced"
+        worker.ahead = command.count
         return ""
 
     def leave(self, command: Leave, ns: int) -> str:
@@ -222,7 +242,7 @@ class Plain:
             self.end(self.tasks[task_id], Ending.LOST, ns)
 
     def end(self, task: Task, ending: Ending, ns: int, retryable: bool = True,
-            retry_after_ms: int = 0) -> None:
+            retry_after_ms: int = 0, *, counts: bool = True) -> None:
         now_ms, was = ns // 10**6, task.state
         if task.stopping:
             ending = Ending.CANCELED if task.stopping == "canceled" else Ending.TIMEOUT
@@ -230,7 +250,7 @@ class Plain:
             self.workers[task.worker].held.remove(task.submit.task_id)
         task.worker, task.stopping, task.nap = "", "", None
         task.deadline_ns = task.timeout_ns = None
-        state = self.settle(task, ending, was, retryable)
+        state = self.settle(task, ending, was, retryable, counts=counts)
         if state >= S.SUCCEEDED:
             self.over[task.submit.task_id] = state
             del self.tasks[task.submit.task_id]
@@ -246,11 +266,13 @@ class Plain:
         else:
             self.enqueue(task, ns)
 
-    def settle(self, task: Task, ending: Ending, was: S, retryable: bool) -> S:
+    def settle(self, task: Task, ending: Ending, was: S, retryable: bool, *, counts: bool) -> S:
         if ending == Ending.SUCCEEDED:
             return S.SUCCEEDED
         if ending == Ending.CANCELED:
             return S.CANCELED
+        if ending == Ending.LOST and not counts:
+            return S.PENDING
         if ending == Ending.LOST:
             task.lost += 1
             tries = task.submit.max_retries + self.limits.lost_extra
@@ -318,7 +340,7 @@ class Plain:
     def choices(self, task: Task) -> list[Worker]:
         return [worker for worker in self.workers.values()
                 if worker.attached and not worker.draining
-                and len(worker.held) < worker.join.capacity
+                and not worker.full
                 and task.pool in worker.join.tasks and suits(task.submit, worker.join)]
 
 
@@ -326,6 +348,8 @@ def suits(task: Submit, join: Join) -> bool:
     """Whether the task's target means this worker."""
     labels = dict(join.labels)
     kind, ref = task.target_kind, task.target_ref
+    if task.kind == Kind.OS_PROCESS and kind == "":
+        return join.kind == WorkerKind.LOCAL
     if kind == "node":
         return join.node_id == ref
     if kind == "worker":

@@ -7,8 +7,10 @@ import pytest
 from plumd._sched import Scheduler
 from plumd.clock import Instant
 from plumd.model import (
+    Ahead,
     Cancel,
     CoreCommand,
+    Detach,
     Drain,
     Ended,
     Ending,
@@ -347,9 +349,38 @@ def test_a_canceled_call_that_was_not_reached_is_canceled(room: Room) -> None:
     assert room.end_of(1) == TaskState.CANCELED
 
 
-def test_a_session_is_always_reached(room: Room) -> None:
+def test_what_a_session_gives_back_counts_for_nothing(room: Room) -> None:
     room.join()
-    room.do(Submit(1, "t"))
-    room.do(Finish(1, 1, "w", Ending.FAILED, reached=False))
-    room.do(Submit(2, "t"))
-    assert room.starts[-1] == ("w", 2, 1)
+    room.do(Submit(1, "t", on_lost=1))
+    for number in range(1, 20):
+        room.do(Finish(1, number, "w", Ending.FAILED, reached=False))
+        assert room.starts[-1] == ("w", 1, number + 1), "it goes out again at once"
+    room.do(Finish(1, 20, "w"))
+    assert room.end_of(1) == TaskState.SUCCEEDED
+
+
+def test_a_session_has_as_much_in_hand_as_it_asks_for(room: Room) -> None:
+    room.join("w", "s1", capacity=2)
+    for number in range(1, 10):
+        room.do(Submit(number, "t"))
+    assert len(room.starts) == 2
+    room.do(Ahead("w", "s1", 3))
+    assert len(room.starts) == 5
+    assert room.core.slots() == (2, 2), "what waits at the worker takes no slot"
+    room.do(Ahead("w", "another", 5))
+    assert len(room.starts) == 5
+    room.do(Ahead("w", "s1", 0))
+    room.do(Finish(5, 1, "w", reached=False))
+    assert len(room.starts) == 5, "it is full, so nobody has the task that it gave back"
+    room.join("v", "s2", capacity=1)
+    assert room.starts[-1] == ("v", 5, 2), "which goes first, for it is the oldest"
+
+
+def test_a_line_that_drops_wants_nothing_ahead(room: Room) -> None:
+    room.join("w", "s1", capacity=1)
+    room.do(Ahead("w", "s1", 5))
+    room.do(Detach("w", "s1"))
+    room.join("w", "s1", capacity=1)
+    for number in range(1, 4):
+        room.do(Submit(number, "t"))
+    assert [start for start in room.starts if start[0] == "w"] == [("w", 1, 1)]

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from plumd._sched import Scheduler
 from plumd.clock import Instant
 from plumd.model import (
+    Ahead,
     Cancel,
     CoreCommand,
     Detach,
@@ -83,7 +84,8 @@ class CoreMachine(RuleBasedStateMachine):
         for one in ended:
             if one.started_ms:
                 self.runs.append(self.ns - one.started_ms * MS)
-                self.counted["lost"] += one.ending == Ending.LOST
+                self.counted["lost"] += (one.ending == Ending.LOST
+                                         and one.code != "returned")
             if one.state >= TaskState.SUCCEEDED:
                 assert one.task_id not in self.ended, "a terminal state changed"
                 self.ended[one.task_id] = TaskState(one.state)
@@ -107,10 +109,10 @@ class CoreMachine(RuleBasedStateMachine):
         assert sum(met.wait) == met.started
         live = [worker for worker in self.plain.workers.values()
                 if worker.attached and worker.join.kind != WorkerKind.LOCAL]
-        busy = sum(len(worker.held) for worker in live)
+        busy = [min(len(worker.held), worker.join.capacity) for worker in live]
         assert self.core.slots() == (
-            sum(len(worker.held) if worker.draining else worker.join.capacity
-                for worker in live), busy)
+            sum(taken if worker.draining else worker.join.capacity
+                for worker, taken in zip(live, busy, strict=True)), sum(busy))
 
     @initialize()
     def builtins(self) -> None:
@@ -145,14 +147,15 @@ class CoreMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.attempts)
     @rule(data=st.data(), ending=st.sampled_from(list(Ending)), retryable=st.booleans(),
-          after_ms=st.sampled_from((0, 0, 40)))
-    def finish(self, data: st.DataObject, ending: Ending, retryable: bool, after_ms: int) -> None:
+          after_ms=st.sampled_from((0, 0, 40)), reached=st.sampled_from((True, True, False)))
+    def finish(self, data: st.DataObject, ending: Ending, retryable: bool, after_ms: int,
+               reached: bool) -> None:
         """Any attempt that ever started reports, in any order, late and doubled."""
         newest = len(self.attempts) - 1
         worker_id, task_id, attempt = self.attempts[
             newest - data.draw(st.integers(0, min(newest, 6)))]
         command = Finish(task_id, attempt, worker_id, ending, retryable=retryable,
-                         retry_after_ms=after_ms)
+                         retry_after_ms=after_ms, reached=reached)
         self.both(command, lambda: self.plain.finish(command, self.ns))
 
     @precondition(lambda self: self.attempts)
@@ -182,6 +185,13 @@ class CoreMachine(RuleBasedStateMachine):
         command = Join(worker, WorkerKind.SESSION, session, names, node,
                        (("x", "1"),) if label else (), capacity, lease_ms, holding=holding)
         self.both(command, lambda: self.plain.join(command, self.ns))
+
+    @precondition(lambda self: self.plain.workers)
+    @rule(worker=st.sampled_from(WORKERS), count=st.integers(0, 3), stale=st.booleans())
+    def ahead(self, worker: str, count: int, stale: bool) -> None:
+        known = self.plain.workers.get(worker)
+        command = Ahead(worker, "?" if known is None or stale else known.join.session, count)
+        self.both(command, lambda: self.plain.ahead(command))
 
     @precondition(lambda self: self.plain.workers)
     @rule(data=st.data(), what=st.sampled_from(("detach", "leave", "drain", "resume", "beat")))
@@ -246,8 +256,9 @@ class CoreMachine(RuleBasedStateMachine):
             "retry_wait": task.state == TaskState.RETRYING,
             "delayed": task.delayed,
             "no_worker": not serving,
+            "no_node": task.pool == "!os_process",
             "target_mismatch": bool(serving),
-            "workers_busy": any(len(worker.held) >= worker.join.capacity for worker in serving),
+            "workers_busy": any(worker.full for worker in serving),
             "workers_away": any(not worker.attached for worker in serving),
             "workers_draining": any(worker.draining for worker in serving),
         }

@@ -13,14 +13,14 @@ from plumd.store import migrate, sql
 
 SUBJECTS = ("tasks", "events", "workers", "keys", "flows", "definitions", "services", "blobs",
             "kv", "devices", "lists", "schedules",
-            "limits", "nodes", "apps", "deployments", "instances")
+            "limits", "triggers", "webhooks", "nodes", "apps", "deployments", "instances")
 # Few rows, read whole on purpose, or no more of them than the slice's limit.
 WHOLE = {
     ("workers", "all"), ("workers", "prune"), ("services", "all"),
     ("definitions", "workflows_using"),
     ("definitions", "hidden_workflows"), ("events", "prune"),
     ("devices", "all"), ("devices", "count"), ("devices", "reporting"), ("devices", "prune"),
-    ("kv", "gone_count"),
+    ("kv", "gone_count"), ("triggers", "listening"), ("webhooks", "all"),
     ("schedules", "plans"), ("schedules", "shift_paced"), ("schedules", "ahead"),
     ("nodes", "all"), ("apps", "files"), ("deployments", "all"), ("deployments", "in_use"),
     ("instances", "all"), ("instances", "counts"),

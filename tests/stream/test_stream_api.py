@@ -192,6 +192,29 @@ async def test_capacity_and_drain(api: Api) -> None:
     assert api.ask("GET", "/v1/embedded-workers/s-drain").status_code == 404
 
 
+async def test_what_is_asked_for_ahead_and_given_back(api: Api) -> None:
+    tasks = [api.task("s.ahead")["taskId"] for _ in range(4)]
+    async with line(api.daemon, "s-ahead") as quick, line(api.daemon, "s-other") as other:
+        down = await quick.register("a", "s.ahead", capacity=1)
+        [attempt] = listed((down if "attempts" in down else await quick.hear())["attempts"])
+        assert attempt["id"] == tasks[0]
+        await quick.say(ahead=2)
+        down = await quick.hear()
+        assert [one["id"] for one in listed(down["attempts"])] == tasks[1:3]
+        shown = api.get("/v1/embedded-workers/s-ahead")
+        assert (shown["capacity"], shown["running"]) == (1, 3)
+        await quick.say(ahead=0)
+        await quick.report({"id": tasks[2], "error": {"code": "returned"}})
+        down = await other.register("b", "s.ahead", capacity=1)
+        [attempt] = listed((down if "attempts" in down else await other.hear())["attempts"])
+        assert (attempt["id"], attempt["attempt"]) == (f"{tasks[2]}.2", 2)
+        await other.report({"id": attempt["id"]})
+        shown = api.get(f"/v1/tasks/{tasks[2]}")
+        assert (shown["state"], shown["worker"]) == ("Succeeded", "s-other")
+        history = listed(api.done("GET", f"/v1/tasks/{tasks[2]}/attempts"))
+        assert [one["ending"] for one in history] == ["lost", "succeeded"]
+
+
 async def test_a_line_that_is_back_says_what_it_holds(api: Api) -> None:
     held, lost = api.task("s.back"), api.task("s.back")
     async with line(api.daemon, "s-back") as worker:
@@ -282,7 +305,6 @@ BAD_FIRST = [
 ]
 BAD_LATER = [
     b"x", b'{"results": [{"id": "1"}]}', b'{"seq": 1}', b'{"seq": 1, "results": [{"id": "zz"}]}',
-    b'{"seq": 1, "results": [{"id": "1", "result": 1, "error": {}}]}',
     b'{"register": {"session": "a", "tasks": []}, "holding": []}',
     b'{"progress": [{"id": "1", "ratio": 2}]}', b'{"seq": 1, "results": [{"id": "1", "result": ',
 ]

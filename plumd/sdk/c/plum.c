@@ -80,6 +80,13 @@ static int64_t now_ms(void)
   return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+static int64_t now_ns(void)
+{
+  struct timespec now;
+  (void)clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
 /* Until then, as poll() wants it: rounded so that nobody wakes too early. */
 static int poll_ms(int64_t until_ms, int64_t now)
 {
@@ -3437,6 +3444,19 @@ void plum_resolver_blame(plum_resolver *resolver, const plum_endpoint *endpoint)
 #define LOG_ITEMS_MAX 1000  /* in one message */
 #define LOG_BYTES_MAX (4u * 1024 * 1024)
 #define KEPT_BYTES 4096     /* what a free attempt keeps of its memory */
+#define AHEAD_NS 5000000    /* of work is wanted in hand beyond what runs, */
+#define AHEAD_TIMES 16      /* but at most so many times the capacity; */
+#define PACE_SAMPLE 32      /* from so many attempts at a time it is seen how long they take; */
+#define STUCK_MS 100        /* when none ended for so long, what waits is given back */
+
+/* How long handlers take, and so how many attempts are wanted beyond the capacity. */
+typedef struct pacing {
+  int wanted, said, asked; /* asked: it ever wanted any */
+  int width;               /* how many handlers run side by side */
+  int never;               /* some are deferred, and the capacity bounds those */
+  int64_t spent_ns, moved_ms;
+  int count;
+} pacing;
 
 /* An id in the table of all that are known; attempt: NULL when it is over. */
 typedef struct known {
@@ -3527,6 +3547,7 @@ struct plum_worker {
   plum_buffer logs;     /* items, one a line */
   size_t logs_count, logs_dropped, progress_count;
   plum_worker_figures figures;
+  pacing pace;
   journal journal;
   /* the line: the loop's thread alone */
   int begun, wake[2], epoll_fd, epoll_line, epoll_events, stop_asked;
@@ -3904,16 +3925,50 @@ static void attempt_end(plum_attempt *attempt, int failed)
   attempt_report(attempt);
 }
 
+/* A handler took so long. Changes below twofold are not worth a word. */
+static void pace_note(plum_worker *worker, int64_t spent_ns)
+{
+  pacing *pace = &worker->pace;
+  int64_t each_ns, most = (int64_t)AHEAD_TIMES * worker->capacity, fit = most;
+  pace->spent_ns += spent_ns / pace->width;
+  if (++pace->count < PACE_SAMPLE)
+    return;
+  each_ns = pace->spent_ns / pace->count;
+  pace->spent_ns = pace->count = 0;
+  if (pace->never)
+    return;
+  if (each_ns * most > AHEAD_NS)
+    fit = AHEAD_NS / each_ns;
+  if (fit < worker->capacity)
+    fit = 0;
+  if (fit == 0 || fit == most || fit >= 2 * pace->wanted || 2 * fit <= pace->wanted)
+    pace->wanted = (int)fit;
+  pace->asked = pace->asked || fit > 0;
+}
+
+/* Others may have what waits here: it has not begun. */
+static void give_back(plum_worker *worker)
+{
+  worker->pace.wanted = worker->pace.count = 0;
+  worker->pace.spent_ns = 0;
+  while (worker->waiting.first != NULL)
+    attempt_end_by_us(worker->waiting.first, "returned", "it has not begun");
+}
+
 /* Calls the handler, without the lock; what it left open is ended. */
 static void attempt_run(plum_attempt *attempt)
 {
   plum_worker *worker = attempt->worker;
+  int64_t begun_ns = now_ns(), ended_ns;
   attempt->pins++;
   list_add(&worker->running, attempt);
   attempt->state = ATTEMPT_RUNNING;
   unlock(worker);
   attempt->task->handler(attempt, attempt->task->context);
+  ended_ns = now_ns();
   lock(worker);
+  worker->pace.moved_ms = ended_ns / 1000000;
+  pace_note(worker, ended_ns - begun_ns);
   if (!attempt->ended && !attempt->deferred) {
     report_begin(attempt);
     attempt_end(attempt, attempt->canceled);
@@ -4426,6 +4481,8 @@ static int collect(plum_worker *worker, int64_t now)
     add_text(out, ",\"waitSec\":");
     add_seconds(out, worker->wait_ms);
   }
+  if (worker->registered && worker->pace.wanted != worker->pace.said)
+    plum_buffer_print(out, ",\"ahead\":%d", worker->pace.wanted);
   if (beats && !results)
     add_text(out, ",\"beat\":true");
   if (drains)
@@ -4436,6 +4493,7 @@ static int collect(plum_worker *worker, int64_t now)
     desk_rewind(worker);
   if (out->size_bytes == 1 || out->failed)
     return 0;
+  worker->pace.said = worker->registered ? worker->pace.wanted : 0;
   worker->drain_said = worker->drain_said || drains;
   worker->bye_said = worker->bye_said || leaves;
   add_text(out, "}");
@@ -4594,6 +4652,7 @@ static int hear_attempt(plum_worker *worker, plum_json item)
       worker->hold_back = 1;
     }
     attempt->state = ATTEMPT_WAITING;
+    worker->pace.moved_ms = now_ms();
     list_add(&worker->waiting, attempt);
   }
   return 1;
@@ -4858,7 +4917,10 @@ static void desk_work(plum_worker *worker)
     return;
   }
   while ((attempt = worker->waiting.first) != NULL) {
+    int64_t begun_ms = now_ms();
     attempt_run(attempt);
+    if (worker->pace.asked && now_ms() >= begun_ms + STUCK_MS)
+      give_back(worker);
     if (worker->waiting.first != NULL && now_ms() >= pause_ms) {
       unlock(worker);
       speak(worker);
@@ -5489,7 +5551,7 @@ static plum_status step(plum_worker *worker, int poked)
   if (worker->ending == OVER)
     return worker->outcome;
   if (!worker->begun) {
-    worker->handlers_inline = 1;
+    worker->handlers_inline = worker->pace.width = 1;
     if ((worker->outcome = worker_begin(worker)) != PLUM_OK) {
       worker->ending = OVER;
       return worker->outcome;
@@ -5505,6 +5567,9 @@ static plum_status step(plum_worker *worker, int poked)
   before = worker->ending;
   lock(worker);
   watch_lease(worker, now_ms());
+  if (worker->waiting.count > 0 && worker->pace.asked
+      && now_ms() >= worker->pace.moved_ms + STUCK_MS)
+    give_back(worker);
   wind_down(worker, now_ms());
   unlock(worker);
   if (before != worker->ending)
@@ -5583,6 +5648,8 @@ int plum_worker_next_deadline_ms(plum_worker *worker)
   if (!worker->lease_over && worker->heard_ms != 0
       && worker->running.count + worker->waiting.count > 0)
     until_ms = earlier(until_ms, worker->heard_ms + worker->lease_ms);
+  if (worker->waiting.count > 0 && worker->pace.asked)
+    until_ms = earlier(until_ms, worker->pace.moved_ms + STUCK_MS);
   if (worker->line.in_at < worker->line.in_size
       || (worker->handlers_inline && worker->waiting.count > 0))
     until_ms = now;
@@ -5652,6 +5719,7 @@ plum_status plum_worker_run(plum_worker *worker, int n_threads)
   }
   status = worker_begin(worker);
   worker->handlers_inline = n_threads == 0;
+  worker->pace.width = n_threads == 0 ? 1 : n_threads;
   if (status == PLUM_OK && n_threads > 0) {
     started = threads_start(worker, threads, n_threads);
     if (started == 0)
@@ -5717,6 +5785,8 @@ void plum_attempt_defer(plum_attempt *attempt)
 {
   lock(attempt->worker);
   attempt->deferred = 1;
+  attempt->worker->pace.never = 1;
+  attempt->worker->pace.wanted = 0;
   unlock(attempt->worker);
 }
 

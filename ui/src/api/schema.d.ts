@@ -278,7 +278,7 @@ export interface paths {
         get: operations["get_workflows_id"];
         /** Make a new version of a workflow */
         put: operations["put_workflows_id"];
-        /** Run a workflow */
+        /** Run a workflow, or go back to an older version */
         post: operations["post_workflows_id"];
         /** Delete a workflow and its history */
         delete: operations["delete_workflows_id"];
@@ -355,6 +355,74 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/workflows/apply": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Save workflows from YAML, all or none */
+        post: operations["post_workflows_apply"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/workflows/parse": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** YAML as workflow bodies, checked */
+        post: operations["post_workflows_parse"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/workflows/render": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A workflow body as YAML */
+        post: operations["post_workflows_render"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/workflows/{id}/export": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** A workflow as a YAML file */
+        get: operations["get_workflows_id_export"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/workflows/{id}/versions": {
         parameters: {
             query?: never;
@@ -364,6 +432,40 @@ export interface paths {
         };
         /** List all versions */
         get: operations["get_workflows_id_versions"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/workflows/{id}/versions/{version}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get a version */
+        get: operations["get_workflows_id_versions_version"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/workflows/{id}/diff": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What changed between two versions */
+        get: operations["get_workflows_id_diff"];
         put?: never;
         post?: never;
         delete?: never;
@@ -492,6 +594,167 @@ export interface paths {
         post?: never;
         /** Delete a calendar that no schedule uses */
         delete: operations["delete_calendars_name"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/triggers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List triggers, newest first */
+        get: operations["get_triggers"];
+        put?: never;
+        /** Create a trigger */
+        post: operations["post_triggers"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/triggers/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get a trigger */
+        get: operations["get_triggers_id"];
+        /** Write a trigger anew */
+        put: operations["put_triggers_id"];
+        /** Pause or resume a trigger */
+        post: operations["post_triggers_id"];
+        /** Delete a trigger; what it started goes on */
+        delete: operations["delete_triggers_id"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/triggers/{id}/test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** What a trigger would do with an event */
+        post: operations["post_triggers_id_test"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/triggers/{id}/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What became of its events, newest first */
+        get: operations["get_triggers_id_events"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/hooks/{key}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Take an event from outside */
+        post: operations["post_hooks_key"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/webhooks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List webhooks, newest first */
+        get: operations["get_webhooks"];
+        put?: never;
+        /** Create a webhook */
+        post: operations["post_webhooks"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/webhooks/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get a webhook */
+        get: operations["get_webhooks_id"];
+        /** Write a webhook anew */
+        put: operations["put_webhooks_id"];
+        /** Pause or resume a webhook */
+        post: operations["post_webhooks_id"];
+        /** Delete a webhook; nothing more is delivered */
+        delete: operations["delete_webhooks_id"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/webhooks/{id}/deliveries": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What became of its deliveries, newest first */
+        get: operations["get_webhooks_id_deliveries"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/webhooks/{id}/deliveries/{seq}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Deliver an event once more */
+        post: operations["post_webhooks_id_deliveries_seq"];
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -1898,11 +2161,14 @@ export interface components {
             updatedAt: number;
         };
         /**
-         * WorkflowRunAsked
-         * @description The run's payload: its parameters, or, without `params`, what lies over every step's.
+         * WorkflowActed
+         * @description What an action on a workflow takes. run: a payload as above, and a version, if not the
+         *         current one; rollback: the version to go back to.
          */
-        WorkflowRunAsked: {
+        WorkflowActed: {
             payload?: unknown;
+            /** @default null */
+            version: number | null;
         };
         /**
          * RunView
@@ -2091,6 +2357,62 @@ export interface components {
             };
         };
         /**
+         * FilesAsked
+         * @description Files that are saved together. dryRun: say what would change, and change nothing.
+         */
+        FilesAsked: {
+            files: components["schemas"]["File"][];
+            /** @default false */
+            dryRun: boolean;
+        };
+        /**
+         * File
+         * @description One or more workflows as YAML documents. name: stands before the line in what is refused.
+         */
+        File: {
+            yaml: string;
+            /** @default  */
+            name: string;
+        };
+        /**
+         * Applied
+         * @description What became of a document. change: created, updated or unchanged; version: the current one
+         *         afterwards; workflowId: null where nothing was made yet.
+         */
+        Applied: {
+            name: string;
+            change: string;
+            workflowId: string | null;
+            version: number;
+            changes: components["schemas"]["Change"][];
+        };
+        /**
+         * Change
+         * @description One difference. path: like `steps[fetch].payload.n`; what: added, removed, changed, moved.
+         */
+        Change: {
+            path: string;
+            what: string;
+            before?: unknown;
+            after?: unknown;
+        };
+        /**
+         * YamlView
+         * @description A workflow as a YAML document.
+         */
+        YamlView: {
+            yaml: string;
+        };
+        /**
+         * DiffView
+         * @description What is different between two versions.
+         */
+        DiffView: {
+            from: number;
+            to: number;
+            changes: components["schemas"]["Change"][];
+        };
+        /**
          * ScheduleWrite
          * @description A schedule as it is written: one of cron, everySec and at; one of workflowId and defId.
          */
@@ -2250,6 +2572,193 @@ export interface components {
             days: string[];
             /** @default  */
             description: string;
+        };
+        /**
+         * TriggerWrite
+         * @description What starts a workflow or a task of a definition. filter: a condition over `event`; payload:
+         *         with `${event...}` in it, default `${event.data}`; eventId: what tells equal events from new
+         *         ones, of a webhook.  secret: of a webhook; without one it is drawn and told once.
+         */
+        TriggerWrite: {
+            name: string;
+            /** @enum {unknown} */
+            kind: "after" | "event" | "webhook";
+            /** @default null */
+            workflowId: string | null;
+            /** @default null */
+            defId: string | null;
+            /** @default  */
+            filter: string;
+            payload?: unknown;
+            /** @default  */
+            eventId: string;
+            /** @default null */
+            signature: ("github" | "none" | "standard") | null;
+            /** @default null */
+            secret: string | null;
+            /** @default [] */
+            topics: string[];
+            /** @default null */
+            after: components["schemas"]["AfterWrite"] | null;
+            /** @default true */
+            enabled: boolean;
+            /** @default  */
+            description: string;
+        };
+        /**
+         * AfterWrite
+         * @description The end of a run of this workflow. failure: Failed or Timeout; any: canceled ones too.
+         */
+        AfterWrite: {
+            workflowId: string;
+            /**
+             * @default success
+             * @enum {unknown}
+             */
+            on: "any" | "failure" | "success";
+        };
+        /**
+         * TriggerView
+         * @description A trigger. path: where a webhook is called; secret: told once, when it was drawn or set.
+         */
+        TriggerView: {
+            triggerId: string;
+            version: number;
+            name: string;
+            kind: string;
+            enabled: boolean;
+            workflowId: string | null;
+            defId: string | null;
+            filter: string;
+            payload: unknown;
+            eventId: string;
+            signature: string | null;
+            path: string | null;
+            /** @default null */
+            secret: string | null;
+            topics: string[];
+            after: components["schemas"]["AfterWrite"] | null;
+            description: string;
+            createdAt: number;
+            updatedAt: number;
+        };
+        /**
+         * EventAsked
+         * @description An event as the trigger would see it: an object with data, and whatever else it asks for.
+         */
+        EventAsked: {
+            event: unknown;
+        };
+        /**
+         * TestView
+         * @description What the trigger would do with an event.
+         */
+        TestView: {
+            wanted: boolean;
+            payload?: unknown;
+            /** @default null */
+            error: string | null;
+        };
+        /**
+         * TakenView
+         * @description What became of an event. outcome: the state of what it started.
+         */
+        TakenView: {
+            eventId: string;
+            state: string;
+            reason: string | null;
+            detail: string | null;
+            runId: string | null;
+            taskId: string | null;
+            outcome: string | null;
+            at: number;
+        };
+        /**
+         * HookView
+         * @description What became of an event. duplicate: it was taken before, and this is what came of it.
+         */
+        HookView: {
+            eventId: string;
+            state: string;
+            duplicate: boolean;
+            /** @default null */
+            runId: string | null;
+            /** @default null */
+            taskId: string | null;
+            /** @default null */
+            detail: string | null;
+        };
+        /**
+         * WebhookWrite
+         * @description Who is told of events of these topics. filter: a condition over `event`; headers: sent with
+         *         each request; secret: that it is signed with, drawn and told once unless it is given.
+         */
+        WebhookWrite: {
+            name: string;
+            url: string;
+            topics: string[];
+            /** @default  */
+            filter: string;
+            /** @default null */
+            secret: string | null;
+            /** @default {} */
+            headers: {
+                [key: string]: string;
+            };
+            /** @default 10 */
+            timeoutSec: number;
+            /** @default 12 */
+            maxAttempts: number;
+            /** @default true */
+            enabled: boolean;
+            /** @default  */
+            description: string;
+        };
+        /**
+         * WebhookView
+         * @description A webhook. headers: their names alone, for values may be secret; secret: told once, when it
+         *         was drawn or set; waiting: how many deliveries wait.
+         */
+        WebhookView: {
+            webhookId: string;
+            version: number;
+            name: string;
+            url: string;
+            topics: string[];
+            filter: string;
+            headers: string[];
+            /** @default null */
+            secret: string | null;
+            timeoutSec: number;
+            maxAttempts: number;
+            enabled: boolean;
+            description: string;
+            waiting: number;
+            createdAt: number;
+            updatedAt: number;
+        };
+        /**
+         * DeliveryView
+         * @description A delivery. seq: the event's number; status: of the last answer; nextAt: of the next attempt.
+         */
+        DeliveryView: {
+            seq: number;
+            topic: string;
+            state: string;
+            attempts: number;
+            status: number | null;
+            detail: string | null;
+            nextAt: number | null;
+            createdAt: number;
+            endedAt: number | null;
+            event: unknown;
+        };
+        /**
+         * WorkflowRunAsked
+         * @description The run's payload: its parameters, or, without `params`, what lies over every step's.
+         */
+        WorkflowRunAsked: {
+            payload?: unknown;
         };
         /**
          * StepWhy
@@ -4339,12 +4848,14 @@ export interface operations {
     post_workflows_id: {
         parameters: {
             query: {
-                /** @description run */
-                action: "run";
+                /** @description run; rollback: a new version that says what `version` said */
+                action: "run" | "rollback";
             };
             header?: {
                 /** @description wait=N: the answer comes at the end, or after N seconds (at most 60). */
                 Prefer?: string;
+                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                "If-Match"?: string;
                 /** @description Sent again with the same body within 24 h, the same answer comes back and nothing is made twice; with another body the answer is 422. */
                 "Idempotency-Key"?: string;
             };
@@ -4355,10 +4866,19 @@ export interface operations {
         };
         requestBody?: {
             content: {
-                "application/json": components["schemas"]["WorkflowRunAsked"];
+                "application/json": components["schemas"]["WorkflowActed"];
             };
         };
         responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WorkflowView"];
+                };
+            };
             /** @description Made. */
             201: {
                 headers: {
@@ -4571,6 +5091,159 @@ export interface operations {
             503: components["responses"]["503"];
         };
     };
+    post_workflows_apply: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["FilesAsked"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Applied"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_workflows_parse: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["File"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WorkflowWrite"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_workflows_render: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["WorkflowWrite"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["YamlView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_workflows_id_export: {
+        parameters: {
+            query?: {
+                /** @description A past version */
+                version?: number;
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/yaml": string;
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
     get_workflows_id_versions: {
         parameters: {
             query?: {
@@ -4594,6 +5267,84 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["WorkflowView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_workflows_id_versions_version: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+                version: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WorkflowView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_workflows_id_diff: {
+        parameters: {
+            query?: {
+                /** @description The older one; default the one before `to` */
+                from?: number;
+                /** @description The newer one; default the current one */
+                to?: number;
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DiffView"];
                 };
             };
             400: components["responses"]["400"];
@@ -5133,6 +5884,686 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_triggers: {
+        parameters: {
+            query?: {
+                /** @description How many to show, 1 to 1000 (default 100). */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+                /** @description The one with this name */
+                name?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TriggerView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_triggers: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Sent again with the same body within 24 h, the same answer comes back and nothing is made twice; with another body the answer is 422. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["TriggerWrite"];
+            };
+        };
+        responses: {
+            /** @description Made. */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TriggerView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_triggers_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TriggerView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    put_triggers_id: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                "If-Match"?: string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["TriggerWrite"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TriggerView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_triggers_id: {
+        parameters: {
+            query: {
+                /** @description What to do */
+                action: "pause" | "resume";
+            };
+            header?: {
+                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                "If-Match"?: string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TriggerView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    delete_triggers_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done; there is nothing to say. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_triggers_id_test: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["EventAsked"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TestView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_triggers_id_events: {
+        parameters: {
+            query?: {
+                /** @description How many to show, 1 to 1000 (default 100). */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+                /** @description Only these */
+                state?: "started" | "filtered" | "failed";
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TakenView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_hooks_key: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                key: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": unknown;
+            };
+        };
+        responses: {
+            /** @description Taken on. */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HookView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_webhooks: {
+        parameters: {
+            query?: {
+                /** @description How many to show, 1 to 1000 (default 100). */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+                /** @description The one with this name */
+                name?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WebhookView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_webhooks: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Sent again with the same body within 24 h, the same answer comes back and nothing is made twice; with another body the answer is 422. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["WebhookWrite"];
+            };
+        };
+        responses: {
+            /** @description Made. */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WebhookView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_webhooks_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WebhookView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    put_webhooks_id: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                "If-Match"?: string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["WebhookWrite"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WebhookView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_webhooks_id: {
+        parameters: {
+            query: {
+                /** @description What to do */
+                action: "pause" | "resume";
+            };
+            header?: {
+                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                "If-Match"?: string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WebhookView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    delete_webhooks_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done; there is nothing to say. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_webhooks_id_deliveries: {
+        parameters: {
+            query?: {
+                /** @description How many to show, 1 to 1000 (default 100). */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+                /** @description Only these */
+                state?: "pending" | "delivered" | "failed";
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeliveryView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_webhooks_id_deliveries_seq: {
+        parameters: {
+            query: {
+                /** @description retry */
+                action: "retry";
+            };
+            header?: never;
+            path: {
+                id: string;
+                seq: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeliveryView"];
+                };
             };
             400: components["responses"]["400"];
             403: components["responses"]["403"];
@@ -7282,7 +8713,7 @@ export interface operations {
     get_events: {
         parameters: {
             query?: {
-                /** @description Some of tasks, workflows, runs, workers, taskDefs, services, resources, kv, schedules, limits, alerts, with commas; default all. A digest has stats too: the daemon's figures, once a second */
+                /** @description Some of tasks, workflows, runs, workers, taskDefs, services, resources, kv, schedules, triggers, limits, alerts, with commas; default all. A digest has stats too: the daemon's figures, once a second */
                 topics?: string;
                 /** @description For screens: look at most every so many ms (50 to 5000), and tell of each thing only its last state */
                 digest?: number;
@@ -7330,7 +8761,7 @@ export interface operations {
                 limit?: number;
                 /** @description Only events with a smaller number; default the end */
                 before?: number;
-                /** @description Some of tasks, workflows, runs, workers, taskDefs, services, resources, kv, schedules, limits, alerts, with commas; default all */
+                /** @description Some of tasks, workflows, runs, workers, taskDefs, services, resources, kv, schedules, triggers, limits, alerts, with commas; default all */
                 topics?: string;
             };
             header?: never;

@@ -1,0 +1,239 @@
+"""Artifacts: fetched, checked, kept by their hash, and unpacked whole or not at all.
+
+    <data>/cache/<sha256>.zip     complete and checked; the ones used least lately go first
+    <data>/cache/<name>.part      under way; a fetch that was broken off goes on where it stood
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import stat
+import zipfile
+from contextlib import suppress
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Final, NamedTuple, final
+
+import trio
+
+from plumd.agent.http import CallFailed, Http, Stream
+
+ENTRIES_MAX: Final = 100_000
+UNPACKED_BYTES_MAX: Final = 8 << 30
+NAME_BYTES_MAX: Final = 1024
+COPY_BYTES: Final = 1 << 20
+ROOM_BYTES: Final = 64 << 20
+"""So much stays free on the disk: for logs, exit codes and everybody else."""
+
+
+class Refused(Exception):
+    """The artifact cannot be used; another try would end the same way. The text is for people."""
+
+
+class NotFetched(Exception):
+    """It could not be had just now. The text is for people."""
+
+
+class Artifact(NamedTuple):
+    """What to fetch. sha256 "" = not told, so not checked; size 0 = not told."""
+
+    url: str
+    sha256: str = ""
+    size: int = 0
+
+
+@final
+class Artifacts:
+    """The artifacts of one node. One fetch at a time of each, however many want it."""
+
+    def __init__(self, data_dir: Path, http: Http, cache_bytes: int) -> None:
+        self._cache = data_dir / "cache"
+        self._http = http
+        self._cache_bytes = cache_bytes
+        self._locks: dict[str, trio.Lock] = {}
+
+    async def unpacked(self, artifact: Artifact, target: Path) -> None:
+        """Make target the unpacked artifact. Raises Refused, NotFetched.
+
+        Cancel: target is there whole, or not at all.
+        """
+        lock = self._locks.setdefault(artifact.url, trio.Lock())
+        async with lock:
+            path = await self._fetched(artifact)
+            try:
+                await trio.to_thread.run_sync(unpack, path, target)
+            except OSError as error:
+                raise NotFetched(disk_words(error, "unpacking the artifact")) from None
+            finally:
+                if not artifact.sha256:         # who knows what it will be next time
+                    path.unlink(missing_ok=True)
+        await trio.to_thread.run_sync(self._prune)
+
+    async def _fetched(self, artifact: Artifact) -> Path:
+        """The checked file."""
+        await trio.to_thread.run_sync(partial(
+            self._cache.mkdir, mode=0o700, parents=True, exist_ok=True))
+        name = artifact.sha256 or "u-" + hashlib.sha256(artifact.url.encode()).hexdigest()
+        path, part = self._cache / f"{name}.zip", self._cache / f"{name}.part"
+        if artifact.sha256 and path.exists():
+            with suppress(OSError):
+                os.utime(path)
+            return path
+        if not artifact.sha256:
+            part.unlink(missing_ok=True)
+        try:
+            await self._fetch(artifact, part)
+            found = await trio.to_thread.run_sync(sha256_of, part)
+        except CallFailed as error:
+            raise NotFetched(f"fetching {artifact.url}: {error}") from None
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise NotFetched(disk_words(error, "fetching the artifact")) from None
+        if artifact.sha256 and found != artifact.sha256.lower():
+            part.unlink(missing_ok=True)
+            raise Refused(f"wrong sha256: {artifact.url} is {found}, wanted {artifact.sha256}")
+        part.replace(path)
+        return path
+
+    async def _fetch(self, artifact: Artifact, part: Path) -> None:
+        """Fetch what is missing of the file. Raises CallFailed, Refused, OSError."""
+        have = begun(part, artifact.size)
+        if artifact.size and have == artifact.size:
+            return
+        headers = [("Range", f"bytes={have}-")] if have else []
+        async with self._http.stream(artifact.url, headers) as stream:
+            if have and stream.status == 416:
+                forget(part)
+                raise CallFailed("the part that is here does not fit; it is fetched anew")
+            if stream.status not in (200, 206):
+                text = (await stream.text()).decode(errors="replace")
+                words = f"{artifact.url} answered {stream.status}: {text[:200]}"
+                if stream.status in (404, 410):
+                    raise Refused(words)
+                raise CallFailed(words)
+            await self._keep(stream, part, have if stream.status == 206 else 0)
+
+    async def _keep(self, stream: Stream, part: Path, have: int) -> None:
+        """Append the body to the file. Raises CallFailed, OSError."""
+        wanted = int(stream.headers.get("content-length", 0))
+        free = shutil.disk_usage(self._cache).free
+        if wanted + ROOM_BYTES > free:
+            raise OSError(errno.ENOSPC, f"it needs {wanted} bytes, and {free} are free")
+        with part.open("r+b" if have else "wb") as file:
+            file.seek(have)
+            async for piece in stream.chunks():
+                await trio.to_thread.run_sync(file.write, piece)
+            await trio.to_thread.run_sync(file.flush)
+
+    def _prune(self) -> None:
+        """Forget what was used least lately, beyond what the cache may hold."""
+        found = sorted(self._cache.glob("*.zip"), key=lambda path: path.stat().st_mtime)
+        size = sum(path.stat().st_size for path in found)
+        for path in found:
+            if size <= self._cache_bytes:
+                return
+            size -= path.stat().st_size
+            path.unlink(missing_ok=True)
+
+
+def disk_words(error: OSError, what: str) -> str:
+    """What went wrong with the disk, for people."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the node's disk is full ({what}: {error.strerror})"
+    return f"{what}: {error}"
+
+
+def begun(part: Path, size: int) -> int:
+    """How much of a file is there already; one that is longer than it may be is forgotten."""
+    have = part.stat().st_size if part.exists() else 0
+    if size and have > size:
+        forget(part)
+        return 0
+    return have
+
+
+def forget(part: Path) -> None:
+    """Fetch it anew the next time."""
+    part.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Its hash, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- unpacking -------------------------------------------------------------------------------
+
+def unpack(archive: Path, target: Path) -> None:
+    """Unpack into a new directory, then give it its name. Raises Refused, OSError.
+
+    The controller has checked the archive; here it is checked again, for it may be somebody else's.
+    """
+    fresh = target.with_name(target.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = check(opened)
+            fresh.mkdir(mode=0o755, parents=True)
+            for member in members:
+                _extract(opened, member, fresh)
+        shutil.rmtree(target, ignore_errors=True)
+        fresh.replace(target)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        raise Refused(f"the artifact is no sound zip file: {error}") from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def check(opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """Its members, when all of them stay inside and are files or directories. Raises Refused."""
+    members = opened.infolist()
+    if len(members) > ENTRIES_MAX:
+        raise Refused(f"the artifact has over {ENTRIES_MAX} entries")
+    names: set[str] = set()
+    size = 0
+    for member in members:
+        name = member.filename.rstrip("/")
+        parts = PurePosixPath(name).parts
+        mode = member.external_attr >> 16
+        wrong = ""
+        if not name or name.startswith("/") or ".." in parts or "\0" in name or "\\" in name:
+            wrong = "leads out of its directory"
+        elif len(name.encode(errors="replace")) > NAME_BYTES_MAX:
+            wrong = "has too long a name"
+        elif mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_IFMT(mode) == 0):
+            wrong = "is neither file nor directory"
+        elif member.flag_bits & 1:
+            wrong = "is encrypted"
+        elif str(PurePosixPath(name)) in names:
+            wrong = "is there twice"
+        if wrong:
+            raise Refused(f"the artifact's entry {member.filename[:200]!r} {wrong}")
+        names.add(str(PurePosixPath(name)))
+        size += member.file_size
+    if size > UNPACKED_BYTES_MAX:
+        raise Refused(f"the artifact unpacks to over {UNPACKED_BYTES_MAX} bytes")
+    return members
+
+
+def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, root: Path) -> None:
+    """One member. Raises Refused when it is longer than it said, OSError, BadZipFile."""
+    path = root / PurePosixPath(member.filename)
+    if member.is_dir():
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    mode = (member.external_attr >> 16) & 0o777
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o644 | (mode & 0o111))
+    left = member.file_size
+    with opened.open(member) as source, os.fdopen(descriptor, "wb") as file:
+        while piece := source.read(COPY_BYTES):
+            left -= len(piece)
+            if left < 0:
+                raise Refused(f"the artifact's entry {member.filename[:200]!r} is too long")
+            file.write(piece)

@@ -1,0 +1,117 @@
+"""The heartbeat: tells the controller that the node lives, and how it is."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final, final
+
+import msgspec
+import trio
+
+import plumd
+from plumd.agent import facts
+from plumd.agent.http import CallFailed, Http
+from plumd.agent.identity import Identity
+from plumd.agent.settings import Settings
+
+log = logging.getLogger("plumd.agent")
+BEAT_S_MIN: Final = 0.2
+TAKEN: Final = 409
+NO_NODES: Final = 404
+
+
+class Beat(msgspec.Struct, frozen=True, rename="camel"):
+    """What is told."""
+
+    node_id: str
+    ip: str
+    labels: dict[str, str]
+    facts: facts.Facts
+    agent_version: str
+    boot_id: str
+    key: str
+
+
+class Heard(msgspec.Struct, frozen=True, rename="camel"):
+    """What is answered; an older controller says ttlSec alone."""
+
+    ttl_sec: float = 15.0
+    beat_sec: float = 0.0
+    draining: bool = False
+
+
+@final
+class Beats:
+    """Beats until canceled.
+
+    owned: an event, set while the controller takes this agent for the node's. draining: the node
+    shall take nothing new.
+    """
+
+    def __init__(self, settings: Settings, who: Identity, http: Http) -> None:
+        self.owned = trio.Event()
+        self.taken = trio.Event()
+        self.draining = False
+        self._settings = settings
+        self._who = who
+        self._http = http
+        self._said = ""
+
+    async def run(self) -> None:
+        """Beat, as often as the controller wants it."""
+        pause_s = self._settings.beat_s
+        while True:
+            begun_s = trio.current_time()
+            heard = await self.beat()
+            if heard is not None and heard.beat_sec:
+                pause_s = max(BEAT_S_MIN, heard.beat_sec)
+            elif heard is not None:
+                pause_s = min(self._settings.beat_s, max(BEAT_S_MIN, heard.ttl_sec / 3))
+            await trio.sleep_until(begun_s + pause_s)
+
+    async def beat(self) -> Heard | None:
+        """One beat; None when it was not heard, or not wanted."""
+        settings = self._settings
+        told = Beat(settings.node_id, settings.ip or self._http.own_address(), settings.labels,
+                    facts.look(settings.data_dir), plumd.__version__, facts.boot_id(),
+                    self._who.key)
+        try:
+            answer = await self._http.call("POST", "v1/nodes/heartbeat", told)
+        except CallFailed as error:
+            self._say(f"the controller does not answer: {error}")
+            return None
+        if answer.status == TAKEN:
+            self._say(f"this node's name belongs to another agent: {answer.problem}")
+            self._own(False)
+            return None
+        if answer.status == NO_NODES:       # it knows of no nodes, but may have tasks for one
+            self._own(True)
+        if not answer.ok:
+            self._say(f"the controller does not take the heartbeat: {answer.problem}")
+            return None
+        self._say("")
+        self._own(True)
+        try:
+            heard = msgspec.json.decode(answer.body or b"{}", type=Heard)
+        except msgspec.DecodeError:
+            heard = Heard()
+        self.draining = heard.draining
+        return heard
+
+    def _own(self, is_ours: bool) -> None:
+        """Let those know who wait for the node to become ours, or another's."""
+        now, other = (self.owned, "taken") if is_ours else (self.taken, "owned")
+        if not now.is_set():
+            now.set()
+        if getattr(self, other).is_set():
+            setattr(self, other, trio.Event())
+
+    def _say(self, what: str) -> None:
+        """Log what is new."""
+        if what == self._said:
+            return
+        self._said = what
+        if what:
+            log.warning("%s", what)
+        else:
+            log.info("the controller hears this node", extra={"node_id": self._settings.node_id})

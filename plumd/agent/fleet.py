@@ -1,0 +1,188 @@
+"""The instances of this node: kept as the controller wants them, found again after a restart.
+
+What is wanted is asked for when the controller says that it changed, and every sync_s all the same.
+A request that was answered also renews the leases of fenced instances, counted from when it was
+sent; a controller that is away changes nothing for all others.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Final, final
+from urllib.parse import quote, urlsplit
+
+import msgspec
+import trio
+
+from plumd.agent.assigned import Assigned, Assignments
+from plumd.agent.beats import Beats
+from plumd.agent.http import CallFailed, Http
+from plumd.agent.instance import Instance, Kept, Surroundings, read_kept, write_kept
+from plumd.agent.settings import Settings
+from plumd.executors import shim
+
+log = logging.getLogger("plumd.agent")
+WAKE_AGAIN_S: Final = 1.0
+WAKE_AGAIN_S_MAX: Final = 15.0
+LINE_S_MAX: Final = 60.0
+"""The stream of wake-ups has a comment every 15 s; silent for so long, it is dead."""
+OLD_KEPT: Final = 50
+"""So many instances that are gone have their logs kept."""
+_DECODE: Final = msgspec.json.Decoder(Assignments).decode
+
+
+@final
+class Fleet:
+    """All instances, by their ids."""
+
+    def __init__(self, settings: Settings, around: Surroundings, http: Http, beats: Beats) -> None:
+        self.instances: dict[str, Instance] = {}
+        self._settings = settings
+        self._around = around
+        self._http = http
+        self._beats = beats
+        self._root = settings.data_dir / "instances"
+        self._wake = trio.Event()
+        self._answered_ms = 0       # when the last request was sent that was answered
+        self._said = ""
+
+    def recover(self) -> None:
+        """Find what an earlier agent kept running. Reads files."""
+        if not self._root.exists():
+            return
+        for folder in self._root.iterdir():
+            kept = read_kept(folder)
+            if kept is not None:
+                self.instances[kept.assigned.instance_id] = Instance(folder, kept, self._around)
+
+    async def run(self) -> None:
+        """Keep them, until canceled; what runs is left running."""
+        async with trio.open_nursery() as nursery:
+            for instance in self.instances.values():
+                nursery.start_soon(self._carry, instance)
+            nursery.start_soon(self._listen)
+            nursery.start_soon(self._around.reports.run)
+            while True:
+                await self.sync(nursery)
+                with trio.move_on_after(self._settings.sync_s):
+                    await self._wake.wait()
+                self._wake = trio.Event()
+
+    async def _carry(self, instance: Instance) -> None:
+        await instance.run()
+        await trio.to_thread.run_sync(retire, self._root.parent, instance.folder)
+        if self.instances.get(instance.assigned.instance_id) is instance:
+            del self.instances[instance.assigned.instance_id]
+        self._wake.set()        # it may be wanted again meanwhile
+
+    async def sync(self, nursery: trio.Nursery) -> None:
+        """Ask once, and do what the answer says."""
+        sent_ms = shim.boot_ms()
+        path = f"v1/assignments?nodeId={quote(self._settings.node_id, safe='')}"
+        try:
+            answer = await self._http.call("GET", path)
+            wanted = _DECODE(answer.body).items if answer.ok else None
+        except CallFailed as error:
+            self._say(f"the assignments cannot be had: {error}")
+            if error.refused:
+                self._renew_away(sent_ms)
+            return
+        except msgspec.DecodeError as error:
+            self._say(f"the assignments cannot be read: {error}")
+            return
+        self._say("" if wanted is not None else
+                  f"the assignments cannot be had: {answer.problem}")
+        if wanted is None or self._beats.taken.is_set():
+            return
+        self._answered_ms = sent_ms
+        self._apply({one.instance_id: one for one in wanted}, sent_ms, nursery)
+
+    def _apply(self, wanted: dict[str, Assigned], sent_ms: int, nursery: trio.Nursery) -> None:
+        """Want what is listed, and nothing else."""
+        for instance_id, instance in self.instances.items():
+            if instance_id not in wanted:
+                instance.want(None)
+        for instance_id, assigned in wanted.items():
+            known = self.instances.get(instance_id)
+            if known is None:
+                known = self._enter(assigned, nursery)
+            elif assigned.wanted and assigned.phase in (None, "Pending", "Lost"):
+                known.told_again()
+            if known is None:
+                continue
+            if assigned.fence is not None and assigned.wanted:
+                known.lease_until(sent_ms + assigned.fence.lease_ms)
+            known.want(assigned)
+
+    def _enter(self, assigned: Assigned, nursery: trio.Nursery) -> Instance | None:
+        """A new one. None: its directory cannot be made; the next look tries again."""
+        folder, kept = self._root / assigned.folder, Kept(assigned)
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            write_kept(folder, kept)
+        except OSError as error:
+            self._say(f"no room for the instance {assigned.instance_id}: {error}")
+            return None
+        instance = self.instances[assigned.instance_id] = Instance(folder, kept, self._around)
+        nursery.start_soon(self._carry, instance)
+        return instance
+
+    def _renew_away(self, sent_ms: int) -> None:
+        """Nobody listens at the controller's: it is down, not cut off, so it moves nothing yet."""
+        for instance in self.instances.values():
+            fence = instance.assigned.fence
+            if fence is not None and sent_ms <= self._answered_ms + fence.away_ms:
+                instance.lease_until(sent_ms + fence.lease_ms)
+
+    async def _listen(self) -> None:
+        """Be woken when something changed."""
+        url = f"v1/stream?nodeId={quote(self._settings.node_id, safe='')}"
+        pause_s = WAKE_AGAIN_S
+        while True:
+            try:
+                async with self._http.stream(url) as stream:
+                    if stream.status == 200:
+                        pause_s = WAKE_AGAIN_S
+                        async for piece in stream.chunks(LINE_S_MAX):
+                            if b"data:" in piece:
+                                self._wake.set()
+            except CallFailed as error:
+                log.debug("no wake-ups", extra={"reason": str(error)})
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, WAKE_AGAIN_S_MAX)
+
+    def _say(self, what: str) -> None:
+        """Log what is new."""
+        if what and what != self._said:
+            log.warning("%s", what)
+        self._said = what
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """How instances find the controller. One port takes all protocols, so it is named for gRPC."""
+    parts = urlsplit(settings.controller)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return {"CONTROLLER_BASE": settings.controller.rstrip("/"),
+            "CONTROLLER_GRPC_ADDR": f"{host}:{port}"}
+
+
+def retire(data_dir: Path, folder: Path) -> None:
+    """An instance is gone: of its directory the logs stay for a while, nothing else."""
+    shutil.rmtree(folder / "app", ignore_errors=True)
+    for path in (folder / "app.is", folder / "assigned"):
+        path.unlink(missing_ok=True)
+    if not (folder / "runs").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    old = data_dir / "old"
+    old.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target = old / folder.name
+    shutil.rmtree(target, ignore_errors=True)
+    folder.rename(target)
+    target.touch()
+    there = sorted(old.iterdir(), key=lambda path: path.stat().st_mtime)
+    for path in there[:-OLD_KEPT]:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,49 @@
+"""Whether an instance is well, by asking it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from plumd.agent.assigned import Check
+from plumd.agent.http import CallFailed, Http
+
+INTERVAL_S_MIN: Final = 0.1
+WELL_BELOW: Final = 400
+
+
+async def watch(check: Check, http: Http, told: Callable[[bool], None]) -> None:
+    """Ask again and again; told: what is new. Cancel: anywhere."""
+    await trio.sleep(check.grace_sec)
+    well: bool | None = None
+    failures = 0
+    while True:
+        if await is_well(check, http):
+            failures = 0
+            if well is not True:
+                well = True
+                told(True)
+        else:
+            failures += 1
+            if failures >= max(1, check.failures) and well is not False:
+                well = False
+                told(False)
+        await trio.sleep(max(INTERVAL_S_MIN, check.interval_sec))
+
+
+async def is_well(check: Check, http: Http) -> bool:
+    """One question."""
+    with trio.move_on_after(max(INTERVAL_S_MIN, check.timeout_sec)):
+        try:
+            if check.kind == "http":
+                url = f"http://127.0.0.1:{check.port}/{check.path.lstrip('/')}"
+                async with http.stream(url) as answer:
+                    return answer.status < WELL_BELOW
+            stream = await trio.open_tcp_stream("127.0.0.1", check.port)
+            await trio.aclose_forcefully(stream)
+            return True
+        except (CallFailed, OSError, ValueError):
+            return False
+    return False

@@ -1,0 +1,407 @@
+"""One instance of a deployment on this node: prepared, started, watched, started again, stopped.
+
+    <data>/instances/<id>/assigned      what was wanted last, with the count of restarts
+                          app/          the unpacked artifact, where it runs
+                          runs/<n>/     one shim's directory a start; the last KEPT_RUNS are kept
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Final, final
+
+import msgspec
+import trio
+
+from plumd.agent import health
+from plumd.agent.artifacts import Artifact, Artifacts, NotFetched, Refused
+from plumd.agent.assigned import Assigned, Backoff, Report, Stats
+from plumd.agent.http import Http
+from plumd.agent.process import NotStarted, Process
+from plumd.agent.reports import Reports
+from plumd.executors import shim
+from plumd.executors.os_process import signal_name
+
+log = logging.getLogger("plumd.agent")
+KEPT_RUNS: Final = 3
+LOG_BYTES_MAX: Final = 16 << 20
+STATS_S: Final = 15.0
+TERM_AT: Final = 2 / 3
+"""Of a lease: then the instance is asked to end, so that it has a while before it is killed."""
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What an agent that comes after us must know."""
+
+    assigned: Assigned
+    restarts: int = 0
+    over: str = ""
+    """The phase in which it ended for good, "" while it shall run."""
+
+
+class Surroundings(msgspec.Struct, frozen=True):
+    """What all instances of a node share. env: what their environments start from."""
+
+    node_id: str
+    env: Mapping[str, str]
+    cgroups: bool
+    shim_path: Path
+    http: Http
+    artifacts: Artifacts
+    reports: Reports
+    may_start: Callable[[], bool]
+
+
+@final
+class Instance:
+    """Follows `want` until it is to be gone; `run` carries it out."""
+
+    def __init__(self, folder: Path, kept: Kept, around: Surroundings) -> None:
+        self.folder = folder
+        self.gone = False
+        self._kept = kept
+        self._wanted: Assigned | None = kept.assigned
+        self._around = around
+        self._changed = trio.Event()
+        self._process: Process | None = None
+        self._running_as: Assigned | None = None
+        self._healthy = False
+        self._started_ms = 0
+        self._pid = 0
+        self._failures = 0
+        self._lease_ms = 0      # by the clock of leases, until when it may run; 0 = no lease
+        self._last: Report | None = None
+
+    @property
+    def assigned(self) -> Assigned:
+        """What was wanted of it last."""
+        return self._kept.assigned
+
+    # ------------------------------------------------------------ what is wanted
+
+    def want(self, assigned: Assigned | None) -> None:
+        """From now on this is wanted; None: it is not wanted any more, not even known."""
+        before, self._wanted = self._wanted, assigned
+        if assigned is not None and (assigned != self.assigned or before is None):
+            over = self._kept.over if assigned.same_program(self.assigned) and (
+                before is not None and before.wanted == assigned.wanted) else ""
+            self._keep(msgspec.structs.replace(self._kept, assigned=assigned, over=over))
+        if assigned is None or before is None or assigned != before:
+            self._wake()
+
+    def lease_until(self, at_ms: int) -> None:
+        """The controller was heard: a fenced instance may run until then (CLOCK_BOOTTIME)."""
+        if at_ms > self._lease_ms:
+            self._lease_ms = at_ms
+            self._wake()
+
+    def told_again(self) -> None:
+        """The controller does not know how it is: say it once more."""
+        if self._last is not None:
+            self._around.reports.tell(self._last)
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+    async def _news(self) -> None:
+        await self._changed.wait()
+        self._changed = trio.Event()
+
+    def _shall_run(self) -> bool:
+        """Whether a process of it shall be there."""
+        wanted = self._wanted
+        return (wanted is not None and wanted.wanted and not self._kept.over
+                and self._may_run(wanted))
+
+    def _may_run(self, wanted: Assigned) -> bool:
+        """Whether its lease, if it has one, still holds for a while."""
+        return wanted.fence is None or self._term_at_ms(wanted) > shim.boot_ms()
+
+    def _term_at_ms(self, wanted: Assigned) -> int:
+        assert wanted.fence is not None
+        return self._lease_ms - round(wanted.fence.lease_ms * (1 - TERM_AT))
+
+    # ------------------------------------------------------------ its life
+
+    async def run(self) -> None:
+        """Until it is gone. Cancel: a process that runs is left running."""
+        number = await trio.to_thread.run_sync(self._last_run)
+        if number and not (self.folder / "runs" / str(number) / "over").exists():
+            await self._follow(number, self.assigned)
+        while self._wanted is not None:
+            if self._shall_run() and self._around.may_start():
+                number = await self._one_run(number + 1)
+            elif self._wanted.wanted and self._kept.over:
+                await self._news()
+            elif self._wanted.wanted:
+                await self._wait_or_look()
+            else:
+                self._say("Stopped")
+                await self._news()
+        self._say("Stopped")
+        self.gone = True
+
+    async def _wait_or_look(self) -> None:
+        """The lease is over, or the node is not ours: until something changes, or a moment."""
+        with trio.move_on_after(1.0):
+            await self._news()
+
+    async def _one_run(self, number: int) -> int:
+        """Prepare, start and watch one run; its number."""
+        wanted = self._wanted
+        assert wanted is not None
+        self._say("Starting")
+        process = Process(self.folder / "runs" / str(number), self._around.shim_path)
+        reason = ""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._cancel_when_unwanted, wanted, nursery.cancel_scope)
+                await self._prepare(wanted)
+                await process.start(self._spec(process.directory, wanted))
+                nursery.cancel_scope.cancel()
+        except* (Refused, NotFetched, NotStarted) as group:
+            reason = str(group.exceptions[0])
+        if reason:
+            await self._failed(reason)
+        elif process.was_started():
+            await self._follow(number, wanted)
+        return number
+
+    async def _cancel_when_unwanted(self, wanted: Assigned, scope: trio.CancelScope) -> None:
+        while self._shall_run() and self._wanted is not None and (
+                self._wanted.same_program(wanted)):
+            await self._news()
+        scope.cancel()
+
+    async def _prepare(self, wanted: Assigned) -> None:
+        """Have the artifact there. Raises Refused, NotFetched."""
+        artifact = Artifact(wanted.artifact_url, wanted.sha256 or "", wanted.size_bytes or 0)
+        app, mark = self.folder / "app", self.folder / "app.is"
+        name = f"{artifact.sha256} {artifact.url}"
+        if artifact.url and not await trio.to_thread.run_sync(holds, mark, name, app):
+            await trio.to_thread.run_sync(forget_mark, mark)
+            await self._around.artifacts.unpacked(artifact, app)
+            await trio.to_thread.run_sync(mark.write_text, name)
+        if not artifact.url:
+            await trio.to_thread.run_sync(partial(app.mkdir, parents=True, exist_ok=True))
+        if not wanted.start_cmd and not await trio.to_thread.run_sync((app / "start.sh").is_file):
+            raise Refused("the artifact has no start.sh, and the deployment no startCmd")
+
+    def _spec(self, directory: Path, wanted: Assigned) -> shim.Spec:
+        limits = wanted.limits
+        app = self.folder / "app"
+        argv: tuple[str, ...]
+        if wanted.start_cmd:
+            argv = ("/bin/sh", "-c", wanted.start_cmd)
+        else:
+            with (app / "start.sh").open("rb") as file:
+                argv = ("./start.sh",) if file.read(2) == b"#!" else ("/bin/sh", "./start.sh")
+            with suppress(OSError):
+                (app / "start.sh").chmod(0o755)
+        names = {
+            "PLUM_INSTANCE_ID": wanted.instance_id, "PLUM_APP_NAME": wanted.app_name or "",
+            "PLUM_APP_VERSION": wanted.app_version or "",
+            "PLUM_DEPLOYMENT_ID": wanted.deployment_id, "WORKER_NODE_ID": self._around.node_id,
+            shim.DIRECTORY_VARIABLE: str(directory)}
+        if wanted.fence is not None:
+            names["PLUM_FENCE_TOKEN"] = str(wanted.fence.token)
+        return shim.Spec(
+            argv=argv, env={**self._around.env, **(wanted.env or {}), **names}, cwd=str(app),
+            stdin=None, name=f"plum-{self.folder.name[:100].replace('/', '-')}",
+            grace_ms=wanted.grace_ms, log_bytes_max=LOG_BYTES_MAX,
+            memory_bytes=(limits and limits.memory_bytes) or 0,
+            cpu_percent=(limits and limits.cpu_percent) or 0,
+            pids=(limits and limits.pids) or 0, cgroups=self._around.cgroups,
+            lease_at_ms=self._lease_ms if wanted.fence is not None else 0)
+
+    # ------------------------------------------------------------ one run
+
+    async def _follow(self, number: int, wanted: Assigned) -> None:
+        """Watch a run to its end, which is settled when this returns."""
+        process = Process(self.folder / "runs" / str(number), self._around.shim_path)
+        self._process, self._running_as = process, wanted
+        begun_s = trio.current_time()
+        self._pid, lease_ms = await process.look()
+        self._lease_ms = max(self._lease_ms, lease_ms)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._steer, process, wanted)
+            nursery.start_soon(self._tell_running, process)
+            if wanted.health_check is not None:
+                nursery.start_soon(health.watch, wanted.health_check, self._around.http,
+                                   self._is_well)
+            status = await process.wait()
+            nursery.cancel_scope.cancel()
+        self._process = self._running_as = None
+        self._pid, self._healthy = 0, False
+        await trio.to_thread.run_sync(self._tidy, number)
+        lived_s = trio.current_time() - begun_s
+        await self._settle(status, wanted, lived_s)
+
+    async def _tell_running(self, process: Process) -> None:
+        """Say that it runs, and every now and then what it uses."""
+        self._healthy = self.assigned.health_check is None
+        self._started_ms = time.time_ns() // 1_000_000
+        self._say("Running")
+        while True:
+            await trio.sleep(STATS_S)
+            usage = await process.usage()
+            if usage is not None:
+                self._say("Running", stats=Stats(
+                    usage.cpu_us / 1e6, usage.memory_bytes, usage.peak_memory_bytes,
+                    usage.processes, usage.read_bytes, usage.written_bytes))
+
+    def _is_well(self, well: bool) -> None:
+        self._healthy = well
+        self._say("Running", message="" if well else "the health check fails")
+
+    async def _steer(self, process: Process, ran: Assigned) -> None:
+        """Stop the run when it shall not be, and renew its lease while it may."""
+        while True:
+            now = self._wanted
+            if now is None or not now.wanted or not now.same_program(ran):
+                await process.stop(ran.grace_ms, "stopped")
+                await trio.sleep_forever()
+            if ran.fence is None:
+                await self._news()
+                continue
+            await process.tell(shim.lease_request(self._lease_ms))
+            left_ms = self._term_at_ms(ran) - shim.boot_ms()
+            if left_ms <= 0:
+                await process.stop(min(ran.grace_ms, self._lease_ms - shim.boot_ms()), "lease")
+                await trio.sleep_forever()
+            with trio.move_on_after(left_ms / 1000):
+                await self._news()
+
+    async def _settle(self, status: shim.Status | None, ran: Assigned, lived_s: float) -> None:
+        """What follows the end of a run."""
+        backoff = ran.backoff or Backoff()
+        if lived_s >= backoff.reset_sec:
+            self._failures = 0
+        wanted = self._wanted
+        if wanted is None or not wanted.wanted:
+            self._say("Stopped", status)
+            return
+        if not wanted.same_program(ran):
+            return
+        if status is not None and status.stop_reason == "lease":
+            self._say("Stopped", status, message="stopped for want of contact with the controller")
+            return
+        restart = ran.restart or "on-failure"
+        fine = status is not None and status.exit_code == 0 and not status.failed_errno
+        if fine and restart != "always":
+            self._end("Completed", status)
+        elif restart == "never":
+            self._end("Failed", status, how_it_ended(status))
+        else:
+            await self._failed(how_it_ended(status), status)
+
+    def _end(self, phase: str, status: shim.Status | None, message: str = "") -> None:
+        self._keep(msgspec.structs.replace(self._kept, over=phase))
+        self._say(phase, status, message)
+
+    async def _failed(self, message: str, status: shim.Status | None = None) -> None:
+        """Say it, and wait for the next try as long as it shall run."""
+        backoff = self.assigned.backoff or Backoff()
+        self._failures += 1
+        pause_s = min(backoff.max_sec, backoff.first_sec * 2 ** min(self._failures - 1, 20))
+        self._keep(msgspec.structs.replace(self._kept, restarts=self._kept.restarts + 1))
+        self._say("Failed", status, f"{message}; again in {pause_s:g} s")
+        log.warning("an instance failed", extra={
+            "instance_id": self.assigned.instance_id, "reason": message, "again_s": pause_s})
+        was = self.assigned
+        with trio.move_on_after(pause_s):
+            while self._shall_run() and self.assigned.same_program(was):
+                await self._news()
+
+    # ------------------------------------------------------------ words and files
+
+    def _say(self, phase: str, status: shim.Status | None = None, message: str = "",
+             stats: Stats | None = None) -> None:
+        """Tell the controller."""
+        if status is not None:
+            stats = Stats((status.user_us + status.system_us) / 1e6, 0, status.peak_memory_bytes,
+                          0, status.read_bytes, status.written_bytes, status.oom_kills)
+        exited = status is not None and status.executed
+        self._last = report = Report(
+            self.assigned.instance_id, phase, int(time.time()), self._around.node_id,
+            healthy=self._healthy if phase == "Running" else False,
+            exit_code=status.exit_code if exited and status is not None
+            and status.exit_code >= 0 else None,
+            signal=signal_name(status.signal) if status is not None and status.signal else "",
+            restarts=self._kept.restarts, pid=self._pid if phase == "Running" else 0,
+            started_at=self._started_ms if phase == "Running" else 0, message=message,
+            stats=stats, generation=self.assigned.generation)
+        self._around.reports.tell(report)
+
+    def _keep(self, kept: Kept) -> None:
+        """Write down what is wanted, for an agent that comes after us."""
+        self._kept = kept
+        try:
+            write_kept(self.folder, kept)
+        except OSError as error:
+            log.warning("what is wanted of an instance cannot be written down", extra={
+                "instance_id": kept.assigned.instance_id, "reason": str(error)})
+
+    def _last_run(self) -> int:
+        """The number of the latest run that was started; 0: none was."""
+        numbers = run_numbers(self.folder)
+        return next((one for one in reversed(numbers)
+                     if shim.was_claimed(self.folder / "runs" / str(one))), 0)
+
+    def _tidy(self, number: int) -> None:
+        """The run is settled; old ones go."""
+        with suppress(OSError):
+            (self.folder / "runs" / str(number) / "over").touch()
+        for one in run_numbers(self.folder)[:-KEPT_RUNS]:
+            shutil.rmtree(self.folder / "runs" / str(one), ignore_errors=True)
+
+
+def how_it_ended(status: shim.Status | None) -> str:
+    """The kernel's word, for people."""
+    if status is None:
+        return "its keeper was gone, so nobody knows how it ended"
+    if status.failed_errno:
+        return f"it could not be started: {status.failed_stage}: {status.failed_text}"
+    if status.signal:
+        memory = " (out of memory)" if status.oom_kills and status.signal == 9 else ""
+        return f"killed by {signal_name(status.signal)}{memory}"
+    return f"exit code {status.exit_code}"
+
+
+def run_numbers(folder: Path) -> list[int]:
+    """The numbers of all runs that have a directory, in order."""
+    with suppress(FileNotFoundError):
+        return sorted(int(path.name) for path in (folder / "runs").iterdir()
+                      if path.name.isdigit())
+    return []
+
+
+def write_kept(folder: Path, kept: Kept) -> None:
+    """Whole or not at all. Raises OSError."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    shim.put(folder / "assigned", msgspec.json.encode(kept))
+
+
+def read_kept(folder: Path) -> Kept | None:
+    """What an earlier agent wrote down."""
+    with suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode((folder / "assigned").read_bytes(), type=Kept)
+    return None
+
+
+def holds(mark: Path, name: str, app: Path) -> bool:
+    """Whether app is the unpacked artifact of that name."""
+    with suppress(OSError):
+        return mark.read_text() == name and app.is_dir()
+    return False
+
+
+def forget_mark(mark: Path) -> None:
+    """What was unpacked is about to change."""
+    mark.unlink(missing_ok=True)

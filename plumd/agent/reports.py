@@ -1,0 +1,69 @@
+"""Tells the controller how instances are: the latest word of each, again until it is heard."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final, final
+
+import trio
+
+from plumd.agent.assigned import Report
+from plumd.agent.http import CallFailed, Http
+
+log = logging.getLogger("plumd.agent")
+AGAIN_S: Final = 1.0
+AGAIN_S_MAX: Final = 15.0
+UNKNOWN: Final = 404
+
+
+@final
+class Reports:
+    """What is still to be told."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+        self._waiting: dict[str, Report] = {}
+        self._news = trio.Event()
+        self._told = trio.Event()
+
+    def tell(self, report: Report) -> None:
+        """Tell this; what was to be told of the same instance before is not told any more."""
+        self._waiting.pop(report.instance_id, None)
+        self._waiting[report.instance_id] = report
+        self._news.set()
+
+    async def flushed(self) -> None:
+        """Return when nothing waits to be told."""
+        while self._waiting:
+            self._told = trio.Event()
+            await self._told.wait()
+
+    async def run(self) -> None:
+        """Tell, until canceled."""
+        pause_s = AGAIN_S
+        while True:
+            while not self._waiting:
+                self._news = trio.Event()
+                await self._news.wait()
+            instance_id, report = next(iter(self._waiting.items()))
+            if await self._say(report):
+                pause_s = AGAIN_S
+                if self._waiting.get(instance_id) is report:
+                    del self._waiting[instance_id]
+                self._told.set()
+            else:
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, AGAIN_S_MAX)
+
+    async def _say(self, report: Report) -> bool:
+        """Whether it was heard, or never will be."""
+        try:
+            answer = await self._http.call("POST", "v1/instances/status", report)
+        except CallFailed as error:
+            log.debug("a report waits", extra={"reason": str(error)})
+            return False
+        if answer.ok or answer.status == UNKNOWN:
+            return True
+        log.warning("a report was not taken", extra={
+            "instance_id": report.instance_id, "reason": answer.problem})
+        return answer.status < 500 and answer.status != 429

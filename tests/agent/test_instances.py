@@ -1,0 +1,259 @@
+"""Instances of deployments under the real agent, against a controller played by hand."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.agent.acting import Controller
+from tests.agent.program import Agent
+from tests.daemon.plant import wait_for
+
+pytestmark = pytest.mark.daemon
+SERVICE = "#!/bin/sh\necho up; env > env.txt; echo $$ > pid; exec sleep 600\n"
+
+
+@pytest.fixture
+def controller() -> Iterator[Controller]:
+    with Controller() as made:
+        yield made
+
+
+@pytest.fixture
+def agent(tmp_path: Path, controller: Controller) -> Iterator[Agent]:
+    with Agent(tmp_path / "agent", controller.url, "n1") as made:
+        yield made
+
+
+def app_of(agent: Agent, instance_id: str) -> Path:
+    return agent.data_dir / "instances" / instance_id / "app"
+
+
+def pid_of(agent: Agent, instance_id: str) -> int:
+    """The process of an instance, once it has said its id."""
+    path = app_of(agent, instance_id) / "pid"
+    wait_for(lambda: path.exists() and path.read_text().strip() != "", "it says its id")
+    return int(path.read_text())
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def runs(controller: Controller, instance_id: str) -> None:
+    wait_for(lambda: controller.last(instance_id)["phase"] == "Running", "it runs")
+
+
+def test_an_artifact_is_fetched_checked_and_started(agent: Agent, controller: Controller) -> None:
+    url, sha256 = controller.app("a.zip", {"start.sh": SERVICE, "meta.ini": "name=a\nversion=1\n",
+                                           "lib/deep/data.txt": "x"})
+    controller.want("i1", artifactUrl=url, sha256=sha256, env={"MINE": "yes"})
+    runs(controller, "i1")
+    pid = pid_of(agent, "i1")
+    names = dict(line.partition("=")[::2] for line in
+                 (app_of(agent, "i1") / "env.txt").read_text().splitlines())
+    assert names["PLUM_INSTANCE_ID"] == "i1"
+    assert (names["PLUM_APP_NAME"], names["PLUM_APP_VERSION"]) == ("app", "1")
+    assert names["WORKER_NODE_ID"] == "n1"
+    assert names["CONTROLLER_BASE"] == controller.url
+    assert names["CONTROLLER_GRPC_ADDR"] == f"127.0.0.1:{controller.port}"
+    assert names["MINE"] == "yes"
+    assert "AGENT_NODE_ID" not in names
+    assert os.getsid(pid) == pid
+    assert controller.last("i1")["pid"] == pid
+    controller.want("i2", artifactUrl=url, sha256=sha256)
+    runs(controller, "i2")
+    assert controller.ranges == [""], "the second came from the cache"
+    controller.drop("i1")
+    wait_for(lambda: controller.last("i1")["phase"] == "Stopped", "it is stopped")
+    assert not is_alive(pid)
+    wait_for(lambda: not app_of(agent, "i1").exists(), "its files are gone")
+    assert controller.phases("i1") == ["Starting", "Running", "Stopped"]
+    assert is_alive(pid_of(agent, "i2"))
+
+
+def test_the_heartbeat_says_how_the_node_is(agent: Agent, controller: Controller) -> None:
+    wait_for(lambda: bool(controller.beats), "it beats")
+    beat = controller.beats[0]
+    assert (beat["nodeId"], beat["ip"]) == ("n1", "127.0.0.1")
+    facts = beat["facts"]
+    assert isinstance(facts, dict)
+    assert facts["cpus"] == os.cpu_count()
+    assert facts["memTotal"] > facts["memAvailable"] > 0
+    assert beat["key"]
+    agent.stop()
+    count = len(controller.beats)
+    agent.start()
+    wait_for(lambda: len(controller.beats) > count, "it beats again")
+    assert controller.beats[-1]["key"] == beat["key"]
+
+
+def test_stop_ends_daemons_of_their_own_session(agent: Agent, controller: Controller) -> None:
+    deaf = (f"{sys.executable} -c 'import os,signal,time; signal.signal(15, signal.SIG_IGN);"
+            " os.setsid(); open(\"deaf\",\"w\").write(str(os.getpid())); time.sleep(600)' &\n")
+    script = f"{deaf}trap '' TERM\necho $$ > pid\nsleep 600\n"
+    url, _ = controller.app("a.zip", {"start.sh": script})
+    controller.want("i1", artifactUrl=url, stopGraceSec=0.3)
+    pid = pid_of(agent, "i1")
+    path = app_of(agent, "i1") / "deaf"
+    wait_for(lambda: path.exists() and path.read_text() != "", "the daemon runs")
+    other = int(path.read_text())
+    controller.want("i1", desired="Stopped")
+    wait_for(lambda: controller.last("i1")["phase"] == "Stopped", "it is stopped")
+    assert not is_alive(pid)
+    assert not is_alive(other)
+    wait_for(lambda: agent.leftovers() == [agent.pid], "nothing is left")
+    controller.want("i1", desired="Running")
+    runs(controller, "i1")
+
+
+def test_a_crash_is_restarted_with_growing_pauses(agent: Agent, controller: Controller) -> None:
+    url, _ = controller.app("a.zip", {"start.sh": "date +%s%N >> times; exit 9\n"})
+    controller.want("i1", artifactUrl=url, backoff={"firstSec": 0.1, "maxSec": 1, "resetSec": 60})
+    path = app_of(agent, "i1") / "times"
+    wait_for(lambda: path.exists() and len(path.read_text().split()) >= 6, "it is tried often")
+    failed = [one for one in controller.of("i1") if one["phase"] == "Failed"]
+    assert failed[0]["exitCode"] == 9
+    pauses = [str(one["message"]).partition("; again in ")[2] for one in failed[:5]]
+    assert pauses == ["0.1 s", "0.2 s", "0.4 s", "0.8 s", "1 s"]
+    assert [one["restarts"] for one in failed[:5]] == [1, 2, 3, 4, 5]
+
+
+def test_the_ways_in_which_an_instance_ends(agent: Agent, controller: Controller) -> None:
+    for name, policy, code in (("done", "on-failure", 0), ("never", "never", 3)):
+        controller.want(name, startCmd=f"echo {name}; exit {code}", restart=policy)
+    wait_for(lambda: controller.last("done")["phase"] == "Completed", "it is completed")
+    wait_for(lambda: controller.last("never")["phase"] == "Failed", "it has failed")
+    assert (controller.last("done")["exitCode"], controller.last("never")["exitCode"]) == (0, 3)
+    controller.want("always", startCmd="echo x >> ../again", restart="always",
+                    backoff={"firstSec": 0.05, "maxSec": 0.05})
+    path = app_of(agent, "always").parent / "again"
+    wait_for(lambda: path.exists() and len(path.read_text()) > 6, "it is started again and again")
+    agent.stop()
+    agent.start()
+    wait_for(lambda: len(controller.beats) > 1, "it is back")
+    controller.want("after", startCmd="true")
+    wait_for(lambda: controller.last("after")["phase"] == "Completed", "it goes on")
+    assert controller.phases("done")[-1] == "Completed"
+    assert len(list((agent.data_dir / "instances" / "done" / "runs").iterdir())) == 1
+
+
+def test_instances_outlive_their_agent(agent: Agent, controller: Controller) -> None:
+    """kill -9 of the agent with 20 instances: none is touched, and one that ended is seen."""
+    url, _ = controller.app("a.zip", {"start.sh": SERVICE})
+    names = [f"i{number}" for number in range(20)]
+    for name in names:
+        controller.want(name, artifactUrl=url, backoff={"firstSec": 0.1})
+    pids = {name: pid_of(agent, name) for name in names}
+    agent.kill()
+    os.kill(pids["i0"], signal.SIGKILL)
+    count = len(controller.reports)
+    agent.start()
+    wait_for(lambda: any(one["phase"] == "Failed" for one in controller.of("i0")), "it is seen")
+    assert [one["signal"] for one in controller.of("i0") if one["phase"] == "Failed"] == ["SIGKILL"]
+    wait_for(lambda: controller.last("i0")["phase"] == "Running", "it runs again")
+    wait_for(lambda: {str(one["instanceId"]) for one in controller.reports[count:]} == set(names),
+             "all are told of")
+    for name in names[1:]:
+        assert pid_of(agent, name) == pids[name]
+        assert is_alive(pids[name])
+    controller.drop("i7")
+    wait_for(lambda: not is_alive(pids["i7"]), "stop works after")
+    assert is_alive(pids["i8"])
+
+
+def test_a_controller_that_is_away_changes_nothing(tmp_path: Path) -> None:
+    with Controller() as first:
+        url, _ = first.app("a.zip", {"start.sh": SERVICE})
+        with Agent(tmp_path / "agent", first.url, "n1") as agent:
+            first.want("i1", artifactUrl=url, backoff={"firstSec": 0.1})
+            pid = pid_of(agent, "i1")
+            first.close()
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: pid_of(agent, "i1") != pid and is_alive(pid_of(agent, "i1")),
+                     "it is started again without a controller")
+
+
+@pytest.mark.parametrize(("what", "words"), [
+    ("sha", "wrong sha256"), ("nothing", "has no start.sh"), ("missing", "answered 404"),
+    ("command", "exit code 127"), ("broken", "no sound zip file"),
+    ("outside", "leads out of its directory"), ("link", "is neither file nor directory"),
+])
+def test_what_cannot_be_started_says_why(agent: Agent, controller: Controller, what: str,
+                                         words: str) -> None:
+    url, sha256 = controller.app("a.zip", {"start.sh": SERVICE})
+    more: dict[str, object] = {"artifactUrl": url, "backoff": {"firstSec": 30}}
+    if what == "sha":
+        more["sha256"] = "0" * 64
+    elif what == "nothing":
+        more["artifactUrl"], _ = controller.app("b.zip", {"readme": "x"})
+    elif what == "missing":
+        more["artifactUrl"] = "/artifacts/none.zip"
+    elif what == "command":
+        more["startCmd"] = "./no-such-thing"
+    elif what == "broken":
+        controller.artifacts[url] = b"PK\x03\x04 not a zip"
+    elif what == "outside":
+        more["artifactUrl"], _ = controller.app("b.zip", {"../../x": "x", "start.sh": SERVICE})
+    elif what == "link":
+        data = controller.artifacts[url]
+        assert sha256
+        controller.artifacts[url] = data.replace((0o100755 << 16).to_bytes(4, "little"),
+                                                 (0o120777 << 16).to_bytes(4, "little"))
+    controller.want("i1", **more)
+    wait_for(lambda: controller.last("i1")["phase"] == "Failed", "it fails")
+    assert words in str(controller.last("i1")["message"])
+    assert not list(agent.data_dir.rglob("*.part"))
+    assert not list(agent.data_dir.rglob("*.new"))
+    controller.drop("i1")
+    wait_for(lambda: not (agent.data_dir / "instances" / "i1").exists(), "nothing is left")
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_download_that_breaks_off_goes_on(controller: Controller) -> None:
+    url, sha256 = controller.app("a.zip", {"start.sh": SERVICE, "big": os.urandom(3_000_000)})
+    controller.cut_after = 1_000_000
+    controller.want("i1", artifactUrl=url, sha256=sha256, backoff={"firstSec": 0.1})
+    runs(controller, "i1")
+    assert controller.phases("i1")[:2] == ["Starting", "Failed"]
+    assert controller.ranges[0] == ""
+    assert controller.ranges[1].startswith("bytes=")
+    assert 0 < int(controller.ranges[1][6:-1]) <= 1_000_000
+
+
+def test_a_node_that_belongs_to_another_runs_nothing(tmp_path: Path) -> None:
+    with Controller() as controller:
+        controller.taken = True
+        url, _ = controller.app("a.zip", {"start.sh": SERVICE})
+        controller.want("i1", artifactUrl=url)
+        with Agent(tmp_path / "agent", controller.url, "n1") as agent:
+            wait_for(lambda: "belongs to another agent" in agent.said(), "it is told")
+            assert controller.reports == []
+            controller.taken = False
+            runs(controller, "i1")
+
+
+def test_health_is_told(agent: Agent, controller: Controller, tmp_path: Path) -> None:
+    serve = (f"exec {sys.executable} -c 'import http.server as h;"
+             " s = h.HTTPServer((\"127.0.0.1\", 0), h.SimpleHTTPRequestHandler);"
+             f" open(\"{tmp_path}/port\", \"w\").write(str(s.server_port)); s.serve_forever()'")
+    controller.want("web", startCmd=serve)
+    port = tmp_path / "port"
+    wait_for(lambda: port.exists() and port.read_text() != "", "it listens")
+    check = {"kind": "http", "port": int(port.read_text()), "path": "/well", "intervalSec": 0.1,
+             "failures": 2}
+    controller.want("probe", startCmd="sleep 600", healthCheck=check)
+    wait_for(lambda: controller.last("probe").get("message") == "the health check fails", "ill")
+    (app_of(agent, "web") / "well").touch()
+    wait_for(lambda: controller.last("probe").get("healthy") is True, "well again")
+    (app_of(agent, "web") / "well").unlink()
+    wait_for(lambda: controller.last("probe").get("healthy") is False, "ill again")
+    assert controller.last("probe")["phase"] == "Running"
