@@ -387,7 +387,7 @@ class Deployments:
     def _copy(self, number: int) -> Copy:
         copy = self._copies.get(number)
         if copy is None:
-            raise NotFound("no such instance", field="instanceId")
+            raise NotFound("no such instance")
         return copy
 
     def hold(self, number: int, *, held: bool) -> None:

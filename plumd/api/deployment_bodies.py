@@ -78,7 +78,12 @@ class DeploymentWrite(msgspec.Struct, frozen=True, rename="camel", omit_defaults
     replicas: Annotated[dict[NodeName, Count], Meta(max_length=REPLICAS_MAX)] | None = None
 
 
-class Scale(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+class DeploymentAnew(DeploymentWrite, frozen=True, rename="camel", omit_defaults=True,
+                     forbid_unknown_fields=True):
+    """The same, where no older program writes: what is not known is refused."""
+
+
+class Scale(msgspec.Struct, frozen=True, rename="camel"):
     """How many copies an entry shall have; entry may be left out where there is but one."""
 
     replicas: Replicas | None = None

@@ -10,6 +10,7 @@ import msgspec
 from plumd.api.context import ENCODE, Context, Note, again_as_it_was, answer, id_param, once
 from plumd.api.decode import lenient, strict
 from plumd.api.deployment_bodies import (
+    DeploymentAnew,
     DeploymentView,
     DeploymentWrite,
     InstanceView,
@@ -102,9 +103,9 @@ class DeploymentRoutes:
 
     async def update(self, request: Request) -> Response:
         """Say it anew; what runs follows, copy by copy."""
+        given, version = strict(request.body, DeploymentAnew), if_match(request.headers)
         row = self.known(request)
-        body = self.body(request, strict(request.body, DeploymentWrite))
-        version = if_match(request.headers)
+        body = self.body(request, given)
         await self.room.ask(lambda: self.room.edit(row.number, body, version, "updated"))
         return self.shown(row.number)
 
@@ -189,10 +190,11 @@ class DeploymentRoutes:
 
     async def plan(self, request: Request) -> Response:
         """What would go where, and why not; nothing is changed."""
+        given = strict(request.body, DeploymentAnew)
         number = parse_id(request.query.get("deploymentId", "")) or 0
         if request.query.get("deploymentId"):
             self.current(number)
-        body = self.body(request, strict(request.body, DeploymentWrite))
+        body = self.body(request, given)
         return answer(200, plan_view(self.room.plan(body, number)))
 
 
@@ -223,11 +225,11 @@ def routes(handlers: DeploymentRoutes) -> list[Route]:
              answers={200: list[DeploymentView]},
              query=(LIMIT, CURSOR, Query("name", str, "Only those with this name"))),
         write("POST", f"{base}/plan", handlers.plan, "What would go where, and why not",
-              body=DeploymentWrite, answers={200: PlanView},
+              body=DeploymentAnew, answers={200: PlanView},
               query=(Query("deploymentId", str, "As a new version of this one"),)),
         read(one, handlers.get, "Get a deployment", answers={200: DeploymentView}),
         write("PUT", one, handlers.update, "Write a deployment anew; what runs follows",
-              body=DeploymentWrite, answers={200: DeploymentView}, query=(IF_MATCH,)),
+              body=DeploymentAnew, answers={200: DeploymentView}, query=(IF_MATCH,)),
         write("DELETE", one, handlers.delete, "Delete a deployment; its instances end",
               answers={204: None}),
         write("POST", one, handlers.act, "Start, stop, scale or roll back a deployment",

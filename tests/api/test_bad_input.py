@@ -273,6 +273,10 @@ def test_ids_that_name_nothing(api: Api) -> None:
         body: Json | None = {} if each.body is not None else None
         if each.path.startswith("/v1/workflows") and each.method == "PUT":
             body = {"name": "x", "steps": []}
+        if each.path == "/v1/assignments/{id}" and each.method == "PATCH":
+            body = {"desired": "Running"}
+        if each.path == "/v1/deployments/{id}" and each.method == "PUT":
+            body = {"name": "x"}
         if each.path == "/v1/triggers/{id}/test":
             body = {"event": {}}
         if each.path == "/v1/schedules/{id}" and each.method == "PUT":
