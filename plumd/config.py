@@ -72,6 +72,12 @@ SETTINGS: Final = (
             "public addresses, never link-local ones"),
     Setting("service_health_ttl_sec", 15.0, "an endpoint is unhealthy after so long without a "
             "heartbeat", low=1, high=86_400, env=("SERVICE_HEALTH_TTL_SEC",)),
+    Setting("node_ttl_sec", 15.0, "a node is lost, and its instances move, after so long without a "
+            "word of its agent", low=1, high=86_400, env=("HEARTBEAT_TTL_SEC",)),
+    Setting("artifact_bytes_max", 2 << 30, "how large an uploaded app may be", low=1,
+            high=1 << 40),
+    Setting("artifact_hosts", (), "hosts besides this daemon that an artifactUrl may name; it then "
+            "needs a sha256"),
     Setting("stop_grace_sec", 10.0, "between the wish that work ends and its end by force",
             high=3_600),
     Setting("shutdown_sec", 10.0, "how long open requests may take when the daemon stops",
@@ -108,6 +114,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     service_slots: int
     outgoing_networks: tuple[str, ...]
     service_health_ttl_sec: float
+    node_ttl_sec: float
+    artifact_bytes_max: int
+    artifact_hosts: tuple[str, ...]
     stop_grace_sec: float
     shutdown_sec: float
     retention_days: float

@@ -5,7 +5,7 @@
     ├── carriers              attempts of the daemon's own executors
     ├── retention, expiry     slow work on timers
     ├── monitor               how busy all this is, once a second
-    ├── services, devices     who is well, as memory knows it
+    ├── services, devices, nodes  who is well, as memory knows it
     └── front                 connections, each its own task
 
 Leaving is the tree unwound: doors first, then executors, the engine last.
@@ -33,6 +33,7 @@ import plumd
 from plumd import companion
 from plumd.api import (
     app,
+    assignments,
     brokers,
     dag,
     events,
@@ -59,6 +60,9 @@ from plumd.api import (
     workflow_versions,
     workflows,
 )
+from plumd.api import apps as app_routes
+from plumd.api import deployments as deployment_routes
+from plumd.api import nodes as node_routes
 from plumd.api import services as service_routes
 from plumd.api.admission import Policy
 from plumd.api.context import Context
@@ -66,10 +70,12 @@ from plumd.api.gate import Gate
 from plumd.api.limits import Limits as DoorLimits
 from plumd.api.routes import Route
 from plumd.api.task_logs import TaskLogs
+from plumd.artifacts import Artifacts
 from plumd.attempt_logs import AttemptLogs
 from plumd.carrier import BuiltinCarrier, LocalCarrier
 from plumd.clock import SystemClock, draw_seed, wall_steps
 from plumd.config import Config
+from plumd.deployments import Deployments
 from plumd.devices import Devices
 from plumd.engine import Engine
 from plumd.errors import PlumError
@@ -93,12 +99,14 @@ from plumd.model import (
     id_text,
 )
 from plumd.mqtt import Brokers
+from plumd.nodes import Nodes
 from plumd.operations import Operations
 from plumd.outbox import Outbox
 from plumd.planner import Planner
 from plumd.retention import DAY_MS, Keep, Retention
 from plumd.services import Registry
 from plumd.stats import Monitor
+from plumd.store import instances
 from plumd.store.blobs import Blobs
 from plumd.store.definitions import Catalog
 from plumd.store.store import Store
@@ -154,6 +162,14 @@ class Daemon:
         self.listeners = Listeners(self.engine)
         self.devices = Devices(self.store, clock, self.engine.write)
         self.devices.load()
+        self.nodes = Nodes(self.store, clock, self.engine.write, config.node_ttl_sec)
+        self.nodes.drain_worker = self.drain_worker
+        self.nodes.load()
+        self.deployments = Deployments(self.store, clock, self.engine.write, self.engine.new_id,
+                                       self.nodes, self.registry)
+        self.deployments.load()
+        self.artifacts = Artifacts(self.data / "artifacts", self.store, clock, self.engine.write,
+                                   self.engine.new_id, config.artifact_bytes_max)
         self.device_client = Client(self.client.policy)     # slow devices take no one else's calls
         self.hook_client = Client(self.client.policy)       # nor do slow receivers of webhooks
         self.brokers = Brokers(self.engine, self.hook_client)
@@ -212,6 +228,8 @@ class Daemon:
             context, self.processes, TaskLogs(context, self.processes, self.logs))
         state = system.System(context, self.config.node_id, self.config.trusted_networks,
                               self.monitor)
+        node_handlers = node_routes.NodeRoutes(
+            context, self.nodes, lambda: self.store.peek(instances.counts))
         runs = workflow_runs.WorkflowRuns(context)
         flow_handlers = workflows.Workflows(context, runs, self.retention.poke)
         table = [
@@ -235,8 +253,13 @@ class Daemon:
             *kv.routes(kv.KeyValues(context, self.expiry)),
             *resources.routes(resources.Resources(context, self.devices, self.operations,
                                                   self.retention.poke)),
+            *node_routes.routes(node_handlers),
+            *app_routes.routes(app_routes.Apps(context, self.artifacts)),
+            *deployment_routes.routes(deployment_routes.DeploymentRoutes(
+                context, self.deployments, self.config.artifact_hosts)),
+            *assignments.routes(assignments.Assignments(context, self.deployments)),
             front.STREAM_ROUTE,
-            *events.routes(events.Events(context, self.monitor)),
+            *events.routes(events.Events(context, self.monitor, node_handlers.wake)),
             *system.routes(state),
             *metrics.routes(metrics.Metrics(self.monitor, self.answers)),
             *self.ui.routes(),
@@ -261,6 +284,7 @@ class Daemon:
         leave = trio.Event()
         async with trio.open_nursery() as nursery:
             await self.end_strays()
+            await self.artifacts.sweep()
             for carrier in self.carriers:
                 await nursery.start(carrier.run)
             nursery.start_soon(self.store.run_checkpoints)
@@ -272,6 +296,8 @@ class Daemon:
             nursery.start_soon(self.expiry.run)
             nursery.start_soon(self.listeners.run)
             nursery.start_soon(self.devices.run)
+            nursery.start_soon(self.nodes.run)
+            nursery.start_soon(self.deployments.run)
             nursery.start_soon(self.client.run)
             nursery.start_soon(self.device_client.run)
             nursery.start_soon(self.hook_client.run)
@@ -311,6 +337,11 @@ class Daemon:
         """What waits goes on waiting; it is started when the daemon is back."""
         with contextlib.suppress(PlumError):    # the disk is down: then nothing is started anyway
             self.engine.post([Drain(join.worker_id) for join in self.local_workers()], urgent=True)
+
+    def drain_worker(self, node_id: str, on: bool) -> None:
+        """Let the agent of a node take no tasks, or take them again; it may have no session."""
+        with contextlib.suppress(PlumError):
+            self.engine.post([Drain(f"node:{node_id}", on)], urgent=True)
 
     async def wait_for_calls(self) -> None:
         """Let calls that are under way bring their answers home, for those die with the daemon;

@@ -71,6 +71,12 @@ class Exists(PlumError):
     code, status = "exists", 409
 
 
+class NodeTaken(PlumError):
+    """Another machine has this nodeId: its agent's key is not the one that came first."""
+
+    code, status = "node_taken", 409
+
+
 class StaleAttempt(PlumError):
     """A report of an attempt that is no longer the current one; nothing was changed."""
 

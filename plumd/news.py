@@ -11,13 +11,15 @@ from plumd.model import TASK_STATES, id_text
 from plumd.store.events import Event
 
 TOPICS: Final = ("tasks", "workflows", "runs", "workers", "taskDefs", "services", "resources",
-                 "kv", "schedules", "triggers", "limits", "alerts")
+                 "kv", "schedules", "triggers", "limits", "nodes", "apps", "deployments",
+                 "alerts")
 TOPIC_OF: Final = {
     "schedule": "schedules", "calendar": "schedules", "limit": "limits",
     "trigger": "triggers", "webhook": "triggers", "broker": "triggers",
     "task": "tasks", "taskDeleted": "tasks", "run": "runs", "step": "runs", "runDeleted": "runs",
     "worker": "workers", "taskDef": "taskDefs", "workflow": "workflows", "service": "services",
-    "resource": "resources", "kv": "kv",
+    "resource": "resources", "kv": "kv", "node": "nodes", "app": "apps",
+    "deployment": "deployments", "instance": "deployments",
 }
 ENCODE: Final = msgspec.json.Encoder().encode
 

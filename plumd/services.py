@@ -154,6 +154,10 @@ class Registry:
                     self._read_back(changed)
         return value
 
+    def read_back(self, instance_id: str) -> None:
+        """Somebody else wrote an instance's endpoints: memory follows the rows."""
+        self._read_back(instance_id)
+
     def _read_back(self, instance_id: str) -> None:
         found = {one.key: one for one in self.store.peek(services.of_instance, instance_id)}
         for key in list(self._of_instance.get(instance_id, ())):
@@ -207,6 +211,11 @@ class Registry:
                         self._renew(live, now.mono_ns, now.wall_ms)
                         live.reported, live.checked = verdict.healthy, True
             self._note(live, now.mono_ns)
+
+    def beat_known(self, instance_id: str, verdicts: Sequence[Verdict]) -> None:
+        """The same of an instance that may have gone meanwhile."""
+        if instance_id in self._of_instance:
+            self.beat(instance_id, verdicts)
 
     def report(self, key: Key, *, healthy: bool) -> None:
         """Somebody says how an endpoint is; one that is not known is passed over."""

@@ -12,6 +12,7 @@ from bench import (
     grpc_streams,
     latency,
     lists,
+    nodes,
     scale,
     schedules,
     throughput,
@@ -28,6 +29,10 @@ def look(figures: Figures, count: str) -> None:
 
 def test_floor() -> None:
     look(floor.run(0.3), "round_trips")
+
+
+def test_nodes() -> None:
+    look(nodes.failover(0, 40, 4), "moved")
 
 
 def test_latency() -> None:

@@ -27,6 +27,7 @@ LEVELS = {
     "plumd.model": 0, "plumd.errors": 0, "plumd.clock": 0, "plumd.logs": 0,
     "plumd.endings": 1, "plumd.config": 1, "plumd.flow": 1, "plumd.balance": 1,
     "plumd.values": 1, "plumd.signing": 1, "plumd.failures": 1, "plumd.cron": 1,
+    "plumd.fleet": 0, "plumd.placement": 0, "plumd.rollout": 1,
     "plumd.expressions": 0,
     "plumd.sdk": 1, "plumd._sched": 1,
     "plumd.stream.task_service_pb2": 0, "plumd.stream.grpc_frames": 1,
@@ -39,6 +40,7 @@ LEVELS = {
     "plumd.carrier": 5, "plumd.stats": 5, "plumd.retention": 5, "plumd.services": 5,
     "plumd.companion": 0, "plumd.expiry": 5, "plumd.devices": 5, "plumd.operations": 5,
     "plumd.mqtt_packets": 0, "plumd.mqtt": 5, "plumd.simulate": 4, "plumd.forecast": 5,
+    "plumd.nodes": 5, "plumd.artifact": 3, "plumd.artifacts": 5, "plumd.deployments": 5,
     "plumd.api": 6, "plumd.stream": 6,
     "plumd.daemon": 7, "plumd.cli": 7, "plumd.__main__": 8,
 }
@@ -48,6 +50,8 @@ ALSO = {
     ("plumd.listeners", "plumd.follow"), ("plumd.webhooks", "plumd.follow"),
     ("plumd.webhooks", "plumd.mqtt"),
     ("plumd.operations", "plumd.devices"),
+    ("plumd.deployments", "plumd.nodes"), ("plumd.deployments", "plumd.services"),
+    ("plumd.deployments", "plumd.artifacts"),
     ("plumd.stream", "plumd.api"),      # the types of requests and answers
     ("plumd.api", "plumd.stream"),      # the long poll is a route
 }
@@ -58,7 +62,9 @@ PURE_OF_TIME = ("plumd.flow", "plumd.failures", "plumd.endings", "plumd.balance"
                 "plumd.store", "plumd.attempt_logs", "plumd.runs", "plumd.outbox",
                 "plumd.journal", "plumd.api", "plumd.stream", "plumd.carrier", "plumd.stats",
                 "plumd.retention", "plumd.services", "plumd.expiry", "plumd.values",
-                "plumd.devices", "plumd.operations", "plumd.schedules", "plumd.expressions",
+                "plumd.devices", "plumd.operations", "plumd.nodes", "plumd.fleet",
+                "plumd.artifacts", "plumd.artifact", "plumd.deployments",
+                "plumd.placement", "plumd.rollout", "plumd.schedules", "plumd.expressions",
                 "plumd.planner", "plumd.triggers", "plumd.simulate", "plumd.mapping",
                 "plumd.news", "plumd.follow", "plumd.listeners", "plumd.webhooks",
                 "plumd.forecast", "plumd.mqtt", "plumd.mqtt_packets")

@@ -20,6 +20,7 @@ from contextlib import suppress
 from typing import Final, Protocol, Self
 from urllib.parse import urlsplit
 
+import msgspec
 import trio
 from hypercorn.typing import (
     ASGIReceiveCallable,
@@ -35,6 +36,7 @@ from quart.wrappers.base import BaseRequestWebsocket
 from quart.wrappers.response import ResponseBody
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
+from quart_trio.wrappers.request import TrioBody, TrioRequest
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
@@ -60,6 +62,7 @@ from plumd.errors import MethodNotAllowed, NotFound, PlumError
 BODY_S: Final = 30.0
 STALL_S: Final = 30.0
 CLEANUP_S: Final = 2.0
+BUFFERED_BYTES_MAX: Final = 1 << 20
 
 _PLACEHOLDER = re.compile(r"\{([a-z_][a-z0-9_]*)(\.\.\.)?\}", re.IGNORECASE)
 
@@ -79,6 +82,32 @@ class RestOfPath(BaseConverter):
     weight = 200
 
 
+class _Body(TrioBody):
+    """A request's body, of which no more is taken from the socket than is read soon."""
+
+    def __init__(self, expected_content_length: int | None,
+                 max_content_length: int | None) -> None:
+        super().__init__(expected_content_length, max_content_length)
+        self._read = trio.Event()
+
+    async def __anext__(self) -> bytes:
+        data = await super().__anext__()
+        self._read.set()
+        return data
+
+    async def wait_room(self) -> None:
+        """Return when there is room for more."""
+        while len(self._data) >= BUFFERED_BYTES_MAX and not self._complete.is_set():
+            self._read = trio.Event()
+            await self._read.wait()
+
+
+class _Request(TrioRequest):
+    """Quart's request, with our body."""
+
+    body_class = _Body
+
+
 class _Exchange(TrioASGIHTTPConnection):
     """One request and its answer, with two differences from Quart's.
 
@@ -89,6 +118,23 @@ class _Exchange(TrioASGIHTTPConnection):
     def _create_request_from_scope(self, send: ASGISendCallable) -> QuartRequest:
         self.scope = _with_raw_path(self.scope)
         return super()._create_request_from_scope(send)
+
+    async def handle_messages(  # type: ignore[override]  # Quart-Trio's has the nursery too
+            self, nursery: trio.Nursery, request: QuartRequest,
+            receive: ASGIReceiveCallable) -> None:
+        """Quart's, but that a body which nobody reads waits in the socket and not in memory."""
+        body = request.body
+        assert isinstance(body, _Body)
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                break
+            if message["type"] == "http.request":
+                body.append(message.get("body", b""))
+                if not message.get("more_body", False):
+                    body.set_complete()
+                await body.wait_room()
+        nursery.cancel_scope.cancel()
 
     async def _send_response(self, send: ASGISendCallable, response: ResponseTypes) -> None:
         async def bounded(message: ASGISendEvent) -> None:
@@ -123,6 +169,7 @@ class _NoWebSocket(TrioASGIWebsocketConnection):
 class PlumApp(QuartTrio):
     """Quart with the rules of `gate`."""
 
+    request_class = _Request
     asgi_http_class = _Exchange
     asgi_websocket_class = _NoWebSocket
 
@@ -191,6 +238,8 @@ async def _serve(app: PlumApp, route: Route, raw_params: Mapping[str, str]) -> Q
     if refusal is not None:
         return _early(refusal, method, headers)
     try:
+        if route.streamed:
+            return await _serve_streamed(app, route, raw_params, headers, peer)
         with app.gate.body_budget() as take:
             body = await _read_body(app, route, take)
             if body:
@@ -208,6 +257,37 @@ async def _serve(app: PlumApp, route: Route, raw_params: Mapping[str, str]) -> Q
     except PlumError as error:
         return _early(problem(error), method, headers)
     return _quart_stream(app.gate, response, response.stream)
+
+
+async def _serve_streamed(app: PlumApp, route: Route, raw_params: Mapping[str, str],
+                          headers: Mapping[str, str], peer: str) -> QuartResponse:
+    """The same for a handler that takes the body as it comes, and perhaps not to its end."""
+    query = current_request.scope["query_string"].decode("latin-1")
+    request = msgspec.structs.replace(
+        open_request(current_request.method, current_request.path, query, raw_params, headers,
+                     b"", peer), chunks=_body_chunks(app, route))
+    return _early(await app.gate.answer(route, request), current_request.method, headers)
+
+
+async def _body_chunks(app: PlumApp, route: Route) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises: TooLarge; TooSlow when nothing came for a while."""
+    size = 0
+    body = current_request.body
+    while True:
+        try:
+            with trio.fail_after(app.body_s):
+                chunk = await anext(body)
+        except StopAsyncIteration:
+            return
+        except trio.TooSlowError:
+            raise too_slow(app.body_s) from None
+        except RequestEntityTooLarge:
+            raise too_large(route) from None
+        size += len(chunk)
+        if size > route.body_bytes_max:
+            raise too_large(route)
+        if chunk:
+            yield chunk
 
 
 async def _read_body(app: PlumApp, route: Route, take: Callable[[int], None]) -> bytes:

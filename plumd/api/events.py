@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 from urllib.parse import urlencode
 
 import msgspec
@@ -32,6 +32,8 @@ ENCODED_BYTES_MAX: Final = 4 << 20
 LOOKED_AT_MAX: Final = 20_000
 """A page of the history looks at so many events, wanted or not."""
 
+WakeNode: TypeAlias = Callable[[str], AsyncIterator[bytes]]
+
 
 class PastEvent(msgspec.Struct, frozen=True):
     """An event of the log. data: as in the stream.  at: when it was written, Unix ms."""
@@ -46,8 +48,10 @@ class PastEvent(msgspec.Struct, frozen=True):
 class Events:
     """The handlers."""
 
-    def __init__(self, context: Context, monitor: Monitor) -> None:
+    def __init__(self, context: Context, monitor: Monitor, wake_node: WakeNode) -> None:
+        """wake_node: a frame whenever a node's agent has something new to look at."""
         self.context = context
+        self.wake_node = wake_node
         self.engine = context.engine
         self.monitor = monitor
         self.digests = Digests(context.engine, monitor)
@@ -150,8 +154,8 @@ class Events:
             namespace = check_namespace(request.query["namespace"])
             return Response(200, content_type=SSE, stream=watch.changes(
                 self.engine, namespace, request.query.get("prefix", "")))
-        return Response(200, content_type=SSE, stream=self.wake(
-            frozenset({"assignments"}), b"event: update\ndata: assignments\n\n"))
+        return Response(200, content_type=SSE, stream=self.wake_node(
+            request.query.get("nodeId", "")))
 
     async def wake(self, topics: frozenset[str], frame: bytes) -> AsyncIterator[bytes]:
         """One frame after each commit that touched a topic; nothing carries an id."""

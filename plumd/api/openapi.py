@@ -59,6 +59,7 @@ _ERRORS: Final[Mapping[int, str]] = {
     412: "If-Match or If-None-Match asked for another version than there is.",
     413: "A body, payload or list is over its limit.",
     415: "The body is not declared as application/json.",
+    416: "The file has no such bytes.",
     422: "A field or parameter has a wrong type or value; `field` names it.",
     429: "A limit on how many is reached; see Retry-After.",
     431: "The request's head is over its limit.",
@@ -67,7 +68,7 @@ _ERRORS: Final[Mapping[int, str]] = {
     503: "Overloaded, shutting down, or the disk refuses writes; see Retry-After.",
     504: "The far side did not answer in time.",
 }
-_RARE: Final = frozenset({502, 504})
+_RARE: Final = frozenset({416, 502, 504})
 """Errors that only those routes have that say so."""
 
 

@@ -17,6 +17,7 @@ class Request(msgspec.Struct, frozen=True):
 
     params: values of the path's {placeholders}, percent-decoded.  query: the first value of each
     key.  headers: lower-case names.  peer: the client's address, "" for a unix socket.
+    chunks: the body as it comes, of a route that is streamed; then `body` is empty.
     """
 
     method: str
@@ -26,6 +27,7 @@ class Request(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
     body: bytes
     peer: str = ""
+    chunks: AsyncIterator[bytes] | None = None
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -61,6 +63,7 @@ class Route(msgspec.Struct, frozen=True):
     site may open, for it is only looked at.  lenient: an old client's route; see
     docs/compatibility.md.  trusted: open to a trusted network without a token.
     body_bytes_max: over it the answer is 413.  errors: its own beside those that all have.
+    streamed: the handler takes the body as it comes, so it may be larger than memory.
     """
 
     method: str
@@ -79,3 +82,4 @@ class Route(msgspec.Struct, frozen=True):
     trusted: bool = False
     body_bytes_max: int = 1 << 20
     errors: tuple[int, ...] = ()
+    streamed: bool = False

@@ -16,10 +16,13 @@ import click
 
 import plumd
 from plumd.cli import (
+    apps,
     brokers,
     definitions,
+    deployments,
     devices,
     kv,
+    nodes,
     run_steps,
     schedules,
     simulate,
@@ -53,8 +56,8 @@ def plum() -> None:
 
 for noun in (tasks.group, definitions.group, simulate.group, run_steps.runs, schedules.group,
              schedules.calendars, triggers.group, webhooks.group, brokers.group, workers.workers,
-             workers.services, devices.group, kv.group, system.events, system.status, system.stats,
-             system.completion):
+             workers.services, devices.group, kv.group, nodes.group, apps.group, deployments.group,
+             system.events, system.status, system.stats, system.completion):
     plum.add_command(noun)
 
 

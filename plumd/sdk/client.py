@@ -156,6 +156,19 @@ class Client:
         while pages.ask is not None:
             yield from pages.take(self.send(pages.ask))
 
+    def upload(self, path: str, content: Iterator[bytes], size_bytes: int) -> JsonObject:
+        """POST bytes, piece by piece, to a route that takes a file; what it answers."""
+        try:
+            answer = self._http.post(
+                path, content=content, timeout=httpx.Timeout(self.timeout_s, read=None),
+                headers={"Content-Type": "application/octet-stream",
+                         "Content-Length": str(size_bytes)})
+        except (httpx.TransportError, httpx.DecodingError) as error:
+            raise unreachable(self.url, error) from error
+        if not answer.is_success:
+            raise problem_of(answer)
+        return object_of(answer)
+
     # ------------------------------------------------------------ tasks and workflows
 
     def submit(self, name: str, payload: Json = NOTHING, *, key: str | None = None,

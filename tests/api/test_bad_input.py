@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
+from tests import zips
 from tests.api.live import Api, Json, listed, raw_exchange, refused, serving
 
 pytestmark = pytest.mark.daemon
@@ -49,7 +50,10 @@ class Operation:
         request = self.node.get("requestBody")
         if request is None:
             return None
-        schema: Json = request["content"]["application/json"]["schema"]  # type: ignore[index]
+        content: dict[str, Json] = request["content"]  # type: ignore[index]
+        if "application/json" not in content:
+            return None         # bytes, of which nothing is wrong before they are looked at
+        schema: Json = content["application/json"]["schema"]  # type: ignore[assignment]
         return self.resolved(schema)
 
     @property
@@ -117,11 +121,24 @@ def ids(api: Api) -> dict[str, str]:
                                         "workflowId": flow["workflowId"]})
     hook = api.made("/v1/webhooks", {"name": "there", "url": "http://127.0.0.1:1/",
                                      "topics": ["kv"], "enabled": False})
-    return {"resources": "there", "schedules": str(plan["scheduleId"]),
+    api.done("POST", "/v1/nodes/heartbeat", {"nodeId": "there"})
+    app = api.http.post("/v1/apps/upload", content=zips.app("there")).json()
+    made = api.done("POST", "/v1/deployments", {"name": "there", "artifactUrl": app["url"],
+                                                "replicas": {"there": 1}})
+    return {"nodes": "there", "apps": str(app["artifactId"]),
+            "deployments": str(made["deploymentId"]),
+            "assignments": str(listed_ids(made)[0]), "instances": str(listed_ids(made)[0]),
+            "resources": "there", "schedules": str(plan["scheduleId"]),
             "triggers": str(trigger["triggerId"]), "webhooks": str(hook["webhookId"]),
             "tasks": str(task["taskId"]), "task-defs": str(definition["defId"]),
             "workflows": str(flow["workflowId"]), "workflow-runs": str(run["runId"]),
             "workers": "there", "embedded-workers": "away"}
+
+
+def listed_ids(made: Json) -> list[str]:
+    """The instances of a new deployment."""
+    found: list[str] = made["instances"]  # type: ignore[assignment]
+    return found
 
 
 def test_bodies_that_are_not_json(api: Api, ids: dict[str, str]) -> None:
@@ -256,6 +273,10 @@ def test_ids_that_name_nothing(api: Api) -> None:
         body: Json | None = {} if each.body is not None else None
         if each.path.startswith("/v1/workflows") and each.method == "PUT":
             body = {"name": "x", "steps": []}
+        if each.path == "/v1/assignments/{id}" and each.method == "PATCH":
+            body = {"desired": "Running"}
+        if each.path == "/v1/deployments/{id}" and each.method == "PUT":
+            body = {"name": "x"}
         if each.path == "/v1/triggers/{id}/test":
             body = {"event": {}}
         if each.path == "/v1/schedules/{id}" and each.method == "PUT":
@@ -313,7 +334,8 @@ def test_methods_that_a_path_does_not_take(api: Api) -> None:
                 "/v1/resources/operation", "/v1/resources/delete", "/v1/schedules/preview",
                 "/v1/tasks/count", "/v1/tasks/failures", "/v1/tasks/bulk-actions",
                 "/v1/workflows/apply", "/v1/workflows/parse", "/v1/workflows/render",
-                "/v1/workflows/simulate")
+                "/v1/workflows/simulate", "/v1/apps/upload", "/v1/deployments/plan",
+                    "/v1/nodes/heartbeat", "/v1/instances/status")
     for path, methods in taken.items():
         if path.endswith(shadowed):
             continue

@@ -25,6 +25,7 @@ from schemathesis.specs.openapi.adapter.parameters import OpenApiParameter
 from schemathesis.specs.openapi.adapter.security import OpenApiSecurityParameters
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
+from tests import zips
 from tests.api.live import Api, serving
 
 pytestmark = pytest.mark.daemon
@@ -101,11 +102,24 @@ def things(api: Api, number: int) -> dict[str, str]:
                                         "workflowId": flow["workflowId"]})
     hook = api.made("/v1/webhooks", {"name": f"there {number}", "url": "http://127.0.0.1:1/",
                                      "topics": ["limits"]})
-    return {"tasks": str(task["taskId"]), "schedules": str(plan["scheduleId"]),
+    api.done("POST", "/v1/nodes/heartbeat", {"nodeId": "there"})
+    app = api.http.post("/v1/apps/upload", content=zips.app("there", str(number))).json()
+    made = api.done("POST", "/v1/deployments", {"name": "there", "artifactUrl": app["url"],
+                                                "replicas": {"there": 1}})
+    return {"nodes": "there", "apps": str(app["artifactId"]),
+            "deployments": str(made["deploymentId"]), "instances": str(listed_first(made)),
+            "tasks": str(task["taskId"]), "schedules": str(plan["scheduleId"]),
             "triggers": str(trigger["triggerId"]), "webhooks": str(hook["webhookId"]),
             "task-defs": str(definition["defId"]), "workflows": str(flow["workflowId"]),
             "workflow-runs": str(run["runId"]),
             "workers": "there", "embedded-workers": "there"}
+
+
+def listed_first(made: dict[str, object]) -> object:
+    """The first instance of a new deployment."""
+    found = made["instances"]
+    assert isinstance(found, list)
+    return found[0]
 
 
 def ask_all(operation: Operation, mode: GenerationMode, ids: dict[str, str],

@@ -13,7 +13,8 @@ from plumd.store import migrate, sql
 
 SUBJECTS = ("tasks", "events", "workers", "keys", "flows", "definitions", "services", "blobs",
             "kv", "devices", "lists", "schedules",
-            "limits", "triggers", "webhooks", "history", "brokers")
+            "limits", "triggers", "webhooks", "history", "brokers", "nodes", "apps",
+            "deployments", "instances")
 # Few rows, read whole on purpose, or no more of them than the slice's limit.
 WHOLE = {
     ("workers", "all"), ("workers", "prune"), ("services", "all"),
@@ -22,6 +23,8 @@ WHOLE = {
     ("devices", "all"), ("devices", "count"), ("devices", "reporting"), ("devices", "prune"),
     ("kv", "gone_count"), ("triggers", "listening"), ("webhooks", "all"), ("brokers", "all"),
     ("schedules", "plans"), ("schedules", "shift_paced"), ("schedules", "ahead"),
+    ("nodes", "all"), ("apps", "files"), ("deployments", "all"), ("deployments", "in_use"),
+    ("instances", "all"), ("instances", "counts"),
     ("kv", "namespaces"),       # of the names, not of the keys
 }
 PIECES = {

@@ -1474,6 +1474,304 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/nodes/heartbeat": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** An agent's sign of life */
+        post: operations["post_nodes_heartbeat"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/nodes": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List nodes */
+        get: operations["get_nodes"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/nodes/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get a node */
+        get: operations["get_nodes_id"];
+        put?: never;
+        /** Drain a node, or let it take instances again */
+        post: operations["post_nodes_id"];
+        /** Forget a node that nothing is on */
+        delete: operations["delete_nodes_id"];
+        options?: never;
+        head?: never;
+        /** Label a node, or bound what runs on it */
+        patch: operations["patch_nodes_id"];
+        trace?: never;
+    };
+    "/v1/apps/upload": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Upload an app: a zip with start.sh and meta.ini */
+        post: operations["post_apps_upload"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/apps": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List apps, newest first */
+        get: operations["get_apps"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/apps/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get an app */
+        get: operations["get_apps_id"];
+        put?: never;
+        post?: never;
+        /** Delete an app that no deployment uses */
+        delete: operations["delete_apps_id"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/artifacts/{file}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Download an app, or a range of it */
+        get: operations["get_artifacts_file"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/deployments": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List deployments, newest first */
+        get: operations["get_deployments"];
+        put?: never;
+        /** Create a deployment; it does not run yet */
+        post: operations["post_deployments"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/deployments/plan": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** What would go where, and why not */
+        post: operations["post_deployments_plan"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/deployments/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get a deployment */
+        get: operations["get_deployments_id"];
+        /** Write a deployment anew; what runs follows */
+        put: operations["put_deployments_id"];
+        /** Start, stop, scale or roll back a deployment */
+        post: operations["post_deployments_id"];
+        /** Delete a deployment; its instances end */
+        delete: operations["delete_deployments_id"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/deployments/{id}/instances": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List a deployment's instances */
+        get: operations["get_deployments_id_instances"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/deployments/{id}/versions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List a deployment's versions, newest first */
+        get: operations["get_deployments_id_versions"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/instances": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List instances of all deployments */
+        get: operations["get_instances"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/instances/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get an instance */
+        get: operations["get_instances_id"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/assignments": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What a node shall run */
+        get: operations["get_assignments"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/assignments/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /** Take one instance away for good */
+        delete: operations["delete_assignments_id"];
+        options?: never;
+        head?: never;
+        /** Stop one instance alone, or let it run again */
+        patch: operations["patch_assignments_id"];
+        trace?: never;
+    };
+    "/v1/instances/status": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** What became of an instance */
+        post: operations["post_instances_status"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/embedded-workers/{id}/stream": {
         parameters: {
             query?: never;
@@ -3528,7 +3826,7 @@ export interface components {
          * Entry
          * @description A key's value. version grows by 1 with each write of the key. Times are Unix ms.
          */
-        Entry: {
+        "plumd.store.kv.Entry": {
             namespace: string;
             key: string;
             value: string;
@@ -3790,6 +4088,652 @@ export interface components {
             resourceId: string;
         };
         /**
+         * NodeBeat
+         * @description An agent's sign of life; an ip that it does not know is the caller's. key: its secret.
+         */
+        NodeBeat: {
+            nodeId: string;
+            /** @default  */
+            ip: string;
+            /** @default {} */
+            labels: {
+                [key: string]: string;
+            };
+            /** @default null */
+            facts: components["schemas"]["FactsGiven"] | null;
+            /** @default  */
+            agentVersion: string;
+            /** @default  */
+            bootId: string;
+            /** @default  */
+            key: string;
+        };
+        /**
+         * FactsGiven
+         * @description What an agent measured. Bytes, percent 0 .. 100.
+         */
+        FactsGiven: {
+            /** @default 0 */
+            cpus: number;
+            /** @default 0 */
+            cpuPercent: number;
+            /** @default 0 */
+            memTotal: number;
+            /** @default 0 */
+            memAvailable: number;
+            /** @default 0 */
+            diskTotal: number;
+            /** @default 0 */
+            diskFree: number;
+            /** @default 0 */
+            load1: number;
+            /** @default  */
+            os: string;
+            /** @default  */
+            arch: string;
+            /** @default  */
+            bootId: string;
+        };
+        /**
+         * BeatAnswer
+         * @description ttlSec: the node is lost after so long without a word.  beatSec: how often to beat.
+         */
+        BeatAnswer: {
+            ttlSec: number;
+            beatSec: number;
+            draining: boolean;
+        };
+        /**
+         * NodeView
+         * @description A node. lastSeen: its last sign of life, Unix ms.  labels: the agent's with the operator's
+         *         ownLabels over them.  instancesMax: 0 = any number.
+         */
+        NodeView: {
+            nodeId: string;
+            ip: string;
+            health: string;
+            lastSeen: number;
+            labels: {
+                [key: string]: string;
+            };
+            ownLabels: {
+                [key: string]: string;
+            };
+            instancesMax: number;
+            instances: number;
+            draining: boolean;
+            lostAt: number | null;
+            agentVersion: string;
+            bootId: string;
+            facts: components["schemas"]["Facts"];
+            registeredAt: number;
+        };
+        /**
+         * Facts
+         * @description What an agent measured. Bytes, percent 0 .. 100; 0 or "" = it did not say.
+         */
+        Facts: {
+            /** @default 0 */
+            cpus: number;
+            /** @default 0 */
+            cpuPercent: number;
+            /** @default 0 */
+            memTotal: number;
+            /** @default 0 */
+            memAvailable: number;
+            /** @default 0 */
+            diskTotal: number;
+            /** @default 0 */
+            diskFree: number;
+            /** @default 0 */
+            load1: number;
+            /** @default  */
+            os: string;
+            /** @default  */
+            arch: string;
+            /** @default  */
+            bootId: string;
+        };
+        /**
+         * NodeAsked
+         * @description Nothing: an action takes no more than its name.
+         */
+        NodeAsked: Record<string, never>;
+        /**
+         * NodeWrite
+         * @description What an operator says of a node; what is left out stays.
+         */
+        NodeWrite: {
+            /** @default null */
+            labels: {
+                [key: string]: string;
+            } | null;
+            /** @default null */
+            instancesMax: number | null;
+        };
+        /**
+         * AppView
+         * @description An uploaded app. url: below this controller's address.  ports: what it says it serves.
+         */
+        AppView: {
+            artifactId: string;
+            name: string;
+            version: string;
+            url: string;
+            sha256: string;
+            sizeBytes: number;
+            createdAt: number;
+            type: string;
+            ports: components["schemas"]["PortDecl"][];
+        };
+        /**
+         * PortDecl
+         * @description A service that an app says it offers: `service=name:protocol:port` of its meta.ini.
+         */
+        PortDecl: {
+            service: string;
+            protocol: string;
+            port: number;
+        };
+        /**
+         * DeploymentWrite
+         * @description A deployment as it is written: entries, or, in the older form, one of them at the top.
+         */
+        DeploymentWrite: {
+            name: string;
+            /** @default {} */
+            labels: {
+                [key: string]: string;
+            };
+            /** @default [] */
+            entries: components["schemas"]["EntryWrite"][];
+            /**
+             * @default keep
+             * @enum {unknown}
+             */
+            onPartition: "fence" | "keep";
+            /** @default 120 */
+            fenceAfterSec: number;
+            /**
+             * @default {
+             *       "maxParallel": 1,
+             *       "minHealthySec": 5,
+             *       "deadlineSec": 120,
+             *       "autoReturn": true,
+             *       "surge": true,
+             *       "drainSec": 2
+             *     }
+             */
+            update: components["schemas"]["Update"];
+            /** @default  */
+            artifactUrl: string;
+            /** @default  */
+            startCmd: string;
+            /** @default null */
+            replicas: {
+                [key: string]: number;
+            } | null;
+        };
+        /**
+         * EntryWrite
+         * @description One program. artifactUrl: an app's url.  name: default the app's.
+         *
+         *         replicas: how many, or how many on which node.  startCmd: default ./start.sh.
+         */
+        EntryWrite: {
+            artifactUrl: string;
+            /** @default  */
+            name: string;
+            /** @default  */
+            sha256: string;
+            /** @default  */
+            startCmd: string;
+            /** @default 1 */
+            replicas: number | {
+                [key: string]: number;
+            };
+            /** @default {} */
+            selector: {
+                [key: string]: string;
+            };
+            /** @default  */
+            spread: string;
+            /** @default 0 */
+            maxPerNode: number;
+            /** @default {} */
+            env: {
+                [key: string]: string;
+            };
+            /** @default 10 */
+            stopGraceSec: number;
+            /**
+             * @default on-failure
+             * @enum {unknown}
+             */
+            restart: "always" | "never" | "on-failure";
+            /**
+             * @default {
+             *       "firstSec": 0.5,
+             *       "maxSec": 60,
+             *       "resetSec": 60
+             *     }
+             */
+            backoff: components["schemas"]["Backoff"];
+            /**
+             * @default {
+             *       "memoryBytes": 0,
+             *       "cpuPercent": 0,
+             *       "pids": 0
+             *     }
+             */
+            limits: components["schemas"]["ProcessLimits"];
+            /** @default null */
+            healthCheck: components["schemas"]["HealthCheck"] | null;
+            /** @default true */
+            failover: boolean;
+        };
+        /**
+         * Backoff
+         * @description Between restarts: firstSec, then twice as long each time, up to maxSec; after resetSec of
+         *         health it begins anew.
+         */
+        Backoff: {
+            /** @default 0.5 */
+            firstSec: number;
+            /** @default 60 */
+            maxSec: number;
+            /** @default 60 */
+            resetSec: number;
+        };
+        /**
+         * ProcessLimits
+         * @description What a copy may use, which its node must have to spare. 0 = no bound. 100 % is one CPU.
+         */
+        ProcessLimits: {
+            /** @default 0 */
+            memoryBytes: number;
+            /** @default 0 */
+            cpuPercent: number;
+            /** @default 0 */
+            pids: number;
+        };
+        /**
+         * HealthCheck
+         * @description How the agent finds out whether a copy is well. graceSec: so long it may fail at first.
+         */
+        HealthCheck: {
+            /** @enum {unknown} */
+            kind: "grpc" | "http" | "tcp";
+            port: number;
+            /** @default / */
+            path: string;
+            /** @default 5 */
+            intervalSec: number;
+            /** @default 2 */
+            timeoutSec: number;
+            /** @default 3 */
+            failures: number;
+            /** @default 0 */
+            graceSec: number;
+        };
+        /**
+         * Update
+         * @description How copies are renewed when their program changes, or their node is drained.
+         *
+         *         maxParallel: slots at once.  minHealthySec: so long a new copy must be well to count.
+         *         deadlineSec: until then it must be.  autoReturn: go back when it is not.  surge: the new copy
+         *         comes before the old one goes, where that is possible.  drainSec: between the end of discovery
+         *         of an old copy and its stop.
+         */
+        Update: {
+            /** @default 1 */
+            maxParallel: number;
+            /** @default 5 */
+            minHealthySec: number;
+            /** @default 120 */
+            deadlineSec: number;
+            /** @default true */
+            autoReturn: boolean;
+            /** @default true */
+            surge: boolean;
+            /** @default 2 */
+            drainSec: number;
+        };
+        /**
+         * Created
+         * @description A new deployment and its copies.
+         */
+        Created: {
+            deploymentId: string;
+            instances: string[];
+        };
+        /**
+         * DeploymentView
+         * @description A deployment. ready: copies that run and are well, of `wanted`.  waits: why slots wait.
+         */
+        DeploymentView: {
+            deploymentId: string;
+            name: string;
+            version: number;
+            state: string;
+            labels: {
+                [key: string]: string;
+            };
+            entries: components["schemas"]["plumd.fleet.Entry"][];
+            onPartition: string;
+            fenceAfterSec: number;
+            update: components["schemas"]["Update"];
+            rollout: components["schemas"]["Rollout"] | null;
+            wanted: number;
+            ready: number;
+            failed: number;
+            instances: string[];
+            waits: components["schemas"]["Waits"][];
+            createdAt: number;
+            updatedAt: number;
+        };
+        /**
+         * Entry
+         * @description One program of a deployment. replicas: how many, or how many on which node.
+         *
+         *         selector: labels that a node must have.  spread: a label; copies are spread evenly over its
+         *         values, "" = over nodes.  maxPerNode: 0 = any number.  failover: false = a copy waits for its
+         *         lost node instead of moving.
+         */
+        "plumd.fleet.Entry": {
+            /** @default  */
+            name: string;
+            /** @default  */
+            artifactUrl: string;
+            /** @default  */
+            sha256: string;
+            /** @default  */
+            appName: string;
+            /** @default  */
+            appVersion: string;
+            /** @default  */
+            startCmd: string;
+            /** @default 1 */
+            replicas: number | {
+                [key: string]: number;
+            };
+            /** @default {} */
+            selector: {
+                [key: string]: string;
+            };
+            /** @default  */
+            spread: string;
+            /** @default 0 */
+            maxPerNode: number;
+            /** @default {} */
+            env: {
+                [key: string]: string;
+            };
+            /** @default 10 */
+            stopGraceSec: number;
+            /**
+             * @default on-failure
+             * @enum {unknown}
+             */
+            restart: "always" | "never" | "on-failure";
+            /**
+             * @default {
+             *       "firstSec": 0.5,
+             *       "maxSec": 60,
+             *       "resetSec": 60
+             *     }
+             */
+            backoff: components["schemas"]["Backoff"];
+            /**
+             * @default {
+             *       "memoryBytes": 0,
+             *       "cpuPercent": 0,
+             *       "pids": 0
+             *     }
+             */
+            limits: components["schemas"]["ProcessLimits"];
+            /** @default null */
+            healthCheck: components["schemas"]["HealthCheck"] | null;
+            /** @default true */
+            failover: boolean;
+        };
+        /**
+         * Rollout
+         * @description The renewal of a deployment's copies. fromVersion: what was well before.
+         *
+         *         state: rolling, done; returning, returned: it failed and the version before is back; failed: it
+         *         failed and nothing is renewed any more.
+         */
+        Rollout: {
+            version: number;
+            fromVersion: number;
+            /** @enum {unknown} */
+            state: "done" | "failed" | "returned" | "returning" | "rolling";
+            since: number;
+            /** @default 0 */
+            ended: number;
+            /** @default  */
+            why: string;
+        };
+        /**
+         * Waits
+         * @description Why a slot has no copy that runs, or one that should have gone.
+         */
+        Waits: {
+            entry: string;
+            ordinal: number;
+            nodeId: string | null;
+            why: string;
+        };
+        /**
+         * DeploymentAnew
+         * @description The same, where no older program writes: what is not known is refused.
+         */
+        DeploymentAnew: {
+            name: string;
+            /** @default {} */
+            labels: {
+                [key: string]: string;
+            };
+            /** @default [] */
+            entries: components["schemas"]["EntryWrite"][];
+            /**
+             * @default keep
+             * @enum {unknown}
+             */
+            onPartition: "fence" | "keep";
+            /** @default 120 */
+            fenceAfterSec: number;
+            /**
+             * @default {
+             *       "maxParallel": 1,
+             *       "minHealthySec": 5,
+             *       "deadlineSec": 120,
+             *       "autoReturn": true,
+             *       "surge": true,
+             *       "drainSec": 2
+             *     }
+             */
+            update: components["schemas"]["Update"];
+            /** @default  */
+            artifactUrl: string;
+            /** @default  */
+            startCmd: string;
+            /** @default null */
+            replicas: {
+                [key: string]: number;
+            } | null;
+        };
+        /**
+         * PlanView
+         * @description What would go where.
+         */
+        PlanView: {
+            placed: number;
+            unplaced: number;
+            instances: components["schemas"]["PlannedView"][];
+        };
+        /**
+         * PlannedView
+         * @description Where a copy would go; nodeId null: nowhere, and why says why.
+         */
+        PlannedView: {
+            entry: string;
+            ordinal: number;
+            nodeId: string | null;
+            why: string | null;
+        };
+        /**
+         * Scale
+         * @description How many copies an entry shall have; entry may be left out where there is but one.
+         */
+        Scale: {
+            /** @default null */
+            replicas: number | {
+                [key: string]: number;
+            } | null;
+            /** @default  */
+            entry: string;
+            /** @default null */
+            version: number | null;
+        };
+        /**
+         * InstanceView
+         * @description A copy. state: its phase, or Unhealthy.  why: what keeps it from running or from ending.
+         */
+        InstanceView: {
+            instanceId: string;
+            deploymentId: string;
+            entry: string;
+            ordinal: number;
+            generation: number;
+            version: number;
+            nodeId: string | null;
+            state: string;
+            phase: string;
+            healthy: boolean;
+            desired: string;
+            retired: string | null;
+            why: string | null;
+            exitCode: number | null;
+            signal: number | null;
+            restarts: number;
+            pid: number | null;
+            message: string;
+            appName: string;
+            appVersion: string;
+            startedAt: number | null;
+            lastReportAt: number | null;
+            createdAt: number;
+        };
+        /**
+         * VersionView
+         * @description What a version of a deployment said. note: why there is one.
+         */
+        VersionView: {
+            version: number;
+            note: string;
+            createdAt: number;
+            entries: components["schemas"]["plumd.fleet.Entry"][];
+        };
+        /**
+         * AssignmentsView
+         * @description All copies of a node.
+         */
+        AssignmentsView: {
+            items: components["schemas"]["AssignmentView"][];
+        };
+        /**
+         * AssignmentView
+         * @description A copy as its node's agent is told of it.
+         */
+        AssignmentView: {
+            instanceId: string;
+            deploymentId: string;
+            desired: string;
+            artifactUrl: string;
+            startCmd: string;
+            appName: string;
+            appVersion: string;
+            phase: string;
+            healthy: boolean;
+            lastReportAt: number;
+            sha256: string;
+            sizeBytes: number;
+            env: {
+                [key: string]: string;
+            };
+            stopGraceSec: number;
+            restart: string;
+            backoff: components["schemas"]["Backoff"];
+            limits: components["schemas"]["ProcessLimits"];
+            fence: components["schemas"]["Fence"] | null;
+            generation: number;
+            healthCheck: components["schemas"]["HealthCheck"] | null;
+        };
+        /**
+         * Fence
+         * @description Why a copy must end by itself without a word of the controller: see docs/deployments.md.
+         */
+        Fence: {
+            token: number;
+            leaseMs: number;
+            awayMs: number;
+        };
+        /**
+         * AssignmentWrite
+         * @description Whether one copy shall run.
+         */
+        AssignmentWrite: {
+            /** @enum {unknown} */
+            desired: "Running" | "Stopped";
+        };
+        /**
+         * Status
+         * @description What an agent says of a copy. tsUnix: its own time, in seconds.  startedAt: Unix ms.
+         */
+        Status: {
+            instanceId: string;
+            /** @enum {unknown} */
+            phase: "Completed" | "Failed" | "Pending" | "Running" | "Starting" | "Stopped";
+            /** @default null */
+            exitCode: number | null;
+            /** @default null */
+            signal: number | null;
+            /** @default null */
+            healthy: boolean | null;
+            /** @default 0 */
+            tsUnix: number;
+            /** @default 0 */
+            restarts: number;
+            /** @default 0 */
+            pid: number;
+            /** @default  */
+            message: string;
+            /** @default 0 */
+            startedAt: number;
+            /** @default null */
+            stats: components["schemas"]["StatsGiven"] | null;
+        };
+        /**
+         * StatsGiven
+         * @description What a copy used; told, not stored.
+         */
+        StatsGiven: {
+            /** @default 0 */
+            cpuSec: number;
+            /** @default 0 */
+            memoryBytes: number;
+            /** @default 0 */
+            peakMemoryBytes: number;
+            /** @default 0 */
+            processes: number;
+            /** @default 0 */
+            readBytes: number;
+            /** @default 0 */
+            writtenBytes: number;
+        };
+        /**
          * PastEvent
          * @description An event of the log. data: as in the stream.  at: when it was written, Unix ms.
          */
@@ -4036,6 +4980,15 @@ export interface components {
         };
         /** @description The body is not declared as application/json. */
         415: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description The file has no such bytes. */
+        416: {
             headers: {
                 [name: string]: unknown;
             };
@@ -8565,7 +9518,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Entry"][];
+                    "application/json": components["schemas"]["plumd.store.kv.Entry"][];
                 };
             };
             400: components["responses"]["400"];
@@ -8685,7 +9638,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Entry"];
+                    "application/json": components["schemas"]["plumd.store.kv.Entry"];
                 };
             };
             400: components["responses"]["400"];
@@ -8734,7 +9687,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Entry"];
+                    "application/json": components["schemas"]["plumd.store.kv.Entry"];
                 };
             };
             400: components["responses"]["400"];
@@ -9177,6 +10130,1025 @@ export interface operations {
             503: components["responses"]["503"];
         };
     };
+    post_nodes_heartbeat: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NodeBeat"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BeatAnswer"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_nodes: {
+        parameters: {
+            query?: {
+                /** @description Only those */
+                health?: "Healthy" | "Draining" | "Unhealthy" | "Offline";
+                /** @description key=value: only with this label */
+                label?: string;
+                /** @description How many to show, 1 to 1000 (default all) */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["NodeView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_nodes_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["NodeView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_nodes_id: {
+        parameters: {
+            query: {
+                /** @description What to do */
+                action: "drain" | "undrain";
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["NodeAsked"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["NodeView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    delete_nodes_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done; there is nothing to say. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    patch_nodes_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NodeWrite"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["NodeView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_apps_upload: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/octet-stream": unknown;
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AppView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_apps: {
+        parameters: {
+            query?: {
+                /** @description How many to show, 1 to 1000 (default 100). */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+                /** @description Only versions of this app */
+                name?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AppView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_apps_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AppView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    delete_apps_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done; there is nothing to say. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_artifacts_file: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                file: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": unknown;
+                };
+            };
+            /** @description See the body. */
+            206: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": unknown;
+                };
+            };
+            /** @description Nothing changed. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            416: components["responses"]["416"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_deployments: {
+        parameters: {
+            query?: {
+                /** @description How many to show, 1 to 1000 (default 100). */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+                /** @description Only those with this name */
+                name?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeploymentView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_deployments: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Sent again with the same body within 24 h, the same answer comes back and nothing is made twice; with another body the answer is 422. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DeploymentWrite"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Created"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_deployments_plan: {
+        parameters: {
+            query?: {
+                /** @description As a new version of this one */
+                deploymentId?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DeploymentAnew"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PlanView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_deployments_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeploymentView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    put_deployments_id: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                "If-Match"?: string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DeploymentAnew"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeploymentView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_deployments_id: {
+        parameters: {
+            query: {
+                /** @description What to do */
+                action: "start" | "stop" | "scale" | "rollback";
+            };
+            header?: {
+                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                "If-Match"?: string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["Scale"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeploymentView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    delete_deployments_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done; there is nothing to say. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_deployments_id_instances: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["InstanceView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_deployments_id_versions: {
+        parameters: {
+            query?: {
+                /** @description How many to show, 1 to 1000 (default 100). */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["VersionView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_instances: {
+        parameters: {
+            query?: {
+                /** @description How many to show, 1 to 1000 (default 100). */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+                /** @description Only of this node */
+                nodeId?: string;
+                /** @description Only these */
+                state?: "Pending" | "Starting" | "Running" | "Stopped" | "Failed" | "Completed" | "Lost" | "Unhealthy";
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["InstanceView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_instances_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["InstanceView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_assignments: {
+        parameters: {
+            query: {
+                /** @description The node */
+                nodeId: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AssignmentsView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    delete_assignments_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done; there is nothing to say. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    patch_assignments_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AssignmentWrite"];
+            };
+        };
+        responses: {
+            /** @description Done; there is nothing to say. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_instances_status: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Status"];
+            };
+        };
+        responses: {
+            /** @description Done; there is nothing to say. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
     get_embedded_workers_id_stream: {
         parameters: {
             query?: never;
@@ -9214,7 +11186,7 @@ export interface operations {
     get_events: {
         parameters: {
             query?: {
-                /** @description Some of tasks, workflows, runs, workers, taskDefs, services, resources, kv, schedules, triggers, limits, alerts, with commas; default all. A digest has stats too: the daemon's figures, once a second */
+                /** @description Some of tasks, workflows, runs, workers, taskDefs, services, resources, kv, schedules, triggers, limits, nodes, apps, deployments, alerts, with commas; default all. A digest has stats too: the daemon's figures, once a second */
                 topics?: string;
                 /** @description For screens: look at most every so many ms (50 to 5000), and tell of each thing only its last state */
                 digest?: number;
@@ -9262,7 +11234,7 @@ export interface operations {
                 limit?: number;
                 /** @description Only events with a smaller number; default the end */
                 before?: number;
-                /** @description Some of tasks, workflows, runs, workers, taskDefs, services, resources, kv, schedules, triggers, limits, alerts, with commas; default all */
+                /** @description Some of tasks, workflows, runs, workers, taskDefs, services, resources, kv, schedules, triggers, limits, nodes, apps, deployments, alerts, with commas; default all */
                 topics?: string;
             };
             header?: never;

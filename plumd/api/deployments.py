@@ -1,0 +1,249 @@
+"""/v1/deployments and /v1/instances: what is wanted, what there is of it, and what would be."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from plumd.api.context import ENCODE, Context, Note, again_as_it_was, answer, id_param, once
+from plumd.api.decode import lenient, strict
+from plumd.api.deployment_bodies import (
+    DeploymentAnew,
+    DeploymentView,
+    DeploymentWrite,
+    InstanceView,
+    PlanView,
+    Scale,
+    VersionView,
+    body_of,
+    deployment_view,
+    instance_view,
+    plan_view,
+    version_view,
+)
+from plumd.api.openapi import IDEMPOTENCY_KEY, IF_MATCH
+from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
+from plumd.api.params import idempotency_key, if_match, query_choice
+from plumd.api.routes import Query, Request, Response, Route
+from plumd.api.task_defs import etag
+from plumd.api.tasks import before_of
+from plumd.deployments import Deployments
+from plumd.errors import Invalid, NotFound
+from plumd.fleet import PHASES, Body
+from plumd.model import id_text, parse_id
+from plumd.store import deployments, instances
+from plumd.store.deployments import DeploymentRow
+
+ACTIONS: Final = ("start", "stop", "scale", "rollback")
+STATES: Final = (*PHASES, "Unhealthy")
+INSTANCES_SHOWN_MAX: Final = 1_000_000
+
+
+class Created(msgspec.Struct, frozen=True, rename="camel"):
+    """A new deployment and its copies."""
+
+    deployment_id: str
+    instances: list[str]
+
+
+class DeploymentRoutes:
+    """The handlers."""
+
+    def __init__(self, context: Context, room: Deployments, hosts: tuple[str, ...]) -> None:
+        """hosts: besides this one, those that an artifact may come from."""
+        self.context = context
+        self.store = context.store
+        self.room = room
+        self.hosts = hosts
+
+    # ------------------------------------------------------------ writing
+
+    def body(self, request: Request, given: DeploymentWrite) -> Body:
+        """The deployment that is meant. Raises: Invalid."""
+        return body_of(given, request.headers.get("host", ""), self.room, self.hosts)
+
+    async def create(self, request: Request) -> Response:
+        """A new deployment, which does not run yet."""
+
+        async def fresh(note: Note) -> Response:
+            body = self.body(request, lenient(request.body, DeploymentWrite))
+            room = self.room
+
+            def create() -> tuple[bytes, str]:
+                number = room.create(body)
+                made = ENCODE(Created(id_text(number), [
+                    id_text(copy.number) for copy in room.copies_of(number)]))
+                where = f"/v1/deployments/{id_text(number)}"
+                room.also(lambda tx: note.write(tx, 200, made, where))
+                return made, where
+
+            made, location = await room.ask(create)
+            return Response(200, made, headers=(("location", location),))
+
+        return await once(self.context, request, fresh, again_as_it_was)
+
+    def known(self, request: Request) -> DeploymentRow:
+        """The deployment that the path names. Raises: NotFound."""
+        return self.current(id_param(request, "deployment"))
+
+    def current(self, number: int) -> DeploymentRow:
+        """Raises: NotFound."""
+        row = self.store.peek(deployments.get, number)
+        if row is None:
+            raise NotFound("no such deployment")
+        return row
+
+    def shown(self, number: int) -> Response:
+        """A deployment as it is now."""
+        row = self.current(number)
+        copies = self.store.peek(instances.of_deployment, number)
+        return answer(200, deployment_view(row, copies, self.room), etag(row.version))
+
+    async def update(self, request: Request) -> Response:
+        """Say it anew; what runs follows, copy by copy."""
+        given, version = strict(request.body, DeploymentAnew), if_match(request.headers)
+        row = self.known(request)
+        body = self.body(request, given)
+        await self.room.ask(lambda: self.room.edit(row.number, body, version, "updated"))
+        return self.shown(row.number)
+
+    async def delete(self, request: Request) -> Response:
+        """Forget it; its copies end."""
+        row = self.known(request)
+        await self.room.ask(lambda: self.room.delete(row.number))
+        return Response(204)
+
+    async def act(self, request: Request) -> Response:
+        """?action=start, stop, scale or rollback"""
+        action = query_choice(request.query, "action", ACTIONS)
+        if not action:
+            raise Invalid(f"action is one of {', '.join(ACTIONS)}", field="action")
+        given = lenient(request.body, Scale) if request.body.strip() else Scale()
+        idempotency_key(request.headers)
+        version, room = if_match(request.headers), self.room
+        row = self.known(request)
+        if action == "start":
+            await room.ask(lambda: room.start(row.number))
+        elif action == "stop":
+            await room.ask(lambda: room.stop(row.number))
+        elif action == "rollback":
+            await room.ask(lambda: room.roll_back(row.number, given.version or 0, version))
+        else:
+            body = scaled(row.body, given)
+            await room.ask(lambda: room.edit(row.number, body, version, "scaled"))
+        return self.shown(row.number)
+
+    # ------------------------------------------------------------ looking
+
+    async def get(self, request: Request) -> Response:
+        """One deployment."""
+        return self.shown(self.known(request).number)
+
+    async def page(self, request: Request) -> Response:
+        """Newest first, of a name if one is asked for."""
+        limit = page_limit(request)
+        rows = await self.store.read(
+            deployments.page, request.query.get("name", ""), before_of(request), limit)
+        link = (next_link(request, str(rows[-1].number)),) if len(rows) == limit else ()
+        return answer(200, [
+            deployment_view(row, self.store.peek(instances.of_deployment, row.number), self.room)
+            for row in rows], *link)
+
+    async def versions(self, request: Request) -> Response:
+        """What it said over time, newest first."""
+        row, limit = self.known(request), page_limit(request)
+        rows = await self.store.read(deployments.versions, row.number, before_of(request), limit)
+        link = (next_link(request, str(rows[-1].version)),) if len(rows) == limit else ()
+        return answer(200, [version_view(one) for one in rows], *link)
+
+    async def instances_of(self, request: Request) -> Response:
+        """All copies of a deployment, those that end too."""
+        row = self.known(request)
+        copies = self.store.peek(instances.of_deployment, row.number)
+        return answer(200, [instance_view(copy, row, self.room) for copy in copies])
+
+    async def instances(self, request: Request) -> Response:
+        """Copies of all deployments, oldest first."""
+        query, limit = request.query, page_limit(request)
+        node, state = query.get("nodeId", ""), query_choice(query, "state", STATES)
+        if node:
+            copies = self.store.peek(instances.of_node, node)
+            copies = [copy for copy in copies if copy.number > before_of(request)]
+        else:
+            copies = await self.store.read(instances.page, before_of(request), limit)
+        page = copies[:limit]
+        link = (next_link(request, str(page[-1].number)),) if len(page) == limit else ()
+        rows = {number: self.store.peek(deployments.get, number)
+                for number in {copy.deployment for copy in page}}
+        return answer(200, [instance_view(copy, rows[copy.deployment], self.room)
+                            for copy in page if state in ("", copy.state)], *link)
+
+    async def instance(self, request: Request) -> Response:
+        """One copy."""
+        copy = self.store.peek(instances.get, id_param(request, "instance"))
+        if copy is None:
+            raise NotFound("no such instance")
+        return answer(200, instance_view(
+            copy, self.store.peek(deployments.get, copy.deployment), self.room))
+
+    async def plan(self, request: Request) -> Response:
+        """What would go where, and why not; nothing is changed."""
+        given = strict(request.body, DeploymentAnew)
+        number = parse_id(request.query.get("deploymentId", "")) or 0
+        if request.query.get("deploymentId"):
+            self.current(number)
+        body = self.body(request, given)
+        return answer(200, plan_view(self.room.plan(body, number)))
+
+
+def scaled(body: Body, given: Scale) -> Body:
+    """The body with another number of copies. Raises: Invalid."""
+    if given.replicas is None:
+        raise Invalid("a scale takes replicas", field="replicas")
+    names = [entry.name for entry in body.entries]
+    if not given.entry and len(names) > 1:
+        raise Invalid(f"entry is one of {', '.join(names)}", field="entry")
+    name = given.entry or names[0]
+    if name not in names:
+        raise Invalid(f"there is no entry {name!r}", field="entry")
+    return msgspec.structs.replace(body, entries=tuple(
+        msgspec.structs.replace(entry, replicas=given.replicas) if entry.name == name else entry
+        for entry in body.entries))
+
+
+def routes(handlers: DeploymentRoutes) -> list[Route]:
+    """The table's part about deployments."""
+    tag, base, one = "deployments", "/v1/deployments", "/v1/deployments/{id}"
+    read = partial(Route, "GET", tag=tag, permission="deployments:read")
+    write = partial(Route, tag=tag, permission="deployments:write")
+    return [
+        write("POST", base, handlers.create, "Create a deployment; it does not run yet",
+              body=DeploymentWrite, answers={200: Created}, query=(IDEMPOTENCY_KEY,), lenient=True),
+        read(base, handlers.page, "List deployments, newest first",
+             answers={200: list[DeploymentView]},
+             query=(LIMIT, CURSOR, Query("name", str, "Only those with this name"))),
+        write("POST", f"{base}/plan", handlers.plan, "What would go where, and why not",
+              body=DeploymentAnew, answers={200: PlanView},
+              query=(Query("deploymentId", str, "As a new version of this one"),)),
+        read(one, handlers.get, "Get a deployment", answers={200: DeploymentView}),
+        write("PUT", one, handlers.update, "Write a deployment anew; what runs follows",
+              body=DeploymentAnew, answers={200: DeploymentView}, query=(IF_MATCH,)),
+        write("DELETE", one, handlers.delete, "Delete a deployment; its instances end",
+              answers={204: None}),
+        write("POST", one, handlers.act, "Start, stop, scale or roll back a deployment",
+              body=Scale, body_optional=True, answers={200: DeploymentView}, lenient=True,
+              query=(IF_MATCH, Query("action", str, "What to do", required=True,
+                                     choices=ACTIONS))),
+        read(one + "/instances", handlers.instances_of, "List a deployment's instances",
+             answers={200: list[InstanceView]}),
+        read(one + "/versions", handlers.versions, "List a deployment's versions, newest first",
+             answers={200: list[VersionView]}, query=(LIMIT, CURSOR)),
+        read("/v1/instances", handlers.instances, "List instances of all deployments",
+             answers={200: list[InstanceView]},
+             query=(LIMIT, CURSOR, Query("nodeId", str, "Only of this node"),
+                    Query("state", str, "Only these", choices=STATES))),
+        read("/v1/instances/{id}", handlers.instance, "Get an instance",
+             answers={200: InstanceView}),
+    ]

@@ -1,0 +1,317 @@
+"""Deployments with agents acted out: placement, failover, fences, rollouts, crashes."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+from trio.testing import MockClock
+
+from plumd.errors import NotFound, PlumError, VersionMismatch, WrongState
+from plumd.fleet import Phase
+from tests.fabric_rig import TTL_S
+from tests.fleet_rig import body, fleet_of
+
+
+@pytest.fixture
+def clock(autojump_clock: MockClock) -> MockClock:
+    """Virtual time: a test that takes it takes no time."""
+    return autojump_clock
+
+
+async def test_life_of_a_deployment(tmp_path: Path, clock: MockClock) -> None:
+    async with fleet_of(tmp_path, clock, "n1", "n2", "n3") as fleet:
+        url = await fleet.app("app", "1")
+        number = await fleet.room.ask(lambda: fleet.room.create(body(url, 3)))
+        assert [copy.node_id for copy in fleet.copies(number)] == ["", "", ""]
+        await fleet.room.ask(lambda: fleet.room.start(number))
+        assert await fleet.until(lambda: len(fleet.where(number)) == 3) < 1
+        assert fleet.where(number) == ["n1", "n2", "n3"], "spread"
+        before = {copy.number for copy in fleet.copies(number)}
+        await fleet.edit(number, body(url, 5))
+        await fleet.until(lambda: len(fleet.where(number)) == 5)
+        assert before < {copy.number for copy in fleet.copies(number)}
+        await fleet.edit(number, body(url, 2))
+        await fleet.until(lambda: len(fleet.copies(number)) == 2)
+        assert {copy.number for copy in fleet.copies(number)} < before, "names are kept"
+        assert sum(len(agent.running) for agent in fleet.agents.values()) == 2
+        await fleet.room.ask(lambda: fleet.room.stop(number))
+        await fleet.until(lambda: not any(agent.running for agent in fleet.agents.values()))
+        kept = {copy.number for copy in fleet.copies(number)}
+        await fleet.room.ask(lambda: fleet.room.start(number))
+        await fleet.until(lambda: len(fleet.where(number)) == 2)
+        assert {copy.number for copy in fleet.copies(number)} == kept
+        await fleet.room.ask(lambda: fleet.room.delete(number))
+        await fleet.until(lambda: not any(agent.running for agent in fleet.agents.values()))
+        assert fleet.copies(number) == []
+        with pytest.raises(NotFound):
+            await fleet.room.ask(lambda: fleet.room.start(number))
+
+
+async def test_nothing_written_when_nothing_changes(tmp_path: Path, clock: MockClock) -> None:
+    async with fleet_of(tmp_path, clock, "n1", "n2") as fleet:
+        number = await fleet.deploy(body(await fleet.app("app", "1", 80), 2))
+        await fleet.until(lambda: len(fleet.where(number)) == 2)
+        await trio.sleep(10)
+        before = fleet.disk.commits
+        await trio.sleep(600)
+        assert fleet.disk.commits == before
+        assert len(fleet.registry.discover("app")) == 2, "beats keep endpoints well"
+
+
+async def test_a_lost_node(tmp_path: Path, clock: MockClock) -> None:
+    async with fleet_of(tmp_path, clock, "n1", "n2", "n3") as fleet:
+        url = await fleet.app("app", "1", 80)
+        number = await fleet.deploy(body(url, {"n1": 1, "n2": 1}))
+        await fleet.until(lambda: len(fleet.where(number)) == 2)
+        fleet.agents["n1"].cut = True
+        took = await fleet.until(lambda: fleet.where(number) == ["n3", "n2"])
+        assert took <= TTL_S + 2
+        assert {seen.endpoint.node_id for seen in fleet.registry.discover("app")} == {"n2", "n3"}
+        lost = [copy for copy in fleet.copies(number) if copy.retired]
+        assert [(copy.node_id, copy.retired, copy.phase) for copy in lost] == [
+            ("n1", "lost", Phase.LOST)]
+        assert fleet.agents["n1"].running, "keep: the old copy goes on"
+        fleet.agents["n1"].cut = False
+        took = await fleet.until(lambda: not fleet.agents["n1"].running)
+        await fleet.until(lambda: len(fleet.copies(number)) == 2)
+        await trio.sleep(60)
+        assert fleet.where(number) == ["n3", "n2"], "nothing bounces"
+
+
+async def test_a_flap_within_the_ttl_moves_nothing(tmp_path: Path, clock: MockClock) -> None:
+    async with fleet_of(tmp_path, clock, "n1", "n2") as fleet:
+        number = await fleet.deploy(body(await fleet.app("app", "1"), 2))
+        await fleet.until(lambda: len(fleet.where(number)) == 2)
+        before = fleet.copies(number)
+        for _ in range(20):
+            fleet.agents["n1"].cut = True
+            await trio.sleep(TTL_S * 0.6)
+            fleet.agents["n1"].cut = False
+            await trio.sleep(TTL_S * 0.4)
+        assert [copy.number for copy in fleet.copies(number)] == [copy.number for copy in before]
+        assert len(fleet.spans) == 2
+
+
+async def test_no_place_for_another(tmp_path: Path, clock: MockClock) -> None:
+    """The copy of a lost node stays its slot's when there is no room, and is well again."""
+    async with fleet_of(tmp_path, clock, "n1", "n2") as fleet:
+        url = await fleet.app("app", "1", 80)
+        number = await fleet.deploy(body(url, 2))
+        await fleet.until(lambda: len(fleet.where(number)) == 2)
+        before = [copy.number for copy in fleet.copies(number)]
+        fleet.agents["n1"].cut = True
+        await fleet.until(lambda: fleet.where(number) == ["n2"])
+        why, = fleet.room.waits(number).values()
+        assert "port 80 is taken" in why
+        fleet.agents["n1"].cut = False
+        await fleet.until(lambda: fleet.where(number) == ["n1", "n2"])
+        assert [copy.number for copy in fleet.copies(number)] == before
+        assert len(fleet.spans) == 2
+
+
+async def test_failover_off(tmp_path: Path, clock: MockClock) -> None:
+    async with fleet_of(tmp_path, clock, "n1", "n2") as fleet:
+        number = await fleet.deploy(body(await fleet.app("app", "1"), {"n1": 1}, failover=False))
+        await fleet.until(lambda: fleet.where(number) == ["n1"])
+        fleet.agents["n1"].cut = True
+        await trio.sleep(100)
+        assert fleet.where(number) == []
+        assert list(fleet.room.waits(number).values()) == [
+            "it waits for the node n1, which is lost"]
+        fleet.agents["n1"].cut = False
+        await fleet.until(lambda: fleet.where(number) == ["n1"])
+        assert len(fleet.spans) == 1
+
+
+async def test_fenced_copies_never_overlap(tmp_path: Path, clock: MockClock) -> None:
+    async with fleet_of(tmp_path, clock, "n1", "n2", "n3") as fleet:
+        number = await fleet.deploy(body(await fleet.app("app", "1"), 2, on_partition="fence"))
+        await fleet.until(lambda: len(fleet.where(number)) == 2)
+        tokens = {copy.slot: copy.token for copy in fleet.copies(number)}
+        for round_ in range(12):
+            victim = fleet.where(number)[round_ % 2]
+            if round_ % 3 == 2:
+                await fleet.nodes.drain(victim, on=True)
+                await fleet.until(partial(fleet.moved_off, number, victim, 2))
+                await fleet.nodes.drain(victim, on=False)
+            else:
+                fleet.agents[victim].cut = True
+                fleet.agents[victim].beats = round_ % 2 == 0
+                took = await fleet.until(partial(fleet.moved_off, number, victim, 2))
+                assert took <= TTL_S + 2
+                fleet.agents[victim].cut, fleet.agents[victim].beats = False, True
+            await trio.sleep(TTL_S)
+            new = {copy.slot: copy.token for copy in fleet.copies(number) if not copy.retired}
+            assert all(new[slot] >= tokens[slot] for slot in tokens)
+            assert new != tokens
+            tokens = new
+        assert len(fleet.spans) >= 12
+        assert fleet.overlaps() == []
+
+
+async def test_drain_moves_one_at_a_time_and_never_below(tmp_path: Path,
+                                                         clock: MockClock) -> None:
+    async with fleet_of(tmp_path, clock, "n1", "n2") as fleet:
+        number = await fleet.deploy(body(await fleet.app("app", "1"), {"n1": 4}))
+        await fleet.until(lambda: len(fleet.where(number)) == 4)
+        await fleet.nodes.drain("n1", on=True)
+        least = 4
+        while fleet.where(number) != ["n2"] * 4:
+            least = min(least, len(fleet.where(number)))
+            await trio.sleep(0.05)
+        assert least == 4
+        await fleet.until(lambda: not fleet.agents["n1"].running)
+        await fleet.until(lambda: fleet.nodes.users("n1") == 0)
+        with pytest.raises(WrongState):
+            await fleet.nodes.remove("n2")
+        fleet.agents["n1"].cut = True
+        await fleet.nodes.remove("n1")
+        assert fleet.where(number) == ["n2"] * 4
+
+
+@pytest.mark.parametrize("ports", [(), (80,)])
+async def test_rolling_update(tmp_path: Path, clock: MockClock, ports: tuple[int, ...]) -> None:
+    """Surge where it can be, in place where a port forbids it; discovery never runs dry."""
+    async with fleet_of(tmp_path, clock, "n1", "n2", "n3") as fleet:
+        old, new = [await fleet.app("app", version, *ports) for version in "12"]
+        number = await fleet.deploy(body(old, 3))
+        await fleet.until(lambda: len(fleet.where(number)) == 3)
+        await trio.sleep(5)
+        await fleet.edit(number, body(new, 3, version="2"))
+        least = 3
+        while (state := fleet.row(number).rollout) is not None and state.state == "rolling":
+            well = len(fleet.registry.discover("app")) if ports else len(fleet.where(number))
+            least = min(least, well)
+            await trio.sleep(0.05)
+        assert state is not None
+        assert state.state == "done"
+        assert least == (2 if ports else 3)
+        assert len(fleet.where(number)) == 3
+        assert fleet.versions(number) == {"2"}
+
+
+async def test_a_broken_version_goes_back(tmp_path: Path, clock: MockClock) -> None:
+    async with fleet_of(tmp_path, clock, "n1", "n2", "n3") as fleet:
+        old, new = [await fleet.app("app", version, 80) for version in "12"]
+        fleet.broken.add("2")
+        number = await fleet.deploy(body(old, 3))
+        await fleet.until(lambda: len(fleet.where(number)) == 3)
+        await fleet.edit(number, body(new, 3, version="2"))
+        seen = []
+
+        def is_back() -> bool:
+            seen.append(len(fleet.where(number)))
+            found = fleet.row(number).rollout
+            return found is not None and found.state == "returned"
+
+        await fleet.until(is_back)
+        least, row = min(seen), fleet.row(number)
+        assert row.rollout is not None
+        assert least == 2, "only one was tried"
+        await fleet.until(lambda: len(fleet.where(number)) == 3)
+        assert "it fell over" in row.rollout.why
+        assert row.body.entries[0].app_version == "1"
+        assert row.version == 3
+
+
+async def test_without_return_it_stops(tmp_path: Path, clock: MockClock) -> None:
+    async with fleet_of(tmp_path, clock, "n1", "n2") as fleet:
+        old, new = [await fleet.app("app", version) for version in "12"]
+        number = await fleet.deploy(body(old, 2))
+        await fleet.until(lambda: len(fleet.where(number)) == 2)
+        fleet.broken.add("2")
+        changed = body(new, 2, version="2")
+        changed = msgspec.structs.replace(changed, update=msgspec.structs.replace(
+            changed.update, auto_return=False))
+        await fleet.edit(number, changed)
+        await fleet.until(lambda: (found := fleet.row(number).rollout) is not None
+                          and found.state == "failed")
+        await trio.sleep(300)
+        assert len(fleet.where(number)) == 2, "the old ones go on"
+        await fleet.room.ask(lambda: fleet.room.roll_back(number, 1, None))
+        await fleet.until(lambda: (found := fleet.row(number).rollout) is not None
+                          and found.state == "done")
+        await fleet.until(lambda: len(fleet.copies(number)) == 2)
+        assert fleet.versions(number) == {"1"}
+
+
+async def test_kills_at_any_moment(tmp_path: Path, clock: MockClock) -> None:
+    """The controller dies again and again amid a rollout, a drain and a failover."""
+    async with fleet_of(tmp_path, clock, "n1", "n2", "n3", "n4") as fleet:
+        urls = [await fleet.app("app", str(version), 80) for version in range(4)]
+        number = await fleet.deploy(body(urls[0], 3, version="0", on_partition="fence"))
+        await fleet.until(lambda: len(fleet.where(number)) == 3)
+        for turn in range(1, 4):
+            await fleet.edit(number, body(urls[turn], 3, version=str(turn),
+                                          on_partition="fence"))
+            for index in range(8):
+                await trio.sleep(0.13 * (index + turn))
+                for agent in fleet.agents.values():
+                    agent.cut = True
+                await fleet.kill()
+                await trio.sleep(0.1)
+                await fleet.start()
+                for agent in fleet.agents.values():
+                    agent.cut = False
+                    await agent.sync()
+            await fleet.until(lambda: (found := fleet.row(number).rollout) is not None
+                              and not found.under_way)
+            await fleet.until(lambda: len(fleet.where(number)) == 3)
+            assert fleet.row(number).body.entries[0].app_version == str(turn)
+        await fleet.until(lambda: len(fleet.copies(number)) == 3)
+        assert fleet.overlaps() == []
+
+
+async def test_the_disk_is_down(tmp_path: Path, clock: MockClock) -> None:
+    async with fleet_of(tmp_path, clock, "n1", "n2") as fleet:
+        number = await fleet.deploy(body(await fleet.app("app", "1"), 2))
+        await fleet.until(lambda: len(fleet.where(number)) == 2)
+        fleet.disk.down = True
+        with pytest.raises(PlumError):
+            await fleet.edit(number, body("/artifacts/app-1.zip", 1))
+        await trio.sleep(100)
+        fleet.disk.down = False
+        assert fleet.row(number).version == 1
+        await fleet.edit(number, body("/artifacts/app-1.zip", 1))
+        await fleet.until(lambda: len(fleet.copies(number)) == 1)
+
+
+async def test_one_copy_alone(tmp_path: Path, clock: MockClock) -> None:
+    async with fleet_of(tmp_path, clock, "n1") as fleet:
+        number = await fleet.deploy(body(await fleet.app("app", "1"), 3))
+        await fleet.until(lambda: len(fleet.where(number)) == 3)
+        one, two, three = fleet.copies(number)
+        await fleet.room.ask(lambda: fleet.room.hold(two.number, held=True))
+        await fleet.until(lambda: len(fleet.where(number)) == 2)
+        await trio.sleep(60)
+        assert len(fleet.copies(number)) == 3, "nobody takes its place"
+        await fleet.room.ask(lambda: fleet.room.hold(two.number, held=False))
+        await fleet.until(lambda: len(fleet.where(number)) == 3)
+        await fleet.room.ask(lambda: fleet.room.remove(one.number))
+        await trio.sleep(60)
+        assert {copy.number for copy in fleet.copies(number)} == {two.number, three.number}
+        assert fleet.row(number).body.entries[0].replicas == 2
+        with pytest.raises(NotFound):
+            await fleet.room.ask(lambda: fleet.room.remove(one.number))
+
+
+async def test_versions_and_conditions(tmp_path: Path, clock: MockClock) -> None:
+    async with fleet_of(tmp_path, clock, "n1") as fleet:
+        url = await fleet.app("app", "1")
+        number = await fleet.room.ask(lambda: fleet.room.create(body(url, 1)))
+        assert await fleet.edit(number, body(url, 1)) == 1, "nothing is changed"
+        with pytest.raises(VersionMismatch):
+            await fleet.room.ask(lambda: fleet.room.edit(number, body(url, 2), 7, "x"))
+        with pytest.raises(WrongState):
+            await fleet.room.ask(lambda: fleet.room.roll_back(number, 0, None))
+        assert await fleet.edit(number, body(url, 2)) == 2
+        assert len(fleet.copies(number)) == 2
+        await fleet.room.ask(lambda: fleet.room.roll_back(number, 0, 2))
+        assert len(fleet.copies(number)) == 1
+        plan = fleet.room.plan(body(url, 2, selector={"rack": "1"}))
+        assert [(one.node_id, one.why) for one in plan] == [
+            ("", "no node fits: the label rack=1 is missing (1 node)")] * 2
