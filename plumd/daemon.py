@@ -30,7 +30,7 @@ import msgspec
 import trio
 
 import plumd
-from plumd import companion
+from plumd import companion, notify
 from plumd.api import (
     app,
     assignments,
@@ -118,6 +118,7 @@ OS_PROCESS: Final = "local:os_process"
 SERVICE: Final = "local:service"
 SWITCH_S: Final = 0.0005
 TELL_S: Final = 0.2
+STATUS_S: Final = 10.0
 
 
 class DataDirInUse(Exception):
@@ -270,7 +271,7 @@ class Daemon:
         specs = [each for each in (self.config.listen, self.config.grpc_listen) if each]
         if self.config.unix_socket:
             specs.append(f"unix:{self.config.unix_socket}")
-        sockets = front.bind(specs)
+        sockets = notify.inherited() or front.bind(specs)
         own = frozenset(each.getsockname()[:2] for each in sockets
                         if each.family != socket.AF_UNIX)
         for client in (self.client, self.device_client, self.hook_client):
@@ -309,12 +310,15 @@ class Daemon:
                 addresses = await doors.start(self.open_doors, sockets, closing, limits)
                 log.info("listening", extra={"addresses": ", ".join(addresses)})
                 task_status.started(addresses)
+                notify.tell("READY=1", f"MAINPID={os.getpid()}")
+                nursery.start_soon(self.feed_watchdog)
                 if self.config.agent:
                     nursery.start_soon(companion.run, companion.words(
                         own_url(addresses), self.config.node_id, self.data / "agent",
                         self.config.log_level, self.config.log_format))
                 await leave.wait()
                 log.info("leaving")
+                notify.tell("STOPPING=1")
                 self.engine.stop_accepting()
                 self.start_nothing_new()
                 self.streams.drain()
@@ -349,6 +353,24 @@ class Daemon:
         async for _ in wall_steps():
             with contextlib.suppress(PlumError):    # the disk is down; it looks when it is back
                 self.engine.post((), urgent=True)
+
+    async def feed_watchdog(self) -> None:
+        """Tell the service manager how it goes, and that the engine's loop turns: the sign of life
+        is given by a pass of it, not by a timer. A known outage of the disk counts as life."""
+        wanted_s = notify.watchdog_s()
+        while notify.tell(f"STATUS={self.status_line()}"):
+            seen = self.engine.passes
+            with contextlib.suppress(PlumError):
+                self.engine.post((), urgent=True)
+            await trio.sleep(STATUS_S if wanted_s is None else min(STATUS_S, wanted_s / 3))
+            if self.engine.passes > seen:
+                notify.tell("WATCHDOG=1")
+
+    def status_line(self) -> str:
+        """How much is under way, in a line."""
+        _, pending, running, retrying = self.engine.core.counts_by_state()
+        trouble = f"; {self.engine.down}" if self.engine.down else ""
+        return f"{running} tasks run, {pending + retrying} wait{trouble}"
 
     async def end_strays(self) -> None:
         """Processes that the database does not know of: it was restored, or belongs elsewhere."""

@@ -40,6 +40,7 @@ LEVELS = {
     "plumd.carrier": 5, "plumd.stats": 5, "plumd.retention": 5, "plumd.services": 5,
     "plumd.companion": 0, "plumd.expiry": 5, "plumd.devices": 5, "plumd.operations": 5,
     "plumd.nodes": 5, "plumd.artifact": 3, "plumd.artifacts": 5, "plumd.deployments": 5,
+    "plumd.notify": 0, "plumd.units": 0,
     "plumd.api": 6, "plumd.stream": 6,
     "plumd.daemon": 7, "plumd.cli": 7, "plumd.__main__": 8,
 }
@@ -54,7 +55,8 @@ ALSO = {
     ("plumd.api", "plumd.stream"),      # the long poll is a route
 }
 SDK_SEES = ("plumd.sdk", "plumd")
-AGENT_SEES = ("plumd.executors", "plumd.sdk", "plumd.model", "plumd.errors", "plumd")
+AGENT_SEES = ("plumd.executors", "plumd.sdk", "plumd.model", "plumd.errors",
+              "plumd.notify", "plumd")
 TIME_AND_CHANCE = {"time", "random", "secrets", "uuid", "datetime"}
 PURE_OF_TIME = ("plumd.flow", "plumd.failures", "plumd.endings", "plumd.balance", "plumd.engine",
                 "plumd.store", "plumd.attempt_logs", "plumd.runs", "plumd.outbox",

@@ -132,7 +132,7 @@ class Report(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     node_id: str
     healthy: bool | msgspec.UnsetType = msgspec.UNSET
     exit_code: int | None = None
-    signal: str = ""
+    signal: int = 0
     restarts: int | msgspec.UnsetType = msgspec.UNSET
     pid: int = 0
     started_at: int = 0

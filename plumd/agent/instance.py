@@ -333,7 +333,7 @@ class Instance:
             healthy=self._healthy if phase == "Running" else False,
             exit_code=status.exit_code if exited and status is not None
             and status.exit_code >= 0 else None,
-            signal=signal_name(status.signal) if status is not None and status.signal else "",
+            signal=status.signal if status is not None else 0,
             restarts=self._kept.restarts, pid=self._pid if phase == "Running" else 0,
             started_at=self._started_ms if phase == "Running" else 0, message=message,
             stats=stats, generation=self.assigned.generation)

@@ -158,7 +158,7 @@ def test_instances_outlive_their_agent(agent: Agent, controller: Controller) -> 
     count = len(controller.reports)
     agent.start()
     wait_for(lambda: any(one["phase"] == "Failed" for one in controller.of("i0")), "it is seen")
-    assert [one["signal"] for one in controller.of("i0") if one["phase"] == "Failed"] == ["SIGKILL"]
+    assert [one["signal"] for one in controller.of("i0") if one["phase"] == "Failed"] == [9]
     wait_for(lambda: controller.last("i0")["phase"] == "Running", "it runs again")
     wait_for(lambda: {str(one["instanceId"]) for one in controller.reports[count:]} == set(names),
              "all are told of")
