@@ -216,7 +216,7 @@ class Instance:
             stdin=None, name=f"plum-{self.folder.name[:100].replace('/', '-')}",
             grace_ms=wanted.grace_ms, log_bytes_max=LOG_BYTES_MAX,
             memory_bytes=(limits and limits.memory_bytes) or 0,
-            cpu_percent=(limits and limits.cpu_percent) or 0,
+            cpu_percent=round((limits and limits.cpu_percent) or 0),
             pids=(limits and limits.pids) or 0, cgroups=self._around.cgroups,
             lease_at_ms=self._lease_ms if wanted.fence is not None else 0)
 

@@ -153,7 +153,8 @@ def test_a_fenced_copy_ends_before_another_begins(site: Site, stack: ExitStack) 
     diary = site.folder / "diary"
     begin = f"import os, time\nmine = f'{diary}-' + os.environ['PLUM_INSTANCE_ID']\n"
     loop = ("now = lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME)\nfirst = now()\n"
-            "while True:\n    open(mine, 'w').write(f'{first} {now()}'); time.sleep(0.005)\n")
+            "file = os.open(mine, os.O_WRONLY | os.O_CREAT)\nwhile True:\n"
+            "    os.pwrite(file, b'%020d %020d' % (first, now()), 0); time.sleep(0.005)\n")
     url = site.app({"start.sh": "#!/bin/sh\nexec python3 live.py\n", "live.py": begin + loop,
                     "meta.ini": META})
     first = site.node("n1", stack)
