@@ -38,6 +38,7 @@ from plumd.api import (
     events,
     front,
     hooks,
+    instance_logs,
     kv,
     metrics,
     named_limits,
@@ -76,7 +77,7 @@ from plumd.config import Config
 from plumd.deployments import Deployments
 from plumd.devices import Devices
 from plumd.engine import Engine
-from plumd.errors import PlumError
+from plumd.errors import NotFound, PlumError
 from plumd.executors.callback import Callback
 from plumd.executors.grpc_client import GrpcClient
 from plumd.executors.os_process import OsProcess
@@ -95,6 +96,7 @@ from plumd.model import (
     WorkerKind,
     attempt_text,
     id_text,
+    parse_id,
 )
 from plumd.nodes import Nodes
 from plumd.operations import Operations
@@ -253,6 +255,7 @@ class Daemon:
             *deployment_routes.routes(deployment_routes.DeploymentRoutes(
                 context, self.deployments, self.config.artifact_hosts)),
             *assignments.routes(assignments.Assignments(context, self.deployments)),
+            *instance_logs.routes(instance_logs.InstanceLogs(self.outbox, self.node_of)),
             front.STREAM_ROUTE,
             *events.routes(events.Events(context, self.monitor, node_handlers.wake)),
             *system.routes(state),
@@ -261,6 +264,13 @@ class Daemon:
         ]
         return [*table, *pages.page_routes(table, version=plumd.__version__,
                                            status=state.counts)]
+
+    def node_of(self, instance_id: str) -> str:
+        """An instance's node, "" when it has none yet. Raises: NotFound."""
+        found = self.store.peek(instances.node_of, parse_id(instance_id) or 0)
+        if found is None:
+            raise NotFound("no such instance")
+        return found
 
     async def serve(self, *, task_status: trio.TaskStatus[list[str]]
                     = trio.TASK_STATUS_IGNORED) -> None:
