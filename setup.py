@@ -72,6 +72,9 @@ class BuildPython(build_py):
         if not self.editable_mode:      # names have hashes, so old ones would pile up
             shutil.rmtree(pathlib.Path(self.build_lib) / "plumd/static", ignore_errors=True)
         super().run()
+        if not self.editable_mode:      # `plumd install-units` finds them there
+            shutil.copytree("systemd", pathlib.Path(self.build_lib) / "plumd/units",
+                            dirs_exist_ok=True)
 
 
 class SourceDistribution(sdist):

@@ -139,6 +139,23 @@ def agent(controller: str, node_id: str, data_dir: str, ip: str, labels: tuple[s
         sys.exit(EX_OSERR)
 
 
+@main.command("install-units")
+@click.option("--root", default="/", show_default=True, help="Below which directory.",
+              type=click.Path(path_type=Path, file_okay=False))
+@click.option("--program", default="", help="Path of plumd in the units. Default: this one.")
+def install_units(root: Path, program: str) -> None:
+    """Install the systemd units of controller and agent; says what to do next."""
+    from plumd import units
+
+    try:
+        for path in units.install(root, program or units.own_program()):
+            click.echo(path)
+    except OSError as error:
+        click.echo(f"plumd install-units: {error}", err=True)
+        sys.exit(EX_CANTCREAT)
+    click.echo(units.NEXT, nl=False, err=True)
+
+
 @main.command("sample-config")
 def sample_config() -> None:
     """Print a configuration file with every setting and its default."""

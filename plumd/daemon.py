@@ -30,7 +30,7 @@ import msgspec
 import trio
 
 import plumd
-from plumd import companion
+from plumd import companion, notify
 from plumd.api import (
     app,
     assignments,
@@ -39,6 +39,7 @@ from plumd.api import (
     events,
     front,
     hooks,
+    instance_logs,
     kv,
     metrics,
     named_limits,
@@ -78,7 +79,7 @@ from plumd.config import Config
 from plumd.deployments import Deployments
 from plumd.devices import Devices
 from plumd.engine import Engine
-from plumd.errors import PlumError
+from plumd.errors import NotFound, PlumError
 from plumd.executors.callback import Callback
 from plumd.executors.grpc_client import GrpcClient
 from plumd.executors.os_process import OsProcess
@@ -97,6 +98,7 @@ from plumd.model import (
     WorkerKind,
     attempt_text,
     id_text,
+    parse_id,
 )
 from plumd.mqtt import Brokers
 from plumd.nodes import Nodes
@@ -121,6 +123,7 @@ OS_PROCESS: Final = "local:os_process"
 SERVICE: Final = "local:service"
 SWITCH_S: Final = 0.0005
 TELL_S: Final = 0.2
+STATUS_S: Final = 10.0
 
 
 class DataDirInUse(Exception):
@@ -258,6 +261,7 @@ class Daemon:
             *deployment_routes.routes(deployment_routes.DeploymentRoutes(
                 context, self.deployments, self.config.artifact_hosts)),
             *assignments.routes(assignments.Assignments(context, self.deployments)),
+            *instance_logs.routes(instance_logs.InstanceLogs(self.outbox, self.node_of)),
             front.STREAM_ROUTE,
             *events.routes(events.Events(context, self.monitor, node_handlers.wake)),
             *system.routes(state),
@@ -266,6 +270,13 @@ class Daemon:
         ]
         return [*table, *pages.page_routes(table, version=plumd.__version__,
                                            status=state.counts)]
+
+    def node_of(self, instance_id: str) -> str:
+        """An instance's node, "" when it has none yet. Raises: NotFound."""
+        found = self.store.peek(instances.node_of, parse_id(instance_id) or 0)
+        if found is None:
+            raise NotFound("no such instance")
+        return found
 
     async def serve(self, *, task_status: trio.TaskStatus[list[str]]
                     = trio.TASK_STATUS_IGNORED) -> None:
@@ -276,7 +287,7 @@ class Daemon:
         specs = [each for each in (self.config.listen, self.config.grpc_listen) if each]
         if self.config.unix_socket:
             specs.append(f"unix:{self.config.unix_socket}")
-        sockets = front.bind(specs)
+        sockets = notify.inherited() or front.bind(specs)
         own = frozenset(each.getsockname()[:2] for each in sockets
                         if each.family != socket.AF_UNIX)
         for client in (self.client, self.device_client, self.hook_client):
@@ -316,12 +327,15 @@ class Daemon:
                 addresses = await doors.start(self.open_doors, sockets, closing, limits)
                 log.info("listening", extra={"addresses": ", ".join(addresses)})
                 task_status.started(addresses)
+                notify.tell("READY=1", f"MAINPID={os.getpid()}")
+                nursery.start_soon(self.feed_watchdog)
                 if self.config.agent:
                     nursery.start_soon(companion.run, companion.words(
                         own_url(addresses), self.config.node_id, self.data / "agent",
                         self.config.log_level, self.config.log_format))
                 await leave.wait()
                 log.info("leaving")
+                notify.tell("STOPPING=1")
                 self.engine.stop_accepting()
                 self.start_nothing_new()
                 self.streams.drain()
@@ -356,6 +370,24 @@ class Daemon:
         async for _ in wall_steps():
             with contextlib.suppress(PlumError):    # the disk is down; it looks when it is back
                 self.engine.post((), urgent=True)
+
+    async def feed_watchdog(self) -> None:
+        """Tell the service manager how it goes, and that the engine's loop turns: the sign of life
+        is given by a pass of it, not by a timer. A known outage of the disk counts as life."""
+        wanted_s = notify.watchdog_s()
+        while notify.tell(f"STATUS={self.status_line()}"):
+            seen = self.engine.passes
+            with contextlib.suppress(PlumError):
+                self.engine.post((), urgent=True)
+            await trio.sleep(STATUS_S if wanted_s is None else min(STATUS_S, wanted_s / 3))
+            if self.engine.passes > seen:
+                notify.tell("WATCHDOG=1")
+
+    def status_line(self) -> str:
+        """How much is under way, in a line."""
+        _, pending, running, retrying = self.engine.core.counts_by_state()
+        trouble = f"; {self.engine.down}" if self.engine.down else ""
+        return f"{running} tasks run, {pending + retrying} wait{trouble}"
 
     async def end_strays(self) -> None:
         """Processes that the database does not know of: it was restored, or belongs elsewhere."""

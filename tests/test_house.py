@@ -41,6 +41,7 @@ LEVELS = {
     "plumd.companion": 0, "plumd.expiry": 5, "plumd.devices": 5, "plumd.operations": 5,
     "plumd.mqtt_packets": 0, "plumd.mqtt": 5, "plumd.simulate": 4, "plumd.forecast": 5,
     "plumd.nodes": 5, "plumd.artifact": 3, "plumd.artifacts": 5, "plumd.deployments": 5,
+    "plumd.notify": 0, "plumd.units": 0,
     "plumd.api": 6, "plumd.stream": 6,
     "plumd.daemon": 7, "plumd.cli": 7, "plumd.__main__": 8,
 }
@@ -56,7 +57,8 @@ ALSO = {
     ("plumd.api", "plumd.stream"),      # the long poll is a route
 }
 SDK_SEES = ("plumd.sdk", "plumd")
-AGENT_SEES = ("plumd.executors", "plumd.sdk", "plumd.model", "plumd.errors", "plumd")
+AGENT_SEES = ("plumd.executors", "plumd.sdk", "plumd.model", "plumd.errors",
+              "plumd.notify", "plumd")
 TIME_AND_CHANCE = {"time", "random", "secrets", "uuid", "datetime"}
 PURE_OF_TIME = ("plumd.flow", "plumd.failures", "plumd.endings", "plumd.balance", "plumd.engine",
                 "plumd.store", "plumd.attempt_logs", "plumd.runs", "plumd.outbox",

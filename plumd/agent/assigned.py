@@ -32,7 +32,7 @@ class Limits(msgspec.Struct, frozen=True, rename="camel"):
     """What the tree of an instance may use; None or 0 = no limit."""
 
     memory_bytes: int | None = None
-    cpu_percent: int | None = None
+    cpu_percent: float | None = None
     pids: int | None = None
 
 
@@ -106,9 +106,15 @@ class Assigned(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Assignments(msgspec.Struct, frozen=True, rename="camel"):
-    """The answer of GET /v1/assignments."""
+    """The answer of GET /v1/assignments; its items as they came."""
 
-    items: list[Assigned]
+    items: list[msgspec.Raw]
+
+
+class Named(msgspec.Struct, frozen=True, rename="camel"):
+    """As much of an item as can always be read."""
+
+    instance_id: str
 
 
 class Stats(msgspec.Struct, frozen=True, rename="camel"):
@@ -132,7 +138,7 @@ class Report(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     node_id: str
     healthy: bool | msgspec.UnsetType = msgspec.UNSET
     exit_code: int | None = None
-    signal: str = ""
+    signal: int = 0
     restarts: int | msgspec.UnsetType = msgspec.UNSET
     pid: int = 0
     started_at: int = 0

@@ -17,7 +17,6 @@ from plumd.agent.settings import Settings
 log = logging.getLogger("plumd.agent")
 BEAT_S_MIN: Final = 0.2
 TAKEN: Final = 409
-NO_NODES: Final = 404
 
 
 class Beat(msgspec.Struct, frozen=True, rename="camel"):
@@ -84,8 +83,6 @@ class Beats:
             self._say(f"this node's name belongs to another agent: {answer.problem}")
             self._own(False)
             return None
-        if answer.status == NO_NODES:       # it knows of no nodes, but may have tasks for one
-            self._own(True)
         if not answer.ok:
             self._say(f"the controller does not take the heartbeat: {answer.problem}")
             return None

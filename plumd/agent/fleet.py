@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 import trio
 
-from plumd.agent.assigned import Assigned, Assignments
+from plumd.agent.assigned import Assigned, Assignments, Named
 from plumd.agent.beats import Beats
 from plumd.agent.http import CallFailed, Http
 from plumd.agent.instance import Instance, Kept, Surroundings, read_kept, write_kept
@@ -83,7 +83,7 @@ class Fleet:
         path = f"v1/assignments?nodeId={quote(self._settings.node_id, safe='')}"
         try:
             answer = await self._http.call("GET", path)
-            wanted = _DECODE(answer.body).items if answer.ok else None
+            wanted = self._read(answer.body) if answer.ok else None
         except CallFailed as error:
             self._say(f"the assignments cannot be had: {error}")
             if error.refused:
@@ -97,7 +97,24 @@ class Fleet:
         if wanted is None or self._beats.taken.is_set():
             return
         self._answered_ms = sent_ms
-        self._apply({one.instance_id: one for one in wanted}, sent_ms, nursery)
+        self._apply(wanted, sent_ms, nursery)
+
+    def _read(self, body: bytes) -> dict[str, Assigned]:
+        """What is wanted, by the ids. An item that this agent does not understand spoils no other,
+        and what runs of it stays as it is.  Raises msgspec.DecodeError."""
+        found: dict[str, Assigned] = {}
+        for raw in _DECODE(body).items:
+            try:
+                one = msgspec.json.decode(raw, type=Assigned)
+            except msgspec.ValidationError as error:
+                instance_id = msgspec.json.decode(raw, type=Named).instance_id
+                log.warning("an assignment is not understood", extra={
+                    "instance_id": instance_id, "reason": str(error)})
+                if instance_id in self.instances:
+                    found[instance_id] = self.instances[instance_id].assigned
+            else:
+                found[one.instance_id] = one
+        return found
 
     def _apply(self, wanted: dict[str, Assigned], sent_ms: int, nursery: trio.Nursery) -> None:
         """Want what is listed, and nothing else."""

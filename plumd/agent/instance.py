@@ -216,7 +216,7 @@ class Instance:
             stdin=None, name=f"plum-{self.folder.name[:100].replace('/', '-')}",
             grace_ms=wanted.grace_ms, log_bytes_max=LOG_BYTES_MAX,
             memory_bytes=(limits and limits.memory_bytes) or 0,
-            cpu_percent=(limits and limits.cpu_percent) or 0,
+            cpu_percent=round((limits and limits.cpu_percent) or 0),
             pids=(limits and limits.pids) or 0, cgroups=self._around.cgroups,
             lease_at_ms=self._lease_ms if wanted.fence is not None else 0)
 
@@ -333,7 +333,7 @@ class Instance:
             healthy=self._healthy if phase == "Running" else False,
             exit_code=status.exit_code if exited and status is not None
             and status.exit_code >= 0 else None,
-            signal=signal_name(status.signal) if status is not None and status.signal else "",
+            signal=status.signal if status is not None else 0,
             restarts=self._kept.restarts, pid=self._pid if phase == "Running" else 0,
             started_at=self._started_ms if phase == "Running" else 0, message=message,
             stats=stats, generation=self.assigned.generation)

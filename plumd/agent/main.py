@@ -18,7 +18,8 @@ import signal
 
 import trio
 
-from plumd.agent import link
+from plumd import notify
+from plumd.agent import leaf, link
 from plumd.agent.artifacts import Artifacts
 from plumd.agent.attempts import Attempts
 from plumd.agent.beats import Beats
@@ -41,6 +42,8 @@ async def run(settings: Settings, until_eof: bool = False) -> None:
     """
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = lock(settings.data_dir)
+    if settings.cgroups:
+        leaf.settle()
     try:
         await serve(settings, until_eof)
     finally:
@@ -74,7 +77,10 @@ async def serve(settings: Settings, until_eof: bool) -> None:
             "processes": len(attempts.running), "instances": len(fleet.instances)})
         gc.collect()
         gc.freeze()
+        notify.tell("READY=1", f"STATUS=node {settings.node_id} of {settings.controller}")
+        nursery.start_soon(feed_watchdog)
         await leave.wait()
+        notify.tell("STOPPING=1")
         log.info("leaving; processes go on", extra={"processes": len(attempts.running)})
         nursery.cancel_scope.cancel()
     await http.close()
@@ -100,6 +106,13 @@ async def watch_signals(leave: trio.Event, *, task_status: trio.TaskStatus[None]
             if leave.is_set():
                 raise SystemExit(128 + number)
             leave.set()
+
+
+async def feed_watchdog() -> None:
+    """Tell the service manager that the loop turns."""
+    wanted_s = notify.watchdog_s()
+    while wanted_s is not None and notify.tell("WATCHDOG=1"):  # noqa: ASYNC110 - a beat
+        await trio.sleep(wanted_s / 3)
 
 
 async def watch_stdin(leave: trio.Event) -> None:

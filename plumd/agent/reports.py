@@ -1,4 +1,5 @@
-"""Tells the controller how instances are: the latest word of each, again until it is heard."""
+"""Tells the controller how instances are: each end, and beside that the latest word; again until it
+is heard."""
 
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ log = logging.getLogger("plumd.agent")
 AGAIN_S: Final = 1.0
 AGAIN_S_MAX: Final = 15.0
 UNKNOWN: Final = 404
+ENDS: Final = ("Failed", "Completed")
+ENDS_MAX: Final = 20
 
 
 @final
@@ -22,14 +25,16 @@ class Reports:
 
     def __init__(self, http: Http) -> None:
         self._http = http
-        self._waiting: dict[str, Report] = {}
+        self._waiting: dict[str, list[Report]] = {}
         self._news = trio.Event()
         self._told = trio.Event()
 
     def tell(self, report: Report) -> None:
-        """Tell this; what was to be told of the same instance before is not told any more."""
-        self._waiting.pop(report.instance_id, None)
-        self._waiting[report.instance_id] = report
+        """Tell this; of what was to be told of the same instance before only ends are still told.
+        """
+        before = self._waiting.pop(report.instance_id, [])
+        ends = [one for one in before if one.phase in ENDS and one != report]
+        self._waiting[report.instance_id] = [*ends[-ENDS_MAX:], report]
         self._news.set()
 
     async def flushed(self) -> None:
@@ -45,10 +50,13 @@ class Reports:
             while not self._waiting:
                 self._news = trio.Event()
                 await self._news.wait()
-            instance_id, report = next(iter(self._waiting.items()))
+            instance_id, reports = next(iter(self._waiting.items()))
+            report = reports[0]
             if await self._say(report):
                 pause_s = AGAIN_S
-                if self._waiting.get(instance_id) is report:
+                left = [one for one in self._waiting[instance_id] if one is not report]
+                self._waiting[instance_id] = left
+                if not left:
                     del self._waiting[instance_id]
                 self._told.set()
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Final
 
@@ -22,7 +22,7 @@ RUNS_MAX: Final = 1 << 31
 class InstanceLogs:
     """The handler. node_of: an instance's node, "" when it has none. Raises NotFound."""
 
-    def __init__(self, outbox: Outbox, node_of: Callable[[str], Awaitable[str]]) -> None:
+    def __init__(self, outbox: Outbox, node_of: Callable[[str], str]) -> None:
         self.outbox = outbox
         self.node_of = node_of
 
@@ -46,7 +46,7 @@ class InstanceLogs:
 
     async def ask(self, instance_id: str, look: Look) -> Page:
         """The agent's answer. Raises: NotFound, NodeUnreachable."""
-        node_id = await self.node_of(instance_id)
+        node_id = self.node_of(instance_id)
         if not node_id:
             raise NotFound("this instance has no node yet")
         session = self.outbox.carrier_of(AGENT_PREFIX + node_id)

@@ -158,7 +158,7 @@ def test_instances_outlive_their_agent(agent: Agent, controller: Controller) -> 
     count = len(controller.reports)
     agent.start()
     wait_for(lambda: any(one["phase"] == "Failed" for one in controller.of("i0")), "it is seen")
-    assert [one["signal"] for one in controller.of("i0") if one["phase"] == "Failed"] == ["SIGKILL"]
+    assert [one["signal"] for one in controller.of("i0") if one["phase"] == "Failed"] == [9]
     wait_for(lambda: controller.last("i0")["phase"] == "Running", "it runs again")
     wait_for(lambda: {str(one["instanceId"]) for one in controller.reports[count:]} == set(names),
              "all are told of")
@@ -257,3 +257,15 @@ def test_health_is_told(agent: Agent, controller: Controller, tmp_path: Path) ->
     (app_of(agent, "web") / "well").unlink()
     wait_for(lambda: controller.last("probe").get("healthy") is False, "ill again")
     assert controller.last("probe")["phase"] == "Running"
+
+
+def test_an_assignment_that_is_not_understood_spoils_no_other(
+        agent: Agent, controller: Controller) -> None:
+    controller.want("i1", startCmd="echo $$ > pid; exec sleep 600")
+    pid = pid_of(agent, "i1")
+    controller.wanted["i1"]["limits"] = "none at all"
+    controller.wanted["i9"] = {"instanceId": "i9", "env": 7}
+    controller.want("i2", startCmd="echo $$ > pid; exec sleep 600")
+    runs(controller, "i2")
+    assert is_alive(pid)
+    assert "an assignment is not understood" in agent.said()

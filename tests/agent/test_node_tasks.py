@@ -58,9 +58,10 @@ def is_here(api: Api, node_id: str) -> bool:
 
 
 def run(api: Api, code: str, node_id: str = "n1", **fields: object) -> str:
-    target = {"targetKind": "node", "targetRef": node_id}
-    payload = {"command": "sh", "args": ["-c", code], "killGraceSec": 0.5}
-    return api.submit("a.job", executor="os_process", payload=payload, **(target | fields)).task_id
+    usual: dict[str, object] = {
+        "targetKind": "node", "targetRef": node_id,
+        "payload": {"command": "sh", "args": ["-c", code], "killGraceSec": 0.5}}
+    return api.submit("a.job", executor="os_process", **(usual | fields)).task_id
 
 
 def whole(api: Api, task_id: str) -> Whole:
