@@ -74,7 +74,7 @@ async function answered<T>(asked: Promise<Answer<T>>): Promise<Answer<T>> {
   return answer;
 }
 
-function problemOf(status: number, body: unknown): Problem {
+export function problemOf(status: number, body: unknown): Problem {
   const said = typeof body === "object" && body !== null ? (body as Record<string, unknown>) : {};
   const text = (key: string) => (typeof said[key] === "string" ? said[key] : "");
   return new Problem(status, text("code") || "unreadable_answer", text("detail"), text("field"));

@@ -57,6 +57,10 @@ export interface NewsByName {
   service: OtherNews;
   resource: OtherNews;
   schedule: OtherNews;
+  node: OtherNews;
+  app: OtherNews;
+  deployment: OtherNews;
+  instance: OtherNews;
   kv: KeyNews;
   taskDeleted: OtherNews;
   runDeleted: OtherNews;
@@ -84,6 +88,10 @@ const NAMES: readonly NewsName[] = [
   "service",
   "resource",
   "schedule",
+  "node",
+  "app",
+  "deployment",
+  "instance",
   "kv",
   "taskDeleted",
   "runDeleted",

@@ -1,7 +1,8 @@
-/** The lines of an attempt's log, by a stream that stays open while the attempt runs. */
+/** The lines of a log, by a stream that stays open while there may be more. */
 import { onScopeDispose, ref, shallowRef, triggerRef, watch } from "vue";
 
-import { asProblem, Problem } from "@/api/client";
+import { asProblem, problemOf } from "@/api/client";
+import type { Problem } from "@/api/client";
 import { linkState } from "@/api/events";
 
 const LINES_MAX = 400_000;
@@ -9,7 +10,8 @@ const FLUSH_MS = 100;
 
 export type LogState = "open" | "ended" | "failed";
 
-export function useLog(taskId: () => string, attempt: () => number) {
+/** url: where the log is, with a query. */
+export function useLog(url: () => string) {
   const lines = shallowRef<string[]>([]);
   const state = ref<LogState>("open");
   const problem = shallowRef<Problem | null>(null);
@@ -45,11 +47,11 @@ export function useLog(taskId: () => string, attempt: () => number) {
     current = mine;
     state.value = "open";
     problem.value = null;
-    const query = `attempt=${attempt()}&follow=true&offset=${offset}`;
     try {
-      const answer = await fetch(`/v1/tasks/${taskId()}/logs?${query}`, { signal: mine.signal });
+      const answer = await fetch(`${url()}&follow=true&offset=${offset}`, { signal: mine.signal });
       if (!answer.ok || answer.body === null) {
-        if (answer.status !== 404) throw new Problem(answer.status, "unreadable_answer", "", "");
+        if (answer.status !== 404)
+          throw problemOf(answer.status, await answer.json().catch(() => null));
         state.value = "ended";
         return;
       }
@@ -80,7 +82,7 @@ export function useLog(taskId: () => string, attempt: () => number) {
     void read();
   }
 
-  watch([taskId, attempt], restart, { immediate: true });
+  watch(url, restart, { immediate: true });
   watch(linkState, (now) => {
     if (now === "live" && state.value === "failed") restart();
   });

@@ -84,7 +84,7 @@ function isObject(value: unknown): value is Json {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-function pairsText(pairs: Readonly<Json>): string {
+export function pairsText(pairs: Readonly<Json>): string {
   return Object.entries(pairs)
     .map(([key, value]) => `${key}=${String(value)}`)
     .join("\n");

@@ -9,8 +9,11 @@ import {
   LayoutDashboard,
   ListChecks,
   Network,
+  Package,
   Play,
+  Rocket,
   ScrollText,
+  Server,
   Workflow as WorkflowIcon,
 } from "@lucide/vue";
 import type { Component } from "vue";
@@ -45,6 +48,9 @@ export const GROUPS: readonly PlaceGroup[] = [
   {
     key: "fleet",
     places: [
+      { name: "nodes", icon: Server },
+      { name: "apps", icon: Package },
+      { name: "deployments", icon: Rocket },
       { name: "workers", icon: Boxes },
       { name: "services", icon: Network },
       { name: "devices", icon: Gauge },

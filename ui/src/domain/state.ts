@@ -8,6 +8,7 @@ import {
   CircleDot,
   CirclePause,
   CirclePlay,
+  CircleStop,
   CloudOff,
   Hourglass,
   LoaderCircle,
@@ -37,6 +38,10 @@ export const OTHER_STATES = [
   "Draining",
   "Away",
   "Offline",
+  "Starting",
+  "Stopped",
+  "Completed",
+  "Lost",
 ] as const;
 
 export type TaskState = (typeof TASK_STATES)[number];
@@ -66,6 +71,10 @@ export const LOOKS: Readonly<Record<State, Look>> = {
   Draining: { color: "var(--state-retrying)", icon: Hourglass },
   Away: { color: "var(--state-running)", icon: CloudOff },
   Offline: { color: "var(--state-canceled)", icon: CloudOff },
+  Starting: { color: "var(--state-pending)", icon: LoaderCircle, spin: true },
+  Stopped: { color: "var(--state-canceled)", icon: CircleStop },
+  Completed: { color: "var(--state-succeeded)", icon: CheckCircle2 },
+  Lost: { color: "var(--state-failed)", icon: CloudOff },
 };
 
 export function isState(text: string): text is State {
