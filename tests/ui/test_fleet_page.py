@@ -43,7 +43,7 @@ def upload(at: Screen, name: str, content: bytes) -> None:
 def test_a_deployment_by_clicks(browser: Browser, tmp_path: Path, language: Language) -> None:
     with ExitStack() as stack:
         daemon = stack.enter_context(
-            Running(tmp_path / "data", "--heartbeat-ttl-sec", TTL_S, "--no-agent"))
+            Running(tmp_path / "data", "--node-ttl-sec", TTL_S, "--no-agent"))
         agents = [stack.enter_context(Agent(tmp_path / f"agent-{n}", daemon.url, f"rig-{n}"))
                   for n in (1, 2)]
         at = stack.enter_context(screen(browser, daemon.url, language))
