@@ -8,7 +8,7 @@ import time
 from functools import partial
 
 from bench.harness import Figures
-from plumd.fleet import Body, Copy, Entry, Phase, Slot, slots_of
+from plumd.fleet import Body, Copy, DeploymentEntry, Phase, Slot, slots_of
 from plumd.placement import Board, Need, Node
 from plumd.rollout import LOST_NODE, View, settle
 
@@ -23,7 +23,7 @@ def copies_of(number: int, body: Body, nodes: list[str], first: int) -> list[Cop
             for index, slot in enumerate(slots_of(body.entries[0]))]
 
 
-def program(entry: Entry, version: int, name: str) -> Entry:
+def program(entry: DeploymentEntry, version: int, name: str) -> DeploymentEntry:
     """What each version says."""
     del version, name
     return entry
@@ -43,7 +43,7 @@ def failover(seconds: float, node_count: int = 500, lost_count: int = 50) -> Fig
     lost = set(drawn.sample(names, lost_count))
     deployments = []
     for number in range(1, node_count + 1):
-        body = Body(f"d{number}", (Entry(name="e", replicas=INSTANCES_OF_EACH,
+        body = Body(f"d{number}", (DeploymentEntry(name="e", replicas=INSTANCES_OF_EACH,
                                          selector={"rack": str(number % 4)}),))
         fit = [name for index, name in enumerate(names) if index % 4 == number % 4]
         deployments.append((number, body, copies_of(number, body, fit, number * 100_000)))
@@ -51,7 +51,7 @@ def failover(seconds: float, node_count: int = 500, lost_count: int = 50) -> Fig
     board = Board(Node(name, {"rack": str(index % 4)}, LOST_NODE if name in lost else "",
                        memory_bytes=1 << 34) for index, name in enumerate(names))
 
-    def need(number: int, entry: Entry) -> Need:
+    def need(number: int, entry: DeploymentEntry) -> Need:
         return Need((number, entry.name), entry.selector, memory_bytes=1 << 20)
 
     for number, body, copies in deployments:

@@ -32,7 +32,7 @@ from plumd.fleet import (
     REPLICAS_MAX,
     Body,
     Copy,
-    Entry,
+    DeploymentEntry,
     Phase,
     Rollout,
     Slot,
@@ -85,7 +85,7 @@ class Assigned(msgspec.Struct, frozen=True):
     """A copy as its node's agent is told of it."""
 
     copy: Copy
-    entry: Entry
+    entry: DeploymentEntry
     app: AppRow | None
     running: bool
     fence: Fence | None
@@ -202,7 +202,7 @@ class Deployments:
                 self._remember(number, version, found)
         return found
 
-    def program(self, number: int, version: int, entry: str) -> Entry | None:
+    def program(self, number: int, version: int, entry: str) -> DeploymentEntry | None:
         """What a version of a deployment says of an entry."""
         body = self.body_of(number, version)
         return None if body is None else next(
@@ -220,7 +220,7 @@ class Deployments:
         """It was deleted, or came."""
         self._apps.pop(url, None)
 
-    def need(self, number: int, entry: Entry) -> Need:
+    def need(self, number: int, entry: DeploymentEntry) -> Need:
         """What a copy of an entry needs of its node."""
         app = self.app_of(entry.artifact_url)
         return Need((number, entry.name), entry.selector, entry.spread, entry.max_per_node,
@@ -836,7 +836,7 @@ class Deployments:
         return found
 
 
-def one_less(entry: Entry, copy: Copy) -> Entry:
+def one_less(entry: DeploymentEntry, copy: Copy) -> DeploymentEntry:
     """The entry without the slot of a copy, if that is one of its own."""
     if entry.name != copy.entry or copy.retired or copy.slot not in slots_of(entry):
         return entry

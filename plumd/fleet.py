@@ -77,7 +77,7 @@ class Backoff(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields
     reset_sec: Annotated[float, Meta(ge=0, le=86_400)] = 60.0
 
 
-class Entry(msgspec.Struct, frozen=True, rename="camel"):
+class DeploymentEntry(msgspec.Struct, frozen=True, rename="camel"):
     """One program of a deployment. replicas: how many, or how many on which node.
 
     selector: labels that a node must have.  spread: a label; copies are spread evenly over its
@@ -104,7 +104,7 @@ class Entry(msgspec.Struct, frozen=True, rename="camel"):
     failover: bool = True
 
     @property
-    def program(self) -> Entry:
+    def program(self) -> DeploymentEntry:
         """What makes a copy of it another one when it changes: not where and how often."""
         return msgspec.structs.replace(self, replicas=1, selector={}, spread="", max_per_node=0,
                                        failover=True)
@@ -131,7 +131,7 @@ class Body(msgspec.Struct, frozen=True, rename="camel"):
     """A deployment as a version of it says. onPartition: see docs/deployments.md."""
 
     name: Name
-    entries: tuple[Entry, ...]
+    entries: tuple[DeploymentEntry, ...]
     labels: Labels = {}
     on_partition: Literal["keep", "fence"] = "keep"
     fence_after_sec: Sec = 120.0
@@ -222,7 +222,7 @@ class Rollout(msgspec.Struct, frozen=True, rename="camel"):
         return self.state in ("rolling", "returning")
 
 
-def slots_of(entry: Entry) -> list[Slot]:
+def slots_of(entry: DeploymentEntry) -> list[Slot]:
     """The places of an entry."""
     if isinstance(entry.replicas, int):
         return [Slot(entry.name, "", index) for index in range(entry.replicas)]

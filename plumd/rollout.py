@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from plumd.fleet import Body, Copy, Entry, Phase, Rollout, Slot, slots_of
+from plumd.fleet import Body, Copy, DeploymentEntry, Phase, Rollout, Slot, slots_of
 from plumd.placement import Board, Choice, Need
 
 LOST: Final = "lost"
@@ -46,8 +46,8 @@ class View(msgspec.Struct):
     running: bool
     rollout: Rollout | None
     copies: list[Copy]
-    program: Callable[[int, str], Entry | None]
-    need: Callable[[int, Entry], Need]
+    program: Callable[[int, str], DeploymentEntry | None]
+    need: Callable[[int, DeploymentEntry], Need]
     begin: Callable[[Slot], Copy]
     now_ms: int
 
@@ -82,7 +82,7 @@ class Settling:
         self.now_ms = view.now_ms
         self.update = view.body.update
         self.moves = Moves(rollout=view.rollout)
-        self.entries: Mapping[Slot, Entry] = {
+        self.entries: Mapping[Slot, DeploymentEntry] = {
             slot: entry for entry in view.body.entries for slot in slots_of(entry)}
         self.live: dict[Slot, list[Copy]] = {slot: [] for slot in self.entries}
         self.ending: dict[Slot, list[Copy]] = {}
@@ -140,7 +140,7 @@ class Settling:
                 return slot
         return None
 
-    def fits(self, copy: Copy, entry: Entry) -> bool:
+    def fits(self, copy: Copy, entry: DeploymentEntry) -> bool:
         """Whether its node has the labels."""
         node = self.board.nodes.get(copy.node_id)
         return node is None or all(node.labels.get(key) == value
@@ -232,13 +232,13 @@ class Settling:
         self.board.put(node_id, self.need(self.entries[copy.slot]))
         self.touch(copy)
 
-    def need(self, entry: Entry) -> Need:
+    def need(self, entry: DeploymentEntry) -> Need:
         """What a copy of an entry needs."""
         return self.view.need(self.view.number, entry)
 
     # ------------------------------------------------------------ a slot
 
-    def fill(self, slot: Slot, entry: Entry) -> None:
+    def fill(self, slot: Slot, entry: DeploymentEntry) -> None:
         """What a slot needs now."""
         self.settle_pair(slot)
         live = self.live[slot]
@@ -278,7 +278,7 @@ class Settling:
                 self.moves.waits[slot] = f"the new copy on {new.node_id} is not well yet"
                 return
 
-    def refill(self, slot: Slot, entry: Entry) -> None:
+    def refill(self, slot: Slot, entry: DeploymentEntry) -> None:
         """An empty slot gets a copy, once the last one has surely stopped where that counts."""
         for old in self.ending.get(slot, ()):
             if old.phase is Phase.LOST or self.is_lost(old):
@@ -288,14 +288,14 @@ class Settling:
                 return
         self.begin(slot, self.room(slot, entry), self.stopped.get(slot, 0))
 
-    def room(self, slot: Slot, entry: Entry, avoid: str = "") -> str:
+    def room(self, slot: Slot, entry: DeploymentEntry, avoid: str = "") -> str:
         """A node for a copy of a slot, "" when there is none; then it waits, and that is why."""
         choice = self.choose(slot, entry, avoid)
         if not choice.node_id:
             self.moves.waits[slot] = choice.why
         return choice.node_id
 
-    def choose(self, slot: Slot, entry: Entry, avoid: str) -> Choice:
+    def choose(self, slot: Slot, entry: DeploymentEntry, avoid: str) -> Choice:
         """The node that a slot names if it takes copies, else another."""
         need = self.need(entry)
         if not slot.pin:
@@ -316,7 +316,7 @@ class Settling:
             copy.phase, copy.healthy_ms = Phase.LOST, 0
             self.touch(copy)
 
-    def fail_over(self, copy: Copy, entry: Entry) -> None:
+    def fail_over(self, copy: Copy, entry: DeploymentEntry) -> None:
         """Its node is lost: another copy, if there is a place for one."""
         if copy.phase is Phase.COMPLETED:
             return
@@ -329,7 +329,7 @@ class Settling:
             self.retire(copy, LOST)
             self.begin(slot, node_id)
 
-    def why_renew(self, copy: Copy, entry: Entry) -> str:
+    def why_renew(self, copy: Copy, entry: DeploymentEntry) -> str:
         """Why a copy shall be replaced although its node is there, "" when it shall not."""
         if self.is_outdated(copy):
             return UPDATED
@@ -338,7 +338,7 @@ class Settling:
             return DRAINED
         return "" if self.fits(copy, entry) else MOVED
 
-    def renew(self, copy: Copy, entry: Entry, why: str) -> None:
+    def renew(self, copy: Copy, entry: DeploymentEntry, why: str) -> None:
         """Replace a copy, by surge if possible."""
         slot, rollout = copy.slot, self.view.rollout
         if why == UPDATED and rollout is not None and rollout.state == "failed":
@@ -361,7 +361,7 @@ class Settling:
         if slot in self.stopped:
             self.refill(slot, entry)                    # there was nothing to stop
 
-    def could_stay(self, copy: Copy, entry: Entry) -> bool:
+    def could_stay(self, copy: Copy, entry: DeploymentEntry) -> bool:
         """Whether another copy would fit in its place once it is gone."""
         node, before = self.board.nodes[copy.node_id], self.need(entry)
         old = self.view.program(copy.version, copy.entry)

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from plumd.deployments import Assigned, Deployments, Report
 from plumd.errors import PlumError
-from plumd.fleet import Body, Copy, Entry, Phase, Update
+from plumd.fleet import Body, Copy, DeploymentEntry, Phase, Update
 from plumd.nodes import Beat, Nodes
 from plumd.services import Registry
 from plumd.store import apps, deployments, instances
@@ -274,6 +274,6 @@ def body(url: str, replicas: int | dict[str, int] = 1, name: str = "d", version:
          update: Update = QUICK, **more: object) -> Body:
     """A deployment of one entry."""
     whole = {key: more.pop(key) for key in ("on_partition", "labels") if key in more}
-    entry = Entry(name="e", artifact_url=url, app_name="app", app_version=version,
+    entry = DeploymentEntry(name="e", artifact_url=url, app_name="app", app_version=version,
                   replicas=replicas, **more)  # type: ignore[arg-type]  # fields of an entry
     return Body(name, (entry,), update=update, **whole)  # type: ignore[arg-type]  # and of a body

@@ -19,7 +19,7 @@ from plumd.fleet import (
     Body,
     Copy,
     Count,
-    Entry,
+    DeploymentEntry,
     Environment,
     HealthCheck,
     Labels,
@@ -127,7 +127,7 @@ class DeploymentView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     version: int
     state: str
     labels: dict[str, str]
-    entries: tuple[Entry, ...]
+    entries: tuple[DeploymentEntry, ...]
     on_partition: str
     fence_after_sec: float
     update: Update
@@ -173,7 +173,7 @@ class VersionView(msgspec.Struct, frozen=True, rename="camel"):
     version: int
     note: str
     created_at: int
-    entries: tuple[Entry, ...]
+    entries: tuple[DeploymentEntry, ...]
 
 
 class AssignmentView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -255,7 +255,7 @@ def body_of(given: DeploymentWrite, host: str, room: Deployments,
             raise Invalid("a deployment has at least one entry", field="entries")
         entries = [EntryWrite(given.artifact_url, start_cmd=given.start_cmd,
                               replicas=1 if given.replicas is None else given.replicas)]
-    made: list[Entry] = []
+    made: list[DeploymentEntry] = []
     for index, one in enumerate(entries):
         where = f"entries[{index}]" if given.entries else ""
         made.append(entry_of(one, where, host, room, allowed_hosts,
@@ -265,7 +265,7 @@ def body_of(given: DeploymentWrite, host: str, room: Deployments,
 
 
 def entry_of(given: EntryWrite, where: str, host: str, room: Deployments,
-             allowed_hosts: tuple[str, ...], names: set[str]) -> Entry:
+             allowed_hosts: tuple[str, ...], names: set[str]) -> DeploymentEntry:
     """One entry, with a name of its own. Raises: Invalid."""
     field = f"{where}.artifactUrl" if where else "artifactUrl"
     url, app_name, app_version = given.artifact_url, "", ""
@@ -293,7 +293,7 @@ def entry_of(given: EntryWrite, where: str, host: str, room: Deployments,
         name = f"{given.name or app_name or 'app'}-{number}"
         number += 1
     fields = msgspec.structs.asdict(given)
-    return Entry(**{**fields, "name": name, "artifact_url": url, "app_name": app_name,
+    return DeploymentEntry(**{**fields, "name": name, "artifact_url": url, "app_name": app_name,
                     "app_version": app_version, "sha256": given.sha256.lower()})
 
 

@@ -29,7 +29,7 @@ def zipped(version: str) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("start.sh", START)
-        archive.writestr("meta.ini", f"name=sleeper\nversion={version}\nservice=naps:http:9999\n")
+        archive.writestr("meta.ini", f"name=sleeper\nversion={version}\n")
     return file.getvalue()
 
 
@@ -56,7 +56,7 @@ def test_a_deployment_by_clicks(browser: Browser, tmp_path: Path, language: Lang
         expect(at.page.locator("[role=alert]")).to_be_visible()
         upload(at, "sleeper.zip", zipped("1.0"))
         row = at.page.locator("[data-row]").filter(has_text="sleeper")
-        expect(row).to_contain_text("naps:http:9999")
+        expect(row).to_contain_text("1.0")
         row.get_by_role("button", name=at.t("app.deploy")).click()
 
         at.write(at.part("name"), "naps")
@@ -86,5 +86,5 @@ def test_a_deployment_by_clicks(browser: Browser, tmp_path: Path, language: Lang
         expect(at.page.get_by_role("log")).to_contain_text("here is sleeper 1.0")
         at.visit("nodes")
         gone = at.page.locator("[data-row]").filter(has_text="rig-1")
-        expect(gone.locator("[data-state]")).to_have_attribute("data-state", "Offline")
+        expect(gone.locator("[data-state]")).to_have_attribute("data-state", "Unhealthy")
         at.calm()

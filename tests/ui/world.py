@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests import zips
 from tests.api.live import Api
 from tests.ui.screen import ROOT
 
@@ -41,6 +42,26 @@ def register_services(api: Api) -> None:
         {"serviceName": "prices", "ip": "127.0.0.1", "port": 9102, "version": "1.4"},
         {"serviceName": "stock", "ip": "127.0.0.1", "port": 9300, "protocol": "grpc"}]})
     assert answer.status_code == 204, answer.text
+
+
+def deploy(api: Api) -> dict[str, str]:
+    """An app, a node that has said how it is, and a deployment that waits for more nodes."""
+    app = api.http.post("/v1/apps/upload", content=zips.app("pump-control", "2.1")).json()
+    beat = {"nodeId": "rig-7", "ip": "10.0.0.7", "labels": {"hall": "a", "gpu": "no"},
+            "facts": {"cpus": 8, "cpuPercent": 37.5, "memTotal": 16_000_000_000,
+                      "memAvailable": 9_000_000_000, "diskTotal": 500_000_000_000,
+                      "diskFree": 120_000_000_000, "load1": 2.4, "os": "Linux", "arch": "x86_64"}}
+    api.done("POST", "/v1/nodes/heartbeat", beat)
+    made = api.done("POST", "/v1/deployments", {"name": "pump-control", "entries": [
+        {"artifactUrl": app["url"], "replicas": 2, "maxPerNode": 1}]})
+    deployment = str(made["deploymentId"])
+    api.done("POST", f"/v1/deployments/{deployment}?action=start")
+    [instance, *_] = api.items(f"/v1/deployments/{deployment}/instances")
+    return {"nodes": "/nodes", "node": "/nodes/rig-7", "apps": "/apps",
+            "deployments": "/deployments", "deployment": f"/deployments/{deployment}",
+            "deployment-new": f"/deployments/new?app={app['url']}",
+            "deployment-edit": f"/deployments/{deployment}/edit",
+            "instance": f"/instances/{instance['instanceId']}"}
 
 
 def fill_keys(api: Api) -> None:
@@ -113,7 +134,7 @@ def fill(api: Api) -> dict[str, str]:
         "run": f"/runs/{runs[1]}", "workers": "/workers",
         "worker": f"/workers/{worker['workerId']}", "services": "/services",
         "devices": "/devices", "device": f"/devices/{device['resourceId']}",
-        "keys": "/kv?ns=plant", "events": "/events", "health": "/health", "lost": "/no/such"}
+        **deploy(api), "keys": "/kv?ns=plant", "events": "/events", "health": "/health", "lost": "/no/such"}
 
 
 def wait_for(api: Api, path: str) -> dict[str, object]:

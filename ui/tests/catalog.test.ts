@@ -55,6 +55,8 @@ const SAME = [
   "shell.version",
   "workerKind.http",
   "workerKind.grpc",
+  "deployment.checks.http",
+  "deployment.checks.grpc",
 ];
 
 describe("the message catalogues", () => {

@@ -48,6 +48,13 @@ export async function take<T>(asked: Promise<Answer<T>>): Promise<T> {
   return (await answered(asked)).data as T;
 }
 
+/** The run that a workflow's action=run made; its other actions answer the workflow. */
+export async function takeRun(asked: Promise<Answer<Run | Workflow>>): Promise<Run> {
+  const made = await take(asked);
+  if (!("runId" in made)) throw new Problem(0, "unreadable_answer", "", "");
+  return made;
+}
+
 /** A list's page and the cursor of the next one. Throws: Problem. */
 export async function takePage<T>(asked: Promise<Answer<T[]>>): Promise<Page<T>> {
   const { data, response } = await answered(asked);

@@ -1772,6 +1772,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/instances/{id}/logs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What an instance prints */
+        get: operations["get_instances_id_logs"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/embedded-workers/{id}/stream": {
         parameters: {
             query?: never;
@@ -3826,7 +3843,7 @@ export interface components {
          * Entry
          * @description A key's value. version grows by 1 with each write of the key. Times are Unix ms.
          */
-        "plumd.store.kv.Entry": {
+        Entry: {
             namespace: string;
             key: string;
             value: string;
@@ -4419,7 +4436,7 @@ export interface components {
             labels: {
                 [key: string]: string;
             };
-            entries: components["schemas"]["plumd.fleet.Entry"][];
+            entries: components["schemas"]["DeploymentEntry"][];
             onPartition: string;
             fenceAfterSec: number;
             update: components["schemas"]["Update"];
@@ -4433,14 +4450,14 @@ export interface components {
             updatedAt: number;
         };
         /**
-         * Entry
+         * DeploymentEntry
          * @description One program of a deployment. replicas: how many, or how many on which node.
          *
          *         selector: labels that a node must have.  spread: a label; copies are spread evenly over its
          *         values, "" = over nodes.  maxPerNode: 0 = any number.  failover: false = a copy waits for its
          *         lost node instead of moving.
          */
-        "plumd.fleet.Entry": {
+        DeploymentEntry: {
             /** @default  */
             name: string;
             /** @default  */
@@ -4634,7 +4651,7 @@ export interface components {
             version: number;
             note: string;
             createdAt: number;
-            entries: components["schemas"]["plumd.fleet.Entry"][];
+            entries: components["schemas"]["DeploymentEntry"][];
         };
         /**
          * AssignmentsView
@@ -9518,7 +9535,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["plumd.store.kv.Entry"][];
+                    "application/json": components["schemas"]["Entry"][];
                 };
             };
             400: components["responses"]["400"];
@@ -9638,7 +9655,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["plumd.store.kv.Entry"];
+                    "application/json": components["schemas"]["Entry"];
                 };
             };
             400: components["responses"]["400"];
@@ -9687,7 +9704,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["plumd.store.kv.Entry"];
+                    "application/json": components["schemas"]["Entry"];
                 };
             };
             400: components["responses"]["400"];
@@ -11146,6 +11163,52 @@ export interface operations {
             429: components["responses"]["429"];
             431: components["responses"]["431"];
             500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_instances_id_logs: {
+        parameters: {
+            query?: {
+                /** @description Which start of it, from 1; default the latest */
+                run?: number;
+                /** @description Where to begin; below 0 from the end */
+                offset?: number;
+                /** @description At most so many bytes */
+                limit?: number;
+                /** @description Stay and show more as it comes */
+                follow?: boolean;
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/plain": string;
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            502: components["responses"]["502"];
             503: components["responses"]["503"];
         };
     };

@@ -82,24 +82,24 @@ function entryForm(entry: Entry): EntryForm {
   const { replicas, limits, healthCheck } = entry;
   const any = typeof replicas === "number";
   return {
-    artifactUrl: entry.artifactUrl ?? "",
-    startCmd: entry.startCmd ?? "",
-    where: any || replicas === undefined ? "any" : "nodes",
+    artifactUrl: entry.artifactUrl,
+    startCmd: entry.startCmd,
+    where: any ? "any" : "nodes",
     replicas: any ? replicas : 1,
-    selector: pairsText(entry.selector ?? {}),
+    selector: pairsText(entry.selector),
     nodes:
-      any || replicas === undefined
+      any
         ? []
         : Object.entries(replicas).map(([nodeId, count]) => ({ nodeId, count })),
-    env: pairsText(entry.env ?? {}),
-    restart: entry.restart ?? "on-failure",
-    stopGraceSec: entry.stopGraceSec ?? 10,
-    memoryMb: limits?.memoryBytes ? limits.memoryBytes / MB : null,
-    cpuPercent: limits?.cpuPercent ? limits.cpuPercent : null,
+    env: pairsText(entry.env),
+    restart: entry.restart,
+    stopGraceSec: entry.stopGraceSec,
+    memoryMb: limits.memoryBytes ? limits.memoryBytes / MB : null,
+    cpuPercent: limits.cpuPercent || null,
     check: healthCheck?.kind ?? "",
     checkPort: healthCheck?.port ?? 80,
     checkPath: healthCheck?.path ?? "/",
-    failover: entry.failover ?? true,
+    failover: entry.failover,
     known: entry,
   };
 }
@@ -113,10 +113,10 @@ export function formOf(deployment: Deployment): DeploymentForm {
     fenceAfterSec: deployment.fenceAfterSec,
     entries: deployment.entries.map(entryForm),
     update: {
-      maxParallel: update.maxParallel ?? 1,
-      minHealthySec: update.minHealthySec ?? 5,
-      deadlineSec: update.deadlineSec ?? 120,
-      autoReturn: update.autoReturn ?? true,
+      maxParallel: update.maxParallel,
+      minHealthySec: update.minHealthySec,
+      deadlineSec: update.deadlineSec,
+      autoReturn: update.autoReturn,
     },
     known: update,
   };
@@ -132,8 +132,8 @@ function entryBody(form: EntryForm): Record<string, unknown> {
       : { ...known?.healthCheck, kind: form.check, port: form.checkPort, path: form.checkPath };
   return {
     ...(known?.name ? { name: known.name } : {}),
-    ...(sameApp && known?.sha256 ? { sha256: known.sha256 } : {}),
-    ...(known?.backoff ? { backoff: known.backoff } : {}),
+    ...(sameApp && known.sha256 ? { sha256: known.sha256 } : {}),
+    ...(known ? { backoff: known.backoff } : {}),
     spread: known?.spread ?? "",
     maxPerNode: known?.maxPerNode ?? 0,
     artifactUrl: form.artifactUrl,
@@ -197,7 +197,6 @@ export function appsOf(deployment: Deployment): string {
 /** How many copies an entry has, all nodes together. */
 export function replicasOf(entry: Entry): number {
   const { replicas } = entry;
-  if (replicas === undefined) return 1;
   return typeof replicas === "number"
     ? replicas
     : Object.values(replicas).reduce((sum, count) => sum + count, 0);
