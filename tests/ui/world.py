@@ -134,7 +134,8 @@ def fill(api: Api) -> dict[str, str]:
         "run": f"/runs/{runs[1]}", "workers": "/workers",
         "worker": f"/workers/{worker['workerId']}", "services": "/services",
         "devices": "/devices", "device": f"/devices/{device['resourceId']}",
-        **deploy(api), "keys": "/kv?ns=plant", "events": "/events", "health": "/health", "lost": "/no/such"}
+        **deploy(api), "keys": "/kv?ns=plant", "events": "/events", "health": "/health",
+        "lost": "/no/such"}
 
 
 def wait_for(api: Api, path: str) -> dict[str, object]:
