@@ -19,7 +19,8 @@ def fill(daemon: Daemon, count: int, body: dict[str, object], next_ms: int) -> N
         first = db.execute("SELECT coalesce(max(id), 0) + 1 FROM schedules").fetchone()[0]
         now = time.time_ns() // 1_000_000
         ids = range(first, first + count)
-        db.executemany("INSERT INTO schedules VALUES (?,?,1,?,?,?)", [
+        db.executemany("INSERT INTO schedules (id, name, version, body, created_ms, updated_ms) "
+                       "VALUES (?,?,1,?,?,?)", [
             (one, f"s{one}", msgspec.json.encode({**body, "name": f"s{one}"}), now, now)
             for one in ids])
         zones = db.execute("SELECT zones FROM schedule_plans LIMIT 1").fetchone()[0]

@@ -30,6 +30,7 @@ class InstanceLogs:
         """A page of one start's output, or with follow=true all of it as it comes, and of the
         starts that follow."""
         instance_id, query = request.params["id"], request.query
+        follows = query_bool(query, "follow")
         look = Look(
             "", instance_id, run=query_int(query, "run", 0, low=0, high=RUNS_MAX),
             offset=query_int(query, "offset", 0, low=-(1 << 53), high=1 << 53),
@@ -37,7 +38,7 @@ class InstanceLogs:
         page = await self.ask(instance_id, look)
         if not page.run:
             raise NotFound("nothing is kept of this instance's output")
-        if query_bool(query, "follow"):
+        if follows:
             return Response(200, content_type=PLAIN, stream=self.follow(instance_id, page))
         return Response(200, page.data, PLAIN, (
             ("plum-run", str(page.run)), ("plum-last-run", str(page.last_run)),

@@ -172,6 +172,20 @@ class AsyncClient:
             for item in pages.take(await self.send(pages.ask)):
                 yield item
 
+    async def upload(self, path: str, content: AsyncIterator[bytes],
+                     size_bytes: int) -> JsonObject:
+        """POST bytes, piece by piece, to a route that takes a file; what it answers."""
+        try:
+            answer = await self._http.post(
+                path, content=content, timeout=httpx.Timeout(self._timeout_s, read=None),
+                headers={"Content-Type": "application/octet-stream",
+                         "Content-Length": str(size_bytes)})
+        except (httpx.TransportError, httpx.DecodingError) as error:
+            raise unreachable(self.url, error) from error
+        if not answer.is_success:
+            raise problem_of(answer)
+        return object_of(answer)
+
     # ------------------------------------------------------------ tasks and workflows
 
     async def submit(self, name: str, payload: Json = NOTHING, *, key: str | None = None,

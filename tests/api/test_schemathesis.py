@@ -1,6 +1,6 @@
 """The OpenAPI document against the daemon that it describes: generated requests, good and bad.
 
-PLUM_SCHEMATHESIS_EXAMPLES says how many of each sort an operation gets (default 8); a nightly
+PLUM_SCHEMATHESIS_EXAMPLES says how many of each sort an operation gets (default 5); a nightly
 run may take thousands.
 """
 
@@ -31,7 +31,7 @@ from tests.api.live import Api, serving
 pytestmark = pytest.mark.daemon
 api = pytest.fixture(scope="module", name="api")(serving)
 
-EXAMPLES = int(os.environ.get("PLUM_SCHEMATHESIS_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("PLUM_SCHEMATHESIS_EXAMPLES", "5"))
 ENDLESS = ("/v1/events", "/v1/embedded-workers/{id}/stream", "/v1/resources/{id}/exchange")
 """Event streams never end, a WebSocket is no JSON, and a long poll takes its time:
 test_events_api, tests/stream and test_resources_api."""

@@ -108,6 +108,11 @@ def fill(api: Api) -> dict[str, str]:
         "name": "nightly", "workflowId": nightly, "cron": "30 2 * * *",
         "timeZone": "Europe/Berlin", "calendars": [], "jitterSec": 60})["scheduleId"]
     api.made(f"/v1/schedules/{nightly_at_two}?action=trigger", {})
+    after = api.made("/v1/triggers", {
+        "name": "report after import", "kind": "after", "workflowId": hello,
+        "filter": "event.data.state == 'Succeeded'",
+        "after": {"workflowId": nightly, "on": "any"}})["triggerId"]
+    api.made("/v1/triggers", {"name": "push", "kind": "webhook", "workflowId": hello})
     waiting = api.task("nobody-offers-this", priority=3)["taskId"]
     api.task("builtin.echo", delaySec=3600)
     api.task("builtin.echo", autoStart=False)
@@ -129,6 +134,8 @@ def fill(api: Api) -> dict[str, str]:
         "definition-edit": f"/task-defs/{orders}/edit", "workflows": "/workflows",
         "workflow": f"/workflows/{nightly}", "workflow-new": "/workflows/new",
         "workflow-edit": f"/workflows/{nightly}/edit", "runs": "/runs",
+        "triggers": "/triggers", "trigger": f"/triggers/{after}",
+        "trigger-new": "/triggers/new", "trigger-edit": f"/triggers/{after}/edit",
         "schedules": "/schedules", "schedule": f"/schedules/{nightly_at_two}",
         "schedule-new": "/schedules/new", "schedule-edit": f"/schedules/{nightly_at_two}/edit",
         "run": f"/runs/{runs[1]}", "workers": "/workers",

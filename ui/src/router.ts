@@ -78,6 +78,25 @@ const routes: RouteRecordRaw[] = [
     component: () => import("@/pages/ScheduleEdit.vue"),
     meta: { place: "schedules" },
   },
+  { path: "/triggers", name: "triggers", component: () => import("@/pages/TriggerList.vue") },
+  {
+    path: "/triggers/new",
+    name: "triggerNew",
+    component: () => import("@/pages/TriggerEdit.vue"),
+    meta: { place: "triggers" },
+  },
+  {
+    path: "/triggers/:id",
+    name: "trigger",
+    component: () => import("@/pages/TriggerDetail.vue"),
+    meta: { place: "triggers" },
+  },
+  {
+    path: "/triggers/:id/edit",
+    name: "triggerEdit",
+    component: () => import("@/pages/TriggerEdit.vue"),
+    meta: { place: "triggers" },
+  },
   { path: "/runs", name: "runs", component: () => import("@/pages/RunList.vue") },
   {
     path: "/runs/:id",

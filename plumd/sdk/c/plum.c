@@ -5174,6 +5174,7 @@ plum_status plum_worker_new(const char *url, plum_worker **out)
   if (worker == NULL)
     return PLUM_E_MEMORY;
   worker->capacity = 4;
+  worker->pace.width = 1;
   worker->beat_ms = 10000;
   worker->drain_timeout_ms = 30000;
   worker->wake[0] = worker->wake[1] = worker->epoll_fd = worker->epoll_line = -1;

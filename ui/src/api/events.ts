@@ -57,6 +57,7 @@ export interface NewsByName {
   service: OtherNews;
   resource: OtherNews;
   schedule: OtherNews;
+  trigger: OtherNews;
   node: OtherNews;
   app: OtherNews;
   deployment: OtherNews;
@@ -88,6 +89,7 @@ const NAMES: readonly NewsName[] = [
   "service",
   "resource",
   "schedule",
+  "trigger",
   "node",
   "app",
   "deployment",

@@ -15,6 +15,7 @@ import {
   ScrollText,
   Server,
   Workflow as WorkflowIcon,
+  Zap,
 } from "@lucide/vue";
 import type { Component } from "vue";
 
@@ -43,6 +44,7 @@ export const GROUPS: readonly PlaceGroup[] = [
       { name: "taskDefs", icon: Blocks },
       { name: "workflows", icon: WorkflowIcon },
       { name: "schedules", icon: CalendarClock },
+      { name: "triggers", icon: Zap },
     ],
   },
   {
