@@ -297,7 +297,9 @@ def test_query_parameters_of_a_wrong_type(api: Api, ids: dict[str, str]) -> None
             if "enum" in schema:
                 values: tuple[str, ...] = ("nonsense", "\x00")
             elif schema.get("type") == "integer":
-                values = ("x", "1.5", "-1", "9" * 30, "٣", "0x1", "1 ")
+                values = ("x", "1.5", "9" * 30, "٣", "0x1", "1 ")
+                if (each.path, name) != ("/v1/instances/{id}/logs", "offset"):
+                    values += ("-1",)       # there it counts from the end
             elif schema.get("type") == "boolean":
                 values = ("maybe", "2")
             else:

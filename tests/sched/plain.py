@@ -142,7 +142,8 @@ class Plain:
 
     def join(self, command: Join, ns: int) -> str:
         old = self.workers.get(command.worker_id)
-        if old is not None and old.join.session != command.session:
+        restarted = old is not None and old.join.session != command.session
+        if old is not None and restarted:
             self.lose(old, ns)
         worker = self.workers.get(command.worker_id)
         if worker is None:
@@ -153,7 +154,7 @@ class Plain:
         else:
             held_before = True
             worker.join = command
-        if not worker.attached or (old is not None and old.join.session != command.session):
+        if restarted or not worker.attached:
             worker.ahead = 0
         worker.attached = True
         worker.expires_ns = ns + command.lease_ms * 10**6

@@ -22,6 +22,7 @@ ARGS: Final = [
     "--host-resolver-rules=MAP evil.example 127.0.0.1, MAP *.evil.example 127.0.0.1"]
 WAIT_MS: Final = 30_000
 """How long one is willing to wait for what should come at once."""
+expect.set_options(timeout=WAIT_MS)
 Language = Literal["en", "zh"]
 Theme = Literal["light", "dark"]
 Size = Literal["desktop", "phone"]
