@@ -110,6 +110,7 @@ def inspect(path: Path) -> Meta:
             meta = archive.read(META)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError,
             RuntimeError, ValueError, OverflowError, OSError, MemoryError) as error:
+        # All that zipfile says to a hostile file; NotImplementedError: to an unknown packing.
         raise refuse(f"the file is no zip that can be read: {error}") from None
     try:
         return parse_meta(meta.decode())

@@ -241,7 +241,7 @@ class Deployments:
         await ask.done.wait()
         if ask.error is not None:
             raise ask.error
-        return ask.value  # type: ignore[return-value]  # act's own
+        return ask.value  # type: ignore[return-value]  # it is what act returned, a T
 
     def _row(self, number: int, if_version: int | None = None) -> DeploymentRow:
         row = self._rows.get(number)

@@ -12,6 +12,7 @@ import os
 import shutil
 import stat
 import zipfile
+import zlib
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -183,7 +184,8 @@ def unpack(archive: Path, target: Path) -> None:
                 _extract(opened, member, fresh)
         shutil.rmtree(target, ignore_errors=True)
         fresh.replace(target)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        # zipfile says NotImplementedError to a way of packing that it does not know.
         raise Refused(f"the artifact is no sound zip file: {error}") from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -111,7 +111,7 @@ async def watch_signals(leave: trio.Event, *, task_status: trio.TaskStatus[None]
 async def feed_watchdog() -> None:
     """Tell the service manager that the loop turns."""
     wanted_s = notify.watchdog_s()
-    while wanted_s is not None and notify.tell("WATCHDOG=1"):  # noqa: ASYNC110 - a beat
+    while wanted_s is not None and notify.tell("WATCHDOG=1"):  # noqa: ASYNC110 - it is due by time
         await trio.sleep(wanted_s / 3)
 
 

@@ -92,7 +92,7 @@ class _Output:
     async def tell(self) -> None:
         """Tell what there is, as fast as the line takes it."""
         while True:
-            while len(self._teller.lines) > WAITING_LINES_MAX:  # noqa: ASYNC110 - many ways out
+            while len(self._teller.lines) > WAITING_LINES_MAX:  # noqa: ASYNC110 - many take lines out
                 await trio.sleep(GATHER_S)
             page = await trio.to_thread.run_sync(
                 process_log.read_page, self._directory, self.offset, PAGE_BYTES)
@@ -122,7 +122,7 @@ class _Output:
     async def note_when_sent(self) -> None:
         """Keep how far it was told, once that is on its way: for an agent that comes after us."""
         offset = self.offset
-        while self._teller.lines:   # noqa: ASYNC110 - the line takes them without a word
+        while self._teller.lines:   # noqa: ASYNC110 - nobody tells when they left
             await trio.sleep(GATHER_S)
         if self._noted < offset:
             await trio.to_thread.run_sync(self._note, offset)

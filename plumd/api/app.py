@@ -119,7 +119,7 @@ class _Exchange(TrioASGIHTTPConnection):
         self.scope = _with_raw_path(self.scope)
         return super()._create_request_from_scope(send)
 
-    async def handle_messages(  # type: ignore[override]  # Quart-Trio's has the nursery too
+    async def handle_messages(  # type: ignore[override]  # Quart-Trio's has a nursery too
             self, nursery: trio.Nursery, request: QuartRequest,
             receive: ASGIReceiveCallable) -> None:
         """Quart's, but that a body which nobody reads waits in the socket and not in memory."""

@@ -139,8 +139,8 @@ class Device:
         self._states[name] = {"name": name, "type": type, "unit": unit, "value": encoded(value)[1]}
 
     def operation(self, name: str, *, type: Type = "string",  # noqa: A002 - the wire's words
-                  unit: str = "", min: float | None = None,  # noqa: A002 - as above
-                  max: float | None = None,  # noqa: A002 - as above
+                  unit: str = "", min: float | None = None,  # noqa: A002 - the wire names
+                  max: float | None = None,  # noqa: A002 - the wire names
                   value: Value = "") -> Callable[[_Handler], _Handler]:
         """Decorator: this function carries out the operation of that name.
 

@@ -164,7 +164,7 @@ class Controller:
             def hang(self) -> None:
                 """Nothing comes back, as behind a line that is cut."""
                 while controller.silent.is_set() and controller._turn >= 0:
-                    time.sleep(0.02)
+                    time.sleep(0.02)    # the line is held in a thread of its own; nothing waits
                 self.close_connection = True
 
             def stream(self) -> None:
