@@ -92,7 +92,7 @@ class _Output:
     async def tell(self) -> None:
         """Tell what there is, as fast as the line takes it."""
         while True:
-            while len(self._teller.lines) > WAITING_LINES_MAX:  # noqa: ASYNC110 - many take lines out
+            while len(self._teller.lines) > WAITING_LINES_MAX:  # noqa: ASYNC110 - many empty it
                 await trio.sleep(GATHER_S)
             page = await trio.to_thread.run_sync(
                 process_log.read_page, self._directory, self.offset, PAGE_BYTES)
