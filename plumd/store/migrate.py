@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +20,7 @@ class Refused(Exception):
     """The file is not ours or is newer than this program; the message says what to do."""
 
 
+@functools.cache
 def schema_files() -> list[tuple[int, str]]:
     """(version, text) of every schema step, in order."""
     steps = [(int(entry.name[:4]), entry.read_text(encoding="utf-8"))

@@ -112,18 +112,18 @@ class Store:
     """One database file. Ended by `close`."""
 
     def __init__(self, path: Path, vfs: str | None = None, clock: Clock | None = None, *,
-                 log_bytes: int = migrate.LOG_BYTES) -> None:
+                 log_bytes: int = migrate.LOG_BYTES, threads: bool = True) -> None:
         self.path = path
         self.clock = clock or SystemClock()
         self.vfs = vfs
         self._log_bytes = log_bytes
         self.db = migrate.open_writer(path, vfs, log_bytes=log_bytes)
         self.point = migrate.open_reader(path, vfs)
-        self._readers = [migrate.open_reader(path, vfs) for _ in range(READERS)]
+        self.threads = threads and vfs is None
+        """False keeps everything on the loop: in simulation there are no threads."""
+        self._readers = [migrate.open_reader(path, vfs) for _ in range(READERS * self.threads)]
         self._reading = trio.CapacityLimiter(READERS)
         self._writing = trio.CapacityLimiter(1)
-        self._away = False
-        self._watch_log()
         self.next_seq = events.next_seq(self.db)
         self.commit_ns = 0
         """A moving average of how long the COMMIT of a small group takes: what the disk costs."""
@@ -135,8 +135,6 @@ class Store:
         self._checkpoint_wanted = trio.Event()
         self._log_copied = False
         self._watch_log()
-        self.threads = vfs is None
-        """False keeps everything on the loop: in simulation there are no threads."""
 
     async def commit(self, change: Change) -> Done:
         """Make one change durable, or raise apsw.Error: then its outcome is not known.

@@ -54,8 +54,7 @@ class FaultyStore(Store):
     """
 
     def __init__(self, path: Path, clock: Clock, truth: Truth) -> None:
-        super().__init__(path, clock=clock, log_bytes=0)
-        self.threads = False
+        super().__init__(path, clock=clock, log_bytes=0, threads=False)
         self.db.execute("PRAGMA synchronous=OFF").fetchall()
         self.truth = truth
         self.fault = ""
