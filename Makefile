@@ -53,9 +53,9 @@ TEST_JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
 test: .stamp-dev ## all tests (PYTEST=... for a part), some files at a time
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
-TEST_DEPS := chromium fonts-noto-cjk g++ clang libclang-rt-14-dev cmake pkg-config libssl-dev openssl mosquitto
+TEST_DEPS := chromium fonts-noto-cjk g++ clang libclang-rt-14-dev cmake pkg-config libssl-dev openssl mosquitto iproute2
 
-test-deps: ## Debian packages that some tests use: a browser, and what builds the C SDK every way
+test-deps: ## Debian packages that some tests use: a browser, what builds the C SDK every way, networks
 	@dpkg -s $(TEST_DEPS) >/dev/null 2>&1 || { \
 	  if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
 	  $$sudo apt-get update -qq && \
