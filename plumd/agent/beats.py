@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Final, final
 
 import msgspec
@@ -16,6 +17,9 @@ from plumd.agent.settings import Settings
 
 log = logging.getLogger("plumd.agent")
 BEAT_S_MIN: Final = 0.2
+AGAIN_S: Final = 1.0
+"""Between tries while the controller is not heard, so that it is heard soon when it is back."""
+WITHIN_S_MIN: Final = 2.0
 TAKEN: Final = 409
 
 
@@ -44,13 +48,15 @@ class Beats:
     """Beats until canceled.
 
     owned: an event, set while the controller takes this agent for the node's. draining: the node
-    shall take nothing new.
+    shall take nothing new. heard_again: called when the controller is heard after it was not.
     """
 
     def __init__(self, settings: Settings, who: Identity, http: Http) -> None:
         self.owned = trio.Event()
         self.taken = trio.Event()
         self.draining = False
+        self.heard_again: Callable[[], None] = nobody
+        self._away = False
         self._settings = settings
         self._who = who
         self._http = http
@@ -61,24 +67,28 @@ class Beats:
         pause_s = self._settings.beat_s
         while True:
             begun_s = trio.current_time()
-            heard = await self.beat()
+            heard = await self.beat(max(WITHIN_S_MIN, pause_s))
             if heard is not None and heard.beat_sec:
                 pause_s = max(BEAT_S_MIN, heard.beat_sec)
             elif heard is not None:
                 pause_s = min(self._settings.beat_s, max(BEAT_S_MIN, heard.ttl_sec / 3))
-            await trio.sleep_until(begun_s + pause_s)
+            await trio.sleep_until(begun_s + (min(AGAIN_S, pause_s) if self._away else pause_s))
 
-    async def beat(self) -> Heard | None:
+    async def beat(self, within_s: float) -> Heard | None:
         """One beat; None when it was not heard, or not wanted."""
         settings = self._settings
         told = Beat(settings.node_id, settings.ip or self._http.own_address(), settings.labels,
                     facts.look(settings.data_dir), plumd.__version__, facts.boot_id(),
                     self._who.key)
         try:
-            answer = await self._http.call("POST", "v1/nodes/heartbeat", told)
+            answer = await self._http.call("POST", "v1/nodes/heartbeat", told, within_s)
         except CallFailed as error:
+            self._away = True
             self._say(f"the controller does not answer: {error}")
             return None
+        if self._away:
+            self._away = False
+            self.heard_again()
         if answer.status == TAKEN:
             self._say(f"this node's name belongs to another agent: {answer.problem}")
             self._own(False)
@@ -112,3 +122,7 @@ class Beats:
             log.warning("%s", what)
         else:
             log.info("the controller hears this node", extra={"node_id": self._settings.node_id})
+
+
+def nobody() -> None:
+    """Nobody wants to know."""

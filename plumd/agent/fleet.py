@@ -26,6 +26,8 @@ from plumd.executors import shim
 log = logging.getLogger("plumd.agent")
 WAKE_AGAIN_S: Final = 1.0
 WAKE_AGAIN_S_MAX: Final = 15.0
+RENEW_AT: Final = 0.25
+"""Of a lease: so often it is renewed."""
 LINE_S_MAX: Final = 60.0
 """The stream of wake-ups has a comment every 15 s; silent for so long, it is dead."""
 OLD_KEPT: Final = 50
@@ -47,6 +49,15 @@ class Fleet:
         self._wake = trio.Event()
         self._answered_ms = 0       # when the last request was sent that was answered
         self._said = ""
+        self._listening = trio.CancelScope()
+        beats.heard_again = self.heard_again
+
+    def heard_again(self) -> None:
+        """The controller is heard after it was not: look at once, over new connections."""
+        self._http.hang_up()
+        self._listening.cancel()
+        self._around.reports.heard_again()
+        self._wake.set()
 
     def recover(self) -> None:
         """Find what an earlier agent kept running. Reads files."""
@@ -66,9 +77,15 @@ class Fleet:
             nursery.start_soon(self._around.reports.run)
             while True:
                 await self.sync(nursery)
-                with trio.move_on_after(self._settings.sync_s):
+                with trio.move_on_after(self._sync_s()):
                     await self._wake.wait()
                 self._wake = trio.Event()
+
+    def _sync_s(self) -> float:
+        """How soon to ask again: a lease that is to be renewed does not wait for its end."""
+        fences = (instance.assigned.fence for instance in self.instances.values())
+        return min((self._settings.sync_s, *(
+            fence.lease_ms * RENEW_AT / 1000 for fence in fences if fence is not None)))
 
     async def _carry(self, instance: Instance) -> None:
         await instance.run()
@@ -158,17 +175,20 @@ class Fleet:
         url = f"v1/stream?nodeId={quote(self._settings.node_id, safe='')}"
         pause_s = WAKE_AGAIN_S
         while True:
-            try:
-                async with self._http.stream(url) as stream:
-                    if stream.status == 200:
-                        pause_s = WAKE_AGAIN_S
-                        async for piece in stream.chunks(LINE_S_MAX):
-                            if b"data:" in piece:
-                                self._wake.set()
-            except CallFailed as error:
-                log.debug("no wake-ups", extra={"reason": str(error)})
-            await trio.sleep(pause_s)
-            pause_s = min(2 * pause_s, WAKE_AGAIN_S_MAX)
+            with trio.CancelScope() as self._listening:
+                try:
+                    async with self._http.stream(url) as stream:
+                        if stream.status == 200:
+                            pause_s = WAKE_AGAIN_S
+                            async for piece in stream.chunks(LINE_S_MAX):
+                                if b"data:" in piece:
+                                    self._wake.set()
+                except CallFailed as error:
+                    log.debug("no wake-ups", extra={"reason": str(error)})
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, WAKE_AGAIN_S_MAX)
+            if self._listening.cancelled_caught:
+                pause_s = WAKE_AGAIN_S
 
     def _say(self, what: str) -> None:
         """Log what is new."""

@@ -169,9 +169,12 @@ class Http:
         self._token = token
         self._kept: _Wire | None = None
         self._lock = trio.Lock()
+        self._calling: trio.CancelScope | None = None
+        self._stale = False
         _address(self.base, "")
 
-    async def call(self, method: str, path: str, value: object = None) -> Answer:
+    async def call(self, method: str, path: str, value: object = None,
+                   within_s: float = CALL_S) -> Answer:
         """One call to the controller; value: its body, as JSON. Raises CallFailed.
 
         Cancel: it may have been carried out.
@@ -179,17 +182,28 @@ class Http:
         body = b"" if value is None else msgspec.json.encode(value)
         async with self._lock:
             try:
-                with trio.fail_after(CALL_S):
+                with trio.move_on_after(within_s) as self._calling:
                     return await self._call(method, urljoin(self.base, path), body)
-            except trio.TooSlowError:
-                await self.close()
-                raise CallFailed(f"no answer within {CALL_S:.0f} s") from None
             except BaseException:
                 await self.close()
                 raise
+            finally:
+                self._calling = None
+            await self.close()
+            raise CallFailed(f"no answer within {within_s:.0f} s")
+
+    def hang_up(self) -> None:
+        """The kept connection is of no use any more: a call that waits on it fails now, the next
+        one dials. The network was away, and its own next try may lie many seconds ahead."""
+        self._stale = True
+        if self._calling is not None:
+            self._calling.cancel()
 
     async def _call(self, method: str, url: str, body: bytes) -> Answer:
         head = self._head(method, url, len(body), ())
+        if self._stale:
+            self._stale = False
+            await self.close()
         while True:
             wire, again = self._kept, self._kept is not None
             if wire is None:

@@ -28,6 +28,12 @@ class Reports:
         self._waiting: dict[str, list[Report]] = {}
         self._news = trio.Event()
         self._told = trio.Event()
+        self._heard = trio.Event()
+
+    def heard_again(self) -> None:
+        """The controller is heard after it was not: what waits is told now."""
+        self._http.hang_up()
+        self._heard.set()
 
     def tell(self, report: Report) -> None:
         """Tell this; of what was to be told of the same instance before only ends are still told.
@@ -60,8 +66,10 @@ class Reports:
                     del self._waiting[instance_id]
                 self._told.set()
             else:
-                await trio.sleep(pause_s)
-                pause_s = min(2 * pause_s, AGAIN_S_MAX)
+                with trio.move_on_after(pause_s) as pausing:
+                    await self._heard.wait()
+                self._heard = trio.Event()
+                pause_s = min(2 * pause_s, AGAIN_S_MAX) if pausing.cancelled_caught else AGAIN_S
 
     async def _say(self, report: Report) -> bool:
         """Whether it was heard, or never will be."""
