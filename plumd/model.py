@@ -442,6 +442,7 @@ class StepBody(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
     workflow: Annotated[str, msgspec.Meta(max_length=200)] | msgspec.UnsetType = msgspec.UNSET
     seconds: float | StepText | msgspec.UnsetType = msgspec.UNSET
     event: Annotated[str, msgspec.Meta(max_length=200)] | msgspec.UnsetType = msgspec.UNSET
+    compensate: StepBody | msgspec.UnsetType = msgspec.UNSET
     position: Position | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -30,7 +30,7 @@ DEPTH_MAX: Final = 8
 """So deep sub-workflows nest."""
 TIME_OUT, LATE = -1, -2
 """What a timer of a run is for, where it is no step's: the run's time is over; so is that of
-onFailure, which has as much again."""
+what follows it, which has as much again."""
 
 
 class LiveRun:
@@ -72,9 +72,11 @@ class Runs:
         self._begun.append((plan, now_ms))
         self._events.append(("run", plan.run_id, plan.workflow_id, TaskState.RUNNING, now_ms))
         if plan.seeds:
+            seeds = {seed.step: seed if seed.state >= StepState.SUCCEEDED else
+                     msgspec.structs.replace(seed, started_ms=now_ms) for seed in plan.seeds}
             self._rows.extend((plan.run_id, seed.step, seed.state, seed.ref, seed.started_ms,
-                               seed.finished_ms, seed.data) for seed in plan.seeds)
-            self._restore(run, {seed.step: seed for seed in plan.seeds}, now_ms)
+                               seed.finished_ms, seed.data) for seed in seeds.values())
+            self._restore(run, seeds, now_ms)
             run.machine.settle()
         else:
             run.machine.begin(now_ms)
@@ -190,9 +192,9 @@ class Runs:
                 run.machine.due(step, now_ms)
                 self._carry_out(run, now_ms)
             elif step == LATE:
-                if run.machine.after is not None:       # onFailure has had its time too
+                if run.machine.after:       # what follows has had its time too
                     self._stop(run, run.machine.final, now_ms)
-            elif run.machine.stopping < 0 and run.machine.after is None:
+            elif run.machine.stopping < 0 and not run.machine.after:
                 self._stop(run, StepState.TIMEOUT, now_ms)
         busy, self._busy = self._busy, {}
         for run_id in busy:
@@ -218,7 +220,7 @@ class Runs:
         run = self.live[plan.run_id] = LiveRun(plan, machine, created_ms)
         if plan.graph.timeout_ms:
             heappush(self._timers, (created_ms + plan.graph.timeout_ms, plan.run_id, TIME_OUT))
-            if plan.graph.on_failure is not None:
+            if plan.graph.after:
                 heappush(self._timers, (created_ms + 2 * plan.graph.timeout_ms, plan.run_id,
                                         LATE))
         return run

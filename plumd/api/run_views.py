@@ -41,6 +41,7 @@ class StepData(msgspec.Struct, frozen=True, rename="camel"):
 
     error: StepError | UnsetType = UNSET
     outcome: bool | UnsetType = UNSET
+    cut: bool = False
     base: int = 0
     room: int = 0
     total: int = -1
@@ -68,11 +69,14 @@ class StepRunView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     finished_at: int | None = None
     run_id: str | UnsetType = UNSET
     """The run of a sub-workflow."""
+    compensates: str | UnsetType = UNSET
+    """The step that this one undoes when the run does not succeed."""
     outcome: bool | UnsetType = UNSET
     """Of a branch."""
     error: StepError | UnsetType = UNSET
     skip_reason: str | UnsetType = UNSET
-    """upstream_failed: skipped because of a failure before it."""
+    """upstream_failed: skipped because of a failure before it; not_asked: the run was to go up to
+    another step."""
     due_at: int | UnsetType = UNSET
     iterations: Iterations | UnsetType = UNSET
 
@@ -166,7 +170,9 @@ class RunShows:
             finished_at=time_of(fact.finished_ms),
             run_id=ref if ref is not None and of.type == "workflow" else UNSET,
             outcome=data.outcome, error=data.error,
-            skip_reason="upstream_failed" if state == StepState.SKIPPED_FAILED else UNSET,
+            skip_reason=("upstream_failed" if state == StepState.SKIPPED_FAILED
+                         else "not_asked" if data.cut else UNSET),
+            compensates=of.undoes or UNSET,
             due_at=data.due_ms if data.due_ms and state < TaskState.SUCCEEDED else UNSET,
             iterations=Iterations(data.total if data.total >= 0 else None, data.count,
                                   data.failed) if looped else UNSET)

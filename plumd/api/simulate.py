@@ -224,8 +224,7 @@ def profile_of(asked: StepAsked, base: Profile) -> Profile:
 def check_steps(asked: SimulateAsked, graph: Graph) -> None:
     """Raises: Invalid for a step that is none. Those of sub-workflows cannot be known here."""
     names: set[str] = set()
-    waiting: list[Scope] = [graph.root] if graph.on_failure is None else [
-        graph.root, graph.on_failure]
+    waiting: list[Scope] = [graph.root, *graph.after]
     inner = False
     while waiting:
         for node in waiting.pop().nodes:

@@ -19,7 +19,8 @@ from plumd.api.run_views import RunShows, RunView, StepRunView, run_state
 from plumd.api.tasks import before_of, states_of
 from plumd.errors import Invalid, NotFound, TooLarge, WrongState
 from plumd.flow import BeginRun, CancelRun, RunAct, RunPlan
-from plumd.flow.repeat import seeds_of
+from plumd.flow.graph import Seed
+from plumd.flow.repeat import cut_to, seeds_of
 from plumd.flow.why import causes_of
 from plumd.model import (
     INLINE_BYTES_MAX,
@@ -50,11 +51,13 @@ class WorkflowRunAsked(msgspec.Struct, frozen=True, rename="camel", forbid_unkno
 
 class WorkflowActed(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True,
                     omit_defaults=True):
-    """What an action on a workflow takes. run: a payload as above, and a version, if not the
-    current one; rollback: the version to go back to."""
+    """What an action on a workflow or run takes. run, rerun: a payload as above, a version, if not
+    the current one or that of the run, and the outer step that is the last one wanted; rollback:
+    the version to go back to."""
 
     payload: Raw | UnsetType = UNSET
     version: Annotated[int, Meta(ge=1, le=1 << 31)] | None = None
+    up_to: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
 
 
 class StepWhy(msgspec.Struct, frozen=True, rename="camel"):
@@ -141,8 +144,8 @@ class WorkflowRuns:
         """A run of a workflow; the body is a WorkflowActed."""
         def plan(run_id: int) -> RunPlan:
             asked = asked_of(request)
-            return self.context.planner.plan(run_id, workflow_id, payload_of(asked.payload),
-                                             version=asked.version or 0)
+            return limited(self.context.planner.plan(
+                run_id, workflow_id, payload_of(asked.payload), version=asked.version or 0), asked)
 
         return await self.begin(request, plan)
 
@@ -176,17 +179,20 @@ class WorkflowRuns:
         action = query_choice(request.query, "action", RUN_ACTIONS)
         if not action:
             raise Invalid(f"action is one of {', '.join(RUN_ACTIONS)}", field="action")
-        run_payload(request)        # what is wrong is refused, also where it is not needed
+        asked = asked_of(request)   # what is wrong is refused, also where it is not needed
+        payload_of(asked.payload)
+        if action != "rerun":
+            refuse_fields(asked)
         idempotency_key(request.headers)
         row = self.known(request)
         if action == "cancel":
             return await self.cancel(row, request)
         if action == "retry":
-            return await self.begin(request, lambda run_id: self.again_from_failed(run_id, row))
+            known = await self.store.read(flows.seeds, row.id)
+            return await self.begin(request,
+                                    lambda run_id: self.again_from_failed(run_id, row, known))
         if action == "rerun":
-            return await self.begin(request, lambda run_id: self.again_whole(run_id, row, request))
-        if not action:
-            raise Invalid(f"action is one of {', '.join(RUN_ACTIONS)}", field="action")
+            return await self.begin(request, lambda run_id: self.again_whole(run_id, row, asked))
         refuse(await self.engine.call(RunAct(row.id, action)), self.known(request))
         return self.shown(row.id, 200)
 
@@ -199,20 +205,19 @@ class WorkflowRuns:
                 raise WrongState(f"the run is {TASK_STATES[now.state]} already")
         return self.shown(row.id, 200)
 
-    def again_whole(self, run_id: int, row: RunRow, request: Request) -> RunPlan:
-        """The same version of the workflow once more, with another payload when one is given."""
-        given = run_payload(request)
+    def again_whole(self, run_id: int, row: RunRow, asked: WorkflowActed) -> RunPlan:
+        """The workflow once more: what is not asked otherwise is as it was."""
+        given = payload_of(asked.payload)
         plan = self.context.planner.plan(run_id, row.workflow_id,
                                          row.payload if given is None else given,
-                                         version=row.version)
-        return msgspec.structs.replace(plan, origin_id=row.id)
+                                         version=asked.version or row.version)
+        return msgspec.structs.replace(limited(plan, asked), origin_id=row.id)
 
-    def again_from_failed(self, run_id: int, row: RunRow) -> RunPlan:
+    def again_from_failed(self, run_id: int, row: RunRow, known: dict[int, Seed]) -> RunPlan:
         """A new run that takes over what succeeded. Raises: WrongState, NotFound."""
         if row.state < TaskState.SUCCEEDED or row.state == TaskState.SUCCEEDED:
             raise WrongState(f"only a run that did not succeed is retried; it is {run_state(row)}")
         graph = self.context.planner.graph_of(row.workflow_id, row.version, row.pins)
-        known = self.store.peek(flows.seeds, row.id, 0, len(graph.root.nodes) - 1)
         return RunPlan(run_id, row.workflow_id, row.version, row.pins, graph, row.payload,
                        origin_id=row.id, seeds=seeds_of(graph, known))
 
@@ -280,8 +285,22 @@ def run_payload(request: Request) -> bytes | None:
     return payload_of(strict(request.body, WorkflowRunAsked).payload)
 
 
+def limited(plan: RunPlan, asked: WorkflowActed) -> RunPlan:
+    """A plan that goes no further than it is asked to. Raises: Invalid."""
+    if asked.up_to is None:
+        return plan
+    return msgspec.structs.replace(plan, seeds=cut_to(plan.graph, asked.up_to))
+
+
+def refuse_fields(asked: WorkflowActed) -> None:
+    """Raises: Invalid for what only a rerun takes."""
+    for field, value in (("version", asked.version), ("upTo", asked.up_to)):
+        if value is not None:
+            raise Invalid("only a rerun takes this", field=field)
+
+
 def asked_of(request: Request) -> WorkflowActed:
-    """What an action on a workflow is given. Raises: Malformed, Invalid."""
+    """What an action on a workflow or run is given. Raises: Malformed, Invalid."""
     if request.body.strip() in (b"", b"null"):
         return WorkflowActed()
     return strict(request.body, WorkflowActed)
@@ -309,7 +328,7 @@ def routes(handlers: WorkflowRuns) -> list[Route]:
         Route("GET", run, handlers.get, "Get a run with its steps", tag, read,
               answers={200: RunView}, query=(PREFER,)),
         Route("POST", run, handlers.act, "Cancel, pause, resume, retry or repeat a run", tag, act,
-              body=WorkflowRunAsked, body_optional=True, answers={200: RunView, 201: RunView},
+              body=WorkflowActed, body_optional=True, answers={200: RunView, 201: RunView},
               query=(PREFER, Query("action", str, "cancel; pause: nothing new begins; resume; "
                                    "retry: a new run from the failed steps on; rerun: a new run "
                                    "from the beginning", required=True, choices=RUN_ACTIONS))),

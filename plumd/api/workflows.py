@@ -110,6 +110,9 @@ class Workflows:
         """Raises: Invalid."""
         if step.body is not UNSET:
             step = replace(step, body=self.steps_of(step.body, f"{where}.body", known))
+        if step.compensate is not UNSET:
+            step = replace(step, compensate=self.step_of(step.compensate, f"{where}.compensate",
+                                                         known))
         if step.workflow is not UNSET:
             number = Current(known).workflow(step.workflow, f"{where}.workflow")
             step = replace(step, workflow=id_text(number))
@@ -233,6 +236,8 @@ class Workflows:
         asked = asked_of(request)
         if asked.payload is not UNSET:
             raise Invalid("only a run takes a payload", field="payload")
+        if asked.up_to is not None:
+            raise Invalid("only a run takes this", field="upTo")
         version = if_match(request.headers)
         if asked.version is None:
             raise Invalid("the version to go back to", field="version")

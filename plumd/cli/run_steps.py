@@ -14,8 +14,8 @@ from plumd.cli.session import (
     wait_options,
 )
 from plumd.cli.waiting import wait_run
-from plumd.cli.workflows import RUNS, runs, show_run
-from plumd.sdk.client import Json, JsonObject, object_of, part
+from plumd.cli.workflows import RUNS, run_options, runs, show_run
+from plumd.sdk.client import NOTHING, Json, JsonObject, object_of, part
 
 COLUMNS = (
     column("STEP", "stepId"), column("TYPE", "type"), column("STATE", "state"),
@@ -25,10 +25,13 @@ COLUMNS = (
 CAUSES = (column("CODE", "code"), column("WHY", "message"))
 
 
-def post(session: Session, path: str, action: str, payload: Json = None) -> JsonObject:
-    """An action, with a payload when there is one."""
-    body: Json = None if payload is None else {"payload": payload}
-    return object_of(session.client.request("POST", f"{path}?action={action}", body))
+def post(session: Session, path: str, action: str, payload: Json = None,
+         **fields: Json) -> JsonObject:
+    """An action, with a payload and fields when there are some."""
+    body: JsonObject = {key: value for key, value in {"payload": payload, **fields}.items()
+                        if value is not None and value is not NOTHING}
+    return object_of(session.client.request("POST", f"{path}?action={action}",
+                                            body if body else None))
 
 
 def step_path(run_id: str, step: str) -> str:
@@ -81,12 +84,13 @@ def retry(session: Session, run_id: str, wait: bool, wait_timeout: float | None)
 @runs.command()
 @click.argument("run_id", metavar="ID")
 @payload_option
+@run_options
 @wait_options
 @pass_session
-def rerun(session: Session, run_id: str, payload: Json, wait: bool,
-          wait_timeout: float | None) -> int:
-    """Begin a new run of the same version; with this payload, else with the same."""
-    made = post(session, f"{RUNS}/{part(run_id)}", "rerun", payload)
+def rerun(session: Session, run_id: str, payload: Json, version: int | None, up_to: str | None,
+          wait: bool, wait_timeout: float | None) -> int:
+    """Begin a new run; what is not given is as it was: payload and version."""
+    made = post(session, f"{RUNS}/{part(run_id)}", "rerun", payload, version=version, upTo=up_to)
     return begun(session, made, wait, wait_timeout)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
 import click
 
 from plumd.cli.screen import Column, column, duration, moment, moment_column, table, value_of, word
@@ -22,6 +25,8 @@ from plumd.cli.session import (
 from plumd.cli.waiting import wait_run
 from plumd.sdk.client import Client, Json, JsonObject, object_of, part
 
+P = ParamSpec("P")
+T = TypeVar("T")
 BASE = "/v1/workflows"
 RUNS = "/v1/workflow-runs"
 COLUMNS = (
@@ -173,17 +178,28 @@ def delete(session: Session, references: tuple[str, ...]) -> None:
     each(session, references, remove)
 
 
+def run_options(function: Callable[P, T]) -> Callable[P, T]:
+    """--version and --up-to of what begins a run."""
+    for option in (
+            click.option("--up-to", metavar="STEP", help="Go no further than to this step."),
+            click.option("--version", type=int, metavar="N", help="Of the workflow.")):
+        function = option(function)
+    return function
+
+
 @group.command()
 @click.argument("reference", metavar="NAME|ID")
 @payload_option
+@run_options
 @key_option
 @wait_options
 @pass_session
-def run(session: Session, reference: str, payload: Json, key: str | None, wait: bool,
-        wait_timeout: float | None) -> int:
+def run(session: Session, reference: str, payload: Json, version: int | None, up_to: str | None,
+        key: str | None, wait: bool, wait_timeout: float | None) -> int:
     """Start a run of a workflow; the payload lies over every step's."""
     found = find(session.client, reference)
-    begun = session.client.run_workflow(str(found["workflowId"]), payload, key=key)
+    begun = session.client.run_workflow(str(found["workflowId"]), payload, key=key,
+                                        version=version, up_to=up_to)
     if not wait and wait_timeout is None:
         show_run(session, begun)
         return 0

@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from plumd.errors import Invalid
 from plumd.expressions import Expr, Path, Ref, Wrong, parse, references
-from plumd.flow import params
+from plumd.flow import params, undo
 from plumd.flow.data import DECODE, WrongAt, expressions_of, template_of
 from plumd.flow.graph import (
     STEP_KINDS,
@@ -36,7 +36,7 @@ NESTING_MAX: Final = 8
 LIMIT_DEFAULT: Final = 1_000
 CONCURRENCY_DEFAULT: Final = 10
 REST: Final = frozenset({"needs", "trigger_rule", "when", "continue_on_error", "id", "type", "ord",
-                         "name", "position"})
+                         "name", "position", "compensate"})
 FIELDS: Final = {
     StepKind.TASK: frozenset({"definition_id", "task", "executor", "payload", "timeout_sec",
                               "max_retries"}),
@@ -90,21 +90,33 @@ class Compiler:
 
     def graph(self) -> Graph:
         root = self.scope(self.body.steps, "steps", None, 0)
-        failure = (self.scope(self.body.on_failure, "onFailure", None, 0)
-                   if self.body.on_failure else None)
-        for scope in (root, failure):
-            if scope is not None:
-                self.read(scope, root if scope is failure else None)
+        after = self.after(root)
+        self.read(root, None)
+        for scope in after:
+            self.read(scope, root)
         result = self.template(self.body.result, "result", Sight(everything=(root,)))
-        return Graph(self.body.name, self.build(root),
-                     None if failure is None else self.build(failure),
+        return Graph(self.body.name, self.build(root), tuple(self.build(one) for one in after),
                      to_ms(self.body.timeout_sec, 0), result, self.schema)
+
+    def after(self, root: ScopeDraft) -> list[ScopeDraft]:
+        """What undoes the steps, and those of onFailure. Raises: Invalid."""
+        found = []
+        if undone := undo.undoing(self.body):
+            scope = self.scope(undo.linked(root, undone), "steps", None, 0,
+                               [f"{root.drafts[at].where}.compensate" for at, _ in undone])
+            for (at, _), draft in zip(undone, scope.drafts, strict=True):
+                draft.undoes = at
+            found.append(scope)
+        if self.body.on_failure:
+            found.append(self.scope(self.body.on_failure, "onFailure", None, 0))
+        return found
 
     # ------------------------------------------------------------ the shape
 
     def scope(self, steps: Sequence[StepBody], where: str, owner: Draft | None,
-              depth: int) -> ScopeDraft:
-        """The steps of one scope, their edges checked. Raises: Invalid."""
+              depth: int, places: Sequence[str] = ()) -> ScopeDraft:
+        """The steps of one scope, their edges checked. places: where each is written, if not in a
+        list of their own, where they are made from others.  Raises: Invalid."""
         if depth > NESTING_MAX:
             raise Invalid(f"bodies nest deeper than {NESTING_MAX} levels", field=where)
         scope = ScopeDraft(where, owner)
@@ -112,9 +124,13 @@ class Compiler:
         for index, step in enumerate(steps):
             written.setdefault(id(step), []).append(index)
         for at, step in enumerate(ordered(tuple(steps))):
-            place = f"{where}[{written[id(step)].pop(0)}]"
-            draft = Draft(step, self.id_of(step, at, owner, place), at, scope, place,
-                          self.kind_of(step, place))
+            place = places[at] if places else f"{where}[{written[id(step)].pop(0)}]"
+            if step.compensate is not UNSET and (depth or where != "steps"):
+                raise Invalid("only an outer step is undone; a loop or map can be, as a whole",
+                              field=f"{place}.compensate")
+            name = step.id if places and step.id is not UNSET else self.id_of(
+                step, at, owner, place)
+            draft = Draft(step, name, at, scope, place, self.kind_of(step, place))
             if step.trigger_rule is not UNSET:
                 if step.trigger_rule not in RULES:
                     raise Invalid(f"triggerRule is one of {', '.join(RULES)}",
@@ -338,6 +354,7 @@ class Compiler:
             max_failures=0 if step.max_failures is UNSET else step.max_failures,
             body=None if draft.body is None else self.build(draft.body),
             workflow_id=draft.workflow_id, timeout_ms=to_ms(step.timeout_sec, 0),
+            undoes=draft.undoes,
             wait=draft.wait, wait_until=draft.wait_until,
             event="" if step.event is UNSET else step.event)
 

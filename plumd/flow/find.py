@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from plumd.flow.graph import Graph, Node
+from plumd.flow.graph import Node
 from plumd.flow.machine import Machine
 from plumd.flow.state import Frame
 
@@ -28,8 +28,7 @@ def parts_of(name: str) -> list[tuple[str, int]] | None:
 def find(machine: Machine, name: str) -> tuple[Frame, Node] | None:
     """A step of a run that goes on; None when it is nothing, or its iteration is over."""
     parts = parts_of(name)
-    frames = [machine.root] if machine.after is None else [machine.root, machine.after]
-    for outer in frames if parts else ():
+    for outer in (machine.root, *machine.after) if parts else ():
         frame: Frame | None = outer
         for step_id, number in parts or ():
             place = None if frame is None else frame.scope.places.get(step_id)
@@ -41,11 +40,3 @@ def find(machine: Machine, name: str) -> tuple[Frame, Node] | None:
             frame = None if loop is None else loop.active.get(number)
     return None
 
-
-def outer_nodes(graph: Graph) -> list[tuple[int, Node, str]]:
-    """(number, step, which part of the workflow) of all outer steps."""
-    found = [(node.at, node, "steps") for node in graph.root.nodes]
-    if graph.on_failure is not None:
-        first = len(graph.root.nodes)
-        found.extend((first + node.at, node, "onFailure") for node in graph.on_failure.nodes)
-    return found

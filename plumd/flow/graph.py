@@ -70,7 +70,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     """A step. at: its place in its scope. needs and out: (place, On) of the steps around it.
 
     keep: the paths into its end that somebody refers to.  pin: its place among the versions that
-    a run pins, -1 = it has none.
+    a run pins, -1 = it has none.  undoes: the place of the outer step that it undoes, -1 = none.
     """
 
     at: int
@@ -98,6 +98,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     body: Scope | None = None
     workflow_id: int = 0
     timeout_ms: int = 0
+    undoes: int = -1
     wait: Template | None = None
     wait_until: Template | None = None
     event: str = ""
@@ -116,12 +117,13 @@ class Scope(msgspec.Struct, frozen=True):
 class Graph(msgspec.Struct, frozen=True):
     """A version of a workflow with the definitions that a run pins.
 
+    after: what follows a run that did not succeed, one after the other: what undoes it, onFailure.
     params: the schema of a run's payload.  Without one the payload lies over that of each step.
     """
 
     name: str
     root: Scope
-    on_failure: Scope | None = None
+    after: tuple[Scope, ...] = ()
     timeout_ms: int = 0
     result: Template | None = None
     params: dict[str, Value] | None = None
@@ -129,8 +131,11 @@ class Graph(msgspec.Struct, frozen=True):
     @property
     def first_free(self) -> int:
         """The first number that no step of the outer scopes has."""
-        return len(self.root.nodes) + (0 if self.on_failure is None
-                                       else len(self.on_failure.nodes))
+        return self.first_after(len(self.after))
+
+    def first_after(self, place: int) -> int:
+        """The first number of a scope that follows."""
+        return len(self.root.nodes) + sum(len(scope.nodes) for scope in self.after[:place])
 
 
 class RunPlan(msgspec.Struct, frozen=True):

@@ -36,8 +36,10 @@ class Machine:
         self.live: dict[int, Live] = {}
         self.loops: dict[int, Loop] = {}
         self.root = Frame(graph.root, 0)
-        self.after: Frame | None = None
-        """The frame of onFailure, once it runs."""
+        self.after: list[Frame] = []
+        """The frames of what follows a run that did not succeed, once they run."""
+        self.cut = False
+        """Whether some steps were not asked for; then the run has no result."""
         self.final = StepState.SUCCEEDED
         self.stopping = -1
         self.paused = False
@@ -253,19 +255,29 @@ class Machine:
         state = self.outcome_of(frame)
         if frame is self.root:
             self.final = StepState(self.stopping) if self.stopping >= 0 else state
-            if self.final in (StepState.FAILED, StepState.TIMEOUT) \
-                    and self.graph.on_failure is not None:
+            if self.final in (StepState.FAILED, StepState.TIMEOUT):
                 self.stopping = -1
-                self.after = Frame(self.graph.on_failure, len(self.graph.root.nodes))
-                self.open(self.after)
-                return
+                if self.follow():
+                    return
         elif self.stopping >= 0:
             self.final = StepState(self.stopping)
+        elif self.follow():
+            return
         self.conclude()
+
+    def follow(self) -> bool:
+        """Begin the next scope that follows a run that did not succeed; False: there is none."""
+        scopes = self.graph.after
+        if len(self.after) == len(scopes):
+            return False
+        frame = Frame(scopes[len(self.after)], self.graph.first_after(len(self.after)))
+        self.after.append(frame)
+        self.open(frame)
+        return True
 
     def conclude(self) -> None:
         """The run is over: its result, if it has one."""
-        if self.final == StepState.SUCCEEDED and self.graph.result is not None:
+        if self.final == StepState.SUCCEEDED and self.graph.result is not None and not self.cut:
             try:
                 self.moves.result = fill_bytes(self.graph.result, Sight(self, self.root), "result")
             except Failure as failure:

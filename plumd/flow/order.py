@@ -30,6 +30,7 @@ class Draft:
         self.before = 0
         self.keep: set[Path] = set()
         self.pin = -1
+        self.undoes = -1
         self.task: Submit | None = None
         self.workflow_id = 0
         self.body: ScopeDraft | None = None

@@ -11,12 +11,13 @@ import msgspec
 from msgspec import UNSET
 
 from plumd.flow.tasks import ordered
+from plumd.flow.undo import undoing
 from plumd.model import StepBody, WorkflowBody
 
 
 class Outline(msgspec.Struct, frozen=True):
     """A step. at: its place in its scope, for outer steps its number in a run.  pin: its place
-    among the pinned versions, -1 = it pins none."""
+    among the pinned versions, -1 = it pins none.  undoes: the id of the step that it undoes."""
 
     at: int
     id: str
@@ -25,14 +26,20 @@ class Outline(msgspec.Struct, frozen=True):
     definition_id: str
     pin: int
     body: tuple[Outline, ...] = ()
+    undoes: str = ""
 
 
 def outline(body: WorkflowBody) -> tuple[Outline, ...]:
-    """The outer steps of a workflow, those of onFailure behind the others."""
+    """The outer steps of a workflow; what undoes them and those of onFailure behind the others."""
     pins = [0]
-    steps = scope(body.steps, "", pins)
-    after = scope(body.on_failure, "onFailure/", pins)
-    return (*steps, *(msgspec.structs.replace(one, at=len(steps) + one.at) for one in after))
+    found = list(scope(body.steps, "", pins))
+    undone = undoing(body)
+    for (at, _), one in zip(undone, scope([step for _, step in undone], "", pins), strict=True):
+        found.append(msgspec.structs.replace(one, at=len(found), undoes=found[at].id))
+    first = len(found)
+    found.extend(msgspec.structs.replace(one, at=first + one.at)
+                 for one in scope(body.on_failure, "onFailure/", pins))
+    return tuple(found)
 
 
 def scope(steps: Sequence[StepBody], prefix: str, pins: list[int]) -> tuple[Outline, ...]:

@@ -77,4 +77,7 @@ def step(value: dict[str, Value], name_of: NameOf) -> Value:
         found.pop("executor", None)     # the definition says it
     if "body" in found:
         found["body"] = steps(found["body"], name_of)
+    undo = found.get("compensate")
+    if isinstance(undo, dict):
+        found["compensate"] = step(undo, name_of)
     return {key: found[key] for key in (*FIRST, *found) if key in found}

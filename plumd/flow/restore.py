@@ -28,6 +28,7 @@ class Kept(msgspec.Struct, frozen=True, rename="camel"):
 
     values: list[tuple[list[str | int], msgspec.Raw]] = []
     outcome: bool | None = None
+    cut: bool = False
     base: int = 0
     total: int = -1
     room: int = 0
@@ -56,23 +57,29 @@ class Restorer:
                 kept = KEPT(seed.data)
                 machine.next_base = max(machine.next_base, kept.base + kept.room)
         self.frame(machine.root)
-        first_after = len(graph.root.nodes)
-        if graph.on_failure is not None and any(
-                first_after <= step < graph.first_free for step in self.seeds):
+        for place, scope in enumerate(graph.after):
+            first = graph.first_after(place)
+            if not self.traced(first, len(scope.nodes)):
+                break
+            machine.after.append(Frame(scope, first))
+            self.frame(machine.after[-1])
+        if machine.after:
             machine.final = machine.outcome_of(machine.root)
             if machine.final == StepState.SUCCEEDED or machine.stopping == StepState.TIMEOUT:
                 machine.final = StepState.TIMEOUT
             if machine.stopping == StepState.TIMEOUT:
                 machine.stopping = -1
-            machine.after = Frame(graph.on_failure, first_after)
-            self.frame(machine.after)
-            self.wake(machine.after)
-        else:
-            self.wake(machine.root)
+        self.wake(machine.after[-1] if machine.after else machine.root)
         machine.turning.extend(machine.loops.values())
+
+    def traced(self, first: int, size: int) -> bool:
+        """Whether any of these numbers has a row."""
+        place = bisect_left(self.starts, first)
+        return place < len(self.starts) and self.starts[place] < first + size
 
     def frame(self, frame: Frame) -> None:
         """Fill a frame with what is known of its steps."""
+        going = []
         for node in frame.scope.nodes:
             seed = self.seeds.get(frame.base + node.at)
             if seed is None:
@@ -82,12 +89,15 @@ class Restorer:
             if seed.state >= StepState.SUCCEEDED:
                 frame.open -= 1
                 frame.failed |= StepState.FAILED <= seed.state <= StepState.CANCELED
+                self.machine.cut |= kept.cut
                 if kept.values:
                     frame.values[node.at] = values_of(kept)
                 if kept.outcome is not None:
                     frame.outcomes[node.at] = kept.outcome
             else:
-                self.go_on(frame, node, seed, kept)
+                going.append((node, seed, kept))
+        for node, seed, kept in going:      # when the ends that they refer to are known
+            self.go_on(frame, node, seed, kept)
         for node in frame.scope.nodes:
             state = frame.states[node.at]
             if state >= StepState.SUCCEEDED:
@@ -112,10 +122,16 @@ class Restorer:
         if kept.items is not msgspec.UNSET:
             value = DECODE(bytes(kept.items))
             items = value if isinstance(value, list) else None
+        elif node.items is not None:        # taken over from another run, which has ended
+            items, _ = steps.items_of(self.machine, frame, node.items)
         loop = Loop(frame, node, kept.base, kept.total, items, seed.started_ms)
         self.machine.loops[frame.base + node.at] = loop
         assert node.body is not None
         for number in self.begun(loop):
+            if not self.traced(loop.base + number * loop.size, loop.size):
+                loop.left.append(number)
+                loop.started = number + 1
+                continue
             one = Frame(node.body, loop.base + number * loop.size, loop, number)
             loop.started = number + 1
             loop.active[number] = one

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import msgspec
 
 from plumd.expressions import Failure, Path, Value, walk
@@ -36,11 +38,12 @@ class Loop:
     """A loop or map that goes on. total: iterations, -1 = as its conditions say.
 
     end: the state that it will have, once that is sure and iterations still go on; else -1.
+    left: iterations below `started` that have not begun, as of a run that takes over others.
     """
 
     __slots__ = ("active", "at", "base", "begun_ms", "bytes", "done", "end", "error", "failures",
-                 "frame", "items", "keeps", "last", "node", "previous", "results", "room", "size",
-                 "started", "total")
+                 "frame", "items", "keeps", "last", "left", "node", "previous", "results", "room",
+                 "size", "started", "total")
 
     def __init__(self, frame: Frame, node: Node, base: int, total: int,
                  items: list[Value] | None, begun_ms: int) -> None:
@@ -59,6 +62,7 @@ class Loop:
         self.end = -1
         self.error: tuple[str, str] | None = None
         self.active: dict[int, Frame] = {}
+        self.left: deque[int] = deque()
         self.previous: Frame | None = None
         self.last: Value = None
         self.keeps = node.body.result is not None and any(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from plumd.expressions import Failure, Value, truth
 from plumd.flow import data
-from plumd.flow.graph import Node, StepKind
+from plumd.flow.graph import Node, StepKind, Template
 from plumd.flow.moments import moment_ms
 from plumd.flow.rules import Count, On, Rule, StepState, count_of, over_edge
 from plumd.flow.sight import Sight
@@ -94,13 +94,7 @@ def begin_loop(machine: Machine, frame: Frame, node: Node) -> None:
     """Find out how often, and take numbers for all that may come."""
     look, items, total = Sight(machine, frame), None, -1
     if node.items is not None:
-        value = data.fill(node.items, look)
-        if isinstance(value, dict):
-            value = [{"key": key, "value": inner} for key, inner in value.items()]
-        if isinstance(value, list):
-            items, total = value, len(value)
-        else:
-            total = whole(value, "items is a list, an object or a number")
+        items, total = items_of(machine, frame, node.items)
     elif node.count is not None:
         total = whole(data.fill(node.count, look), "count is a whole number")
     if total > ITEMS_MAX:
@@ -118,6 +112,16 @@ def begin_loop(machine: Machine, frame: Frame, node: Node) -> None:
         facts["items"] = items
     machine.row(frame, node.at, StepState.RUNNING, 0, machine.now_ms, None, data=facts)
     machine.turning.append(loop)
+
+
+def items_of(machine: Machine, frame: Frame, items: Template) -> tuple[list[Value] | None, int]:
+    """(the items, None when they are only counted, how many). Raises: Failure."""
+    value = data.fill(items, Sight(machine, frame))
+    if isinstance(value, dict):
+        value = [{"key": key, "value": inner} for key, inner in value.items()]
+    if isinstance(value, list):
+        return value, len(value)
+    return None, whole(value, "items is a list, an object or a number")
 
 
 def whole(value: Value, message: str) -> int:
@@ -154,6 +158,8 @@ def turn(machine: Machine, loop: Loop) -> None:
 def more(machine: Machine, loop: Loop) -> bool:
     """Whether another iteration begins. Raises: Failure."""
     node = loop.node
+    if loop.left:
+        return True
     if 0 <= loop.total <= loop.started:
         return False
     if loop.active and (node.while_ is not None or node.until is not None):
@@ -175,8 +181,11 @@ def more(machine: Machine, loop: Loop) -> bool:
 def begin_iteration(machine: Machine, loop: Loop) -> None:
     """One more frame of the body."""
     assert loop.node.body is not None
-    number = loop.started
-    loop.started += 1
+    if loop.left:
+        number = loop.left.popleft()
+    else:
+        number = loop.started
+        loop.started += 1
     frame = Frame(loop.node.body, loop.base + number * loop.size, loop, number)
     loop.active[number] = frame
     machine.open(frame)

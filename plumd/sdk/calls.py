@@ -47,6 +47,11 @@ def submit(name: str, payload: Json, key: str | None, fields: Mapping[str, Json]
     return object_of((yield from sent(Ask("POST", "/v1/tasks", body, headers=key_header(key)))))
 
 
+def given(**fields: Json) -> JsonObject:
+    """The fields that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 def run(path: str, payload: Json, key: str | None, fields: Mapping[str, Json],
         ) -> Steps[JsonObject]:
     """A new task of a definition, or run of a workflow."""

@@ -188,9 +188,12 @@ class Client:
         return self.follow(calls.run(f"/v1/task-defs/{part(def_id)}", payload, key, fields))
 
     def run_workflow(self, workflow_id: str, payload: Json = NOTHING, *,
-                     key: str | None = None) -> JsonObject:
-        """A new run of a workflow; the payload lies over every step's."""
-        return self.follow(calls.run(f"/v1/workflows/{part(workflow_id)}", payload, key, {}))
+                     key: str | None = None, version: int | None = None,
+                     up_to: str | None = None) -> JsonObject:
+        """A new run of a workflow; the payload lies over every step's. version: None = the current
+        one; up_to: the outer step that is the last one wanted, None = all."""
+        fields = calls.given(version=version, upTo=up_to)
+        return self.follow(calls.run(f"/v1/workflows/{part(workflow_id)}", payload, key, fields))
 
     def task(self, task_id: str) -> JsonObject:
         """A task as it is now."""

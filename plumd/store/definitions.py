@@ -155,13 +155,15 @@ def not_started(tx: Tx, number: int, what: str) -> None:
 
 
 def every_step(body: WorkflowBody) -> Iterator[StepBody]:
-    """All steps of a workflow, those inside bodies too."""
+    """All steps of a workflow, those inside bodies and those that undo others too."""
     waiting = [*body.steps, *body.on_failure]
     while waiting:
         step = waiting.pop()
         yield step
         if not isinstance(step.body, msgspec.UnsetType):
             waiting.extend(step.body)
+        if not isinstance(step.compensate, msgspec.UnsetType):
+            waiting.append(step.compensate)
 
 
 def hide_workflow(tx: Tx, number: int) -> None:

@@ -34,6 +34,7 @@ class World:
         self.graph = compile_graph(workflow_of(steps), Plain())
         self.fates: dict[str, str] = {}
         self.collect(steps)
+        self.compiled()
         self.rows: dict[int, Seed] = {}
         self.tasks: dict[int, tuple[int, str]] = {}
         """instance -> (task id, its step's id), of the tasks that go on"""
@@ -43,6 +44,9 @@ class World:
         self.machine = Machine(self.graph, {}, {})
         self.machine.begin(1)
         self.carry_out()
+
+    def compiled(self) -> None:
+        """A place for worlds whose graph says more than the steps."""
 
     def collect(self, steps: Sequence[Step]) -> None:
         for step in steps:
