@@ -76,7 +76,7 @@ cdef meters_of(Meters* met):
         tuple([met.wait[i] for i in range(BUCKETS)]), tuple([met.run[i] for i in range(BUCKETS)]))
 
 
-cdef int check_all(Scheduler self) except -1:
+cdef int check_all(Scheduler self, bint at_rest) except -1:
     cdef int32_t slot
     cdef Task* task
     cdef Worker worker
@@ -120,7 +120,7 @@ cdef int check_all(Scheduler self) except -1:
     for klass in self.class_of.values():
         assert klass.live == waiting.get(klass.number, 0), "the class count is wrong"
         assert not ((klass.ready.count or klass.lanes.count) and klass.free.count) \
-            or self.dirty_classes, \
+            or (self.dirty_classes and not at_rest), \
             "a ready task and a free worker were left unmatched"
         for number in klass.workers:
             worker = <Worker> self.workers[number]

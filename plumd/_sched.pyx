@@ -1230,9 +1230,12 @@ cdef class Scheduler:
         z = (z ^ (z >> 27)) * <uint64_t> 0x94D049BB133111EB
         return z ^ (z >> 31)
 
-    def check(self):
-        """Assert every invariant, walking everything: for tests, simulation and diagnosis."""
-        check_all(self)
+    def check(self, bint at_rest=False):
+        """Assert every invariant, walking everything: for tests, simulation and diagnosis.
+
+        at_rest: also that no ready task and free worker wait for a tick, as between two passes.
+        """
+        check_all(self, at_rest)
 
 
 cdef int64_t count_us(int64_t* buckets, int64_t ns) noexcept:

@@ -335,10 +335,8 @@ class Engine:
             for end in ends:
                 flows.advance(end, now.wall_ms)
             commands = flows.take_commands()
-            if not commands:
-                if not ends:
-                    return
-                continue
+            if not commands and not ends:
+                return
             for command in commands:
                 reply = core.apply(command, now)
                 if reply.code:

@@ -7,16 +7,28 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import apsw
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
 
 from plumd.engine import QUEUE_WEIGHT_MAX, Ask, Engine
 from plumd.errors import NotFound, OutcomeUnknown, Overloaded, StorageDown
-from plumd.model import Cancel, Join, Limits, Submit, TaskState, WorkerKind
+from plumd.flow import BeginRun
+from plumd.model import (
+    Cancel,
+    Ending,
+    Finish,
+    Join,
+    Limits,
+    Submit,
+    TaskState,
+    WorkerKind,
+    WorkflowBody,
+)
 from plumd.outbox import Given, Outbox
 from plumd.planner import Planner
-from plumd.store import tasks
+from plumd.store import definitions, flows, tasks
 from plumd.store.definitions import Catalog
 from plumd.store.store import Tx
 from tests.sim.disk import FaultyStore, Truth
@@ -225,3 +237,26 @@ async def test_ids_go_up_whatever_the_clock_does(
         many = engine.new_ids(1_000)
         assert first < many[0]
         assert engine.new_id() > many[-1]
+
+
+async def test_a_slot_that_an_end_frees_is_taken_at_once(
+        tmp_path: Path, clock: MockClock) -> None:
+    """Also where the end begins nothing new in its run, as inside a map: nobody else comes by."""
+    assert clock.autojump_threshold == 0
+    async with running(tmp_path) as (engine, store):
+        body = msgspec.json.decode(
+            b'{"name": "m", "steps": [{"id": "each", "type": "map", "items": 3, "body": ['
+            b'{"id": "one", "task": {"name": "t"}}]}]}', type=WorkflowBody)
+        number, run_id = engine.new_id(), engine.new_id()
+        await engine.write(lambda tx: definitions.create(tx, definitions.WORKFLOWS, number, body))
+        hand = Hand(engine)
+        engine.outbox.register("w", hand)
+        await engine.call(worker(1))
+        await engine.call(BeginRun(engine.planner.plan(run_id, number, None)))
+        for count in (1, 2, 3):
+            assert len(hand.given) == count
+            one = hand.given[-1]
+            await engine.call(Finish(one.task_id, one.attempt, "w", Ending.SUCCEEDED))
+        run = store.peek(flows.get, run_id)
+        assert run is not None
+        assert run.state == TaskState.SUCCEEDED

@@ -158,6 +158,14 @@ FAULTS: Final = (
     Fault("the end of a task does not move its run on", ENGINE,
           "                flows.advance(end, now.wall_ms)\n",
           "                del end\n", (SIM,)),
+    Fault("a slot is not given out where its end begins nothing in its run", ENGINE,
+          """            if not commands and not ends:
+                return
+""", """            if not commands:
+                if not ends:
+                    return
+                continue
+""", (SIM,)),
     Fault("events are not written", STORE,
           "record = events.insert(db, self.next_seq, change.now_ms, change.events)",
           "record = Record(self.next_seq, len(change.events) or 1, change.events)",

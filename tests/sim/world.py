@@ -175,7 +175,7 @@ class World:
         deed()
         await self.pass_time(self.rng.choice((0.0, 0.01, 0.05, 0.3)))
         if self.rng.random() < 0.1 and not self.engine.down and not self.dead:
-            self.engine.core.check()
+            self.engine.core.check(at_rest=True)
 
     async def pass_time(self, seconds: float) -> None:
         """Let everybody talk."""
@@ -293,7 +293,7 @@ class World:
                     print(name, held, self.engine.core.worker_view(name), trio.current_time())
             raise AssertionError(f"not everything ended: {waiting} {self.engine.down!r} "
                                  f"{len(self.asks)} {list(self.engine.runs.live)}")
-        self.engine.core.check()
+        self.engine.core.check(at_rest=True)
         self.audit()
 
     def audit(self) -> None:
