@@ -41,6 +41,7 @@ from plumd.api import (
     hooks,
     instance_logs,
     kv,
+    locks,
     metrics,
     named_limits,
     pages,
@@ -87,6 +88,7 @@ from plumd.executors.outgoing import Client
 from plumd.executors.service import Service
 from plumd.executors.targets import Policy as CallPolicy
 from plumd.expiry import Expiry
+from plumd.leases import Leases
 from plumd.listeners import Listeners
 from plumd.model import (
     BUILTIN_POOL,
@@ -162,6 +164,8 @@ class Daemon:
                                  config.service_health_ttl_sec)
         self.registry.load()
         self.expiry = Expiry(self.engine)
+        self.leases = Leases(self.store, clock, self.engine.write)
+        self.leases.load()
         self.listeners = Listeners(self.engine)
         self.devices = Devices(self.store, clock, self.engine.write)
         self.devices.load()
@@ -254,6 +258,7 @@ class Daemon:
             *workers.routes(workers.Workers(context, self.exchanges)),
             *service_routes.routes(service_routes.Services(context, self.registry)),
             *kv.routes(kv.KeyValues(context, self.expiry)),
+            *locks.routes(locks.Locks(self.leases)),
             *resources.routes(resources.Resources(context, self.devices, self.operations,
                                                   self.retention.poke)),
             *node_routes.routes(node_handlers),
@@ -305,6 +310,7 @@ class Daemon:
             nursery.start_soon(self.monitor.run)
             nursery.start_soon(self.registry.run)
             nursery.start_soon(self.expiry.run)
+            nursery.start_soon(self.leases.run)
             nursery.start_soon(self.listeners.run)
             nursery.start_soon(self.devices.run)
             nursery.start_soon(self.nodes.run)

@@ -107,6 +107,18 @@ class PreconditionFailed(PlumError):
     code, status = "precondition_failed", 412
 
 
+class LeaseHeld(PlumError):
+    """Somebody else has the lock or the device: `owner`. Ask again later, or wait for it."""
+
+    code, status = "lease_held", 409
+
+
+class LeaseLost(PlumError):
+    """The token is not, or no more, that of whoever has the lock or the device."""
+
+    code, status = "lease_lost", 409
+
+
 class TooLarge(PlumError):
     """A body, payload, result or list is over its limit; the message names the limit."""
 

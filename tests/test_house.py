@@ -41,7 +41,7 @@ LEVELS = {
     "plumd.companion": 0, "plumd.expiry": 5, "plumd.devices": 5, "plumd.operations": 5,
     "plumd.mqtt_packets": 0, "plumd.mqtt": 5, "plumd.simulate": 4, "plumd.forecast": 5,
     "plumd.nodes": 5, "plumd.artifact": 3, "plumd.artifacts": 5, "plumd.deployments": 5,
-    "plumd.notify": 0, "plumd.units": 0,
+    "plumd.notify": 0, "plumd.units": 0, "plumd.lease_book": 1, "plumd.leases": 5,
     "plumd.api": 6, "plumd.stream": 6,
     "plumd.daemon": 7, "plumd.cli": 7, "plumd.__main__": 8,
 }
@@ -69,7 +69,8 @@ PURE_OF_TIME = ("plumd.flow", "plumd.failures", "plumd.endings", "plumd.balance"
                 "plumd.placement", "plumd.rollout", "plumd.schedules", "plumd.expressions",
                 "plumd.planner", "plumd.triggers", "plumd.simulate", "plumd.mapping",
                 "plumd.news", "plumd.follow", "plumd.listeners", "plumd.webhooks",
-                "plumd.forecast", "plumd.mqtt", "plumd.mqtt_packets")
+                "plumd.forecast", "plumd.mqtt", "plumd.mqtt_packets", "plumd.lease_book",
+                "plumd.leases")
 SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|DELETE FROM|UPDATE \w+ SET|PRAGMA )")
 
 

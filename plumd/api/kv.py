@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -19,7 +19,7 @@ from plumd.api.routes import Query, Request, Response, Route
 from plumd.errors import Invalid, NotFound, TooLarge
 from plumd.expiry import Expiry
 from plumd.model import BULK_BYTES_MAX, BULK_ITEMS_MAX
-from plumd.store import kv
+from plumd.store import kv, leases
 from plumd.store.kv import ANY, Entry, Type, Write
 from plumd.store.store import Tx
 from plumd.values import wrong
@@ -29,15 +29,22 @@ PUT_BYTES_MAX: Final = 6 * VALUE_BYTES_MAX + (64 << 10)
 """A value of control characters takes six bytes for each of its own."""
 KEY_BYTES_MAX: Final = 512
 NAMESPACE_CHARS_MAX: Final = 100
+LOCK_CHARS_MAX: Final = 200
+CLEAR_KEYS: Final = 300
+"""How many keys of a namespace are deleted in one commit."""
 SLICE_BYTES: Final = 4 << 20
 """How much of a list is read and held at once."""
 SLICE_ITEMS: Final = 10_000
 ENCODE: Final = msgspec.json.Encoder().encode
 
+Guard: TypeAlias = tuple[leases.Key, int]
+"""A lock and the token that must have it."""
+
 _TAG: Final = re.compile(r'"?([0-9]{1,18})"?')
 
 TtlSec = Annotated[float, Meta(gt=0, le=315_360_000)]
 Version = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Token = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
 
 
 class ValueGiven(msgspec.Struct, frozen=True, rename="camel"):
@@ -60,9 +67,14 @@ class ItemGiven(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Batch(msgspec.Struct, frozen=True, rename="camel"):
-    """Writes that happen all or not at all, in this order."""
+    """Writes that happen all or not at all, in this order.
+
+    lock, token: only while this token has that lock of the namespace.
+    """
 
     items: Annotated[list[ItemGiven], Meta(max_length=BULK_ITEMS_MAX)]
+    lock: str | None = None
+    token: Token | None = None
 
 
 class ItemDone(msgspec.Struct, frozen=True, rename="camel"):
@@ -76,6 +88,12 @@ class BatchDone(msgspec.Struct, frozen=True, rename="camel"):
     """What a batch came to, item by item."""
 
     items: list[ItemDone]
+
+
+class Cleared(msgspec.Struct, frozen=True, rename="camel"):
+    """How many keys were deleted."""
+
+    deleted: int
 
 
 class Namespaces(msgspec.Struct, frozen=True, rename="camel"):
@@ -140,6 +158,32 @@ def condition(request: Request) -> int | None:
     return int(found[1])
 
 
+def guard_of(namespace: str, lock: str | None, token: int | None) -> Guard | None:
+    """The lock that a write stands under, as ?lock= and ?token= or a batch name it.
+
+    Raises: Invalid.
+    """
+    if lock is None and token is None:
+        return None
+    if lock is None or token is None:
+        raise Invalid("a lock and its token go together", field="lock" if lock is None else "token")
+    return (leases.LOCK, namespace, check_lock(lock)), token
+
+
+def guard_in(request: Request, namespace: str) -> Guard | None:
+    """The same of a query. Raises: Invalid."""
+    token = query_int(request.query, "token", 0, low=1, high=(1 << 63) - 1)
+    return guard_of(namespace, request.query.get("lock"), token or None)
+
+
+def check_lock(text: str) -> str:
+    """A lock's name. Raises: Invalid."""
+    if not 0 < len(text) <= LOCK_CHARS_MAX or not text.isprintable():
+        raise Invalid(f"a lock's name has 1 to {LOCK_CHARS_MAX} printable characters",
+                      field="lock")
+    return text
+
+
 def write_of(item: ItemGiven, field: str) -> Write:
     """A batch's item, checked. Raises: Invalid, TooLarge."""
     check_key(item.key, f"{field}.key")
@@ -177,9 +221,11 @@ class KeyValues:
         field = "If-None-Match" if "if-none-match" in request.headers else "If-Match"
         one = Write(key, check_value(body.value, body.type), body.type, ttl_ms(body.ttl_sec),
                     condition(request), field)
+        guard = guard_in(request, namespace)
 
         async def fresh(note: Note) -> Response:
             def put(tx: Tx) -> Entry:
+                held(tx, guard)
                 kv.write(tx, namespace, [one])
                 entry = kv.get(tx.db, namespace, key, tx.now_ms)
                 assert entry is not None, "it was written in this transaction"
@@ -196,17 +242,44 @@ class KeyValues:
         """What is not there is deleted already, unless a version of it is asked for."""
         namespace, key = names_of(request)
         one = Write(key, None, if_version=condition(request), field="If-Match")
-        await self.engine.write(lambda tx: kv.write(tx, namespace, [one]))
+        guard = guard_in(request, namespace)
+
+        def remove(tx: Tx) -> None:
+            held(tx, guard)
+            kv.write(tx, namespace, [one])
+
+        await self.engine.write(remove)
         return Response(204)
+
+    async def clear(self, request: Request) -> Response:
+        """Delete a namespace, or what begins with a prefix: some keys a commit, until none is left.
+
+        Keys that are written meanwhile may stay. Cancel: what was deleted is.
+        """
+        namespace = check_namespace(request.params["ns"])
+        prefix, guard = request.query.get("prefix", ""), guard_in(request, namespace)
+        total = 0
+
+        def some(tx: Tx) -> int:
+            held(tx, guard)
+            return kv.clear(tx, namespace, prefix, CLEAR_KEYS)
+
+        while count := await self.engine.write(some):
+            total += count
+            if count < CLEAR_KEYS:
+                break
+        return answer(200, Cleared(total))
 
     async def batch(self, request: Request) -> Response:
         """All or nothing."""
         namespace = check_namespace(request.params["ns"])
         body = lenient(request.body, Batch)
         writes = [write_of(item, f"items[{index}]") for index, item in enumerate(body.items)]
+        guard = guard_of(namespace, body.lock, body.token)
 
         async def fresh(note: Note) -> Response:
             def carry_out(tx: Tx) -> bytes:
+                held(tx, guard)
                 versions = kv.write(tx, namespace, writes)
                 done = ENCODE(BatchDone([ItemDone(one.key, version) for one, version
                                          in zip(writes, versions, strict=True)]))
@@ -276,6 +349,15 @@ class KeyValues:
         yield b"]"
 
 
+def held(tx: Tx, guard: Guard | None) -> None:
+    """Part of a write: refuse it when the lock that it stands under is another's by now.
+
+    Raises: LeaseLost.
+    """
+    if guard is not None:
+        leases.check(tx, *guard)
+
+
 def names_of(request: Request) -> tuple[str, str]:
     """The namespace and the key in the path. Raises: Invalid."""
     return check_namespace(request.params["ns"]), check_key(request.params["key"])
@@ -295,6 +377,8 @@ def routes(handlers: KeyValues) -> list[Route]:
                      "else the answer is 412, with what is there as `current`.")
     if_none_match = Query("If-None-Match", str, "*: only if it is not there; else 412.")
     one = "/v1/kv/{ns}/{key...}"
+    guard = (Query("lock", str, "A lock of the namespace: only while `token` has it; else 409."),
+             Query("token", int, "The token that came with the lock"))
     return [
         old("GET", "/v1/kv", handlers.namespaces, "List namespaces", permission=read,
             answers={200: Namespaces}),
@@ -310,8 +394,10 @@ def routes(handlers: KeyValues) -> list[Route]:
             hot=True),
         old("PUT", one, handlers.put, "Write a value", permission=write, body=ValueGiven,
             answers={200: Entry}, body_bytes_max=PUT_BYTES_MAX,
-            query=(if_match, if_none_match, IDEMPOTENCY_KEY)),
+            query=(if_match, if_none_match, *guard, IDEMPOTENCY_KEY)),
         old("GET", one, handlers.get, "Get a value", permission=read, answers={200: Entry}),
         old("DELETE", one, handlers.delete, "Delete a value", permission=write,
-            answers={204: None}, query=(if_match,)),
+            answers={204: None}, query=(if_match, *guard)),
+        Route("DELETE", "/v1/kv/{ns}", handlers.clear, "Delete a namespace's keys", "kv", write,
+              answers={200: Cleared}, query=(prefix, *guard)),
     ]

@@ -22,6 +22,7 @@ from plumd.cli import (
     deployments,
     devices,
     kv,
+    locks,
     nodes,
     run_steps,
     schedules,
@@ -56,7 +57,8 @@ def plum() -> None:
 
 for noun in (tasks.group, definitions.group, simulate.group, run_steps.runs, schedules.group,
              schedules.calendars, triggers.group, webhooks.group, brokers.group, workers.workers,
-             workers.services, devices.group, kv.group, nodes.group, apps.group, deployments.group,
+             workers.services, devices.group, kv.group, locks.group, nodes.group, apps.group,
+             deployments.group,
              system.events, system.status, system.stats, system.completion):
     plum.add_command(noun)
 

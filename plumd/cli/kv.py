@@ -12,6 +12,7 @@ from typing import Final
 import click
 from rich.text import Text
 
+from plumd.cli import locks
 from plumd.cli.screen import clean, column, line, moment_column, word
 from plumd.cli.session import PlumGroup, Session, each, limit_option, pass_session
 from plumd.sdk.client import Json, JsonObject, part
@@ -30,6 +31,8 @@ COLUMNS: Final = (
 def group() -> None:
     """Keys and their values, by namespace."""
 
+
+group.add_command(locks.group)
 
 type_option = click.option("--type", "kind", type=click.Choice(TYPES), default="string",
                            show_default=True, help="What the value is.")
@@ -164,6 +167,17 @@ def delete_keys(session: Session, namespace: str, keys: tuple[str, ...],
         session.screen.say(f"deleted {key}")
 
     each(session, keys, remove)
+
+
+@group.command("clear")
+@namespace_argument
+@prefix_option
+@pass_session
+def clear_keys(session: Session, namespace: str, prefix: str) -> None:
+    """Delete all keys of NAMESPACE, or those that begin with a prefix."""
+    done = object_of(session.client.request("DELETE", f"/v1/kv/{part(namespace)}",
+                                            query={"prefix": prefix or None}))
+    session.screen.say(f"deleted {word(done, 'deleted')} keys")
 
 
 @group.command()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from plumd.sdk.handlers import Canceled, Context, TaskFailed
     from plumd.sdk.keys import Change, Conflict, Delete, Entry, Put
     from plumd.sdk.kv import KV, AsyncKV
+    from plumd.sdk.locks import Lock, LockLost
     from plumd.sdk.talk import TurnedAway
     from plumd.sdk.wire import (
         ClientError,
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KV", "AsyncClient", "AsyncKV", "Canceled", "Change", "Client", "ClientError", "Conflict",
-    "Context", "Delete", "Device", "DeviceReplaced", "Entry", "Event", "OperationFailed",
-    "ProblemError", "Put", "TaskFailed", "TurnedAway", "UnreachableError", "WaitTimeoutError",
-    "Worker",
+    "Context", "Delete", "Device", "DeviceReplaced", "Entry", "Event", "Lock", "LockLost",
+    "OperationFailed", "ProblemError", "Put", "TaskFailed", "TurnedAway", "UnreachableError",
+    "WaitTimeoutError", "Worker",
 ]
 
 ROOMS: Final = {
@@ -41,6 +42,7 @@ ROOMS: Final = {
     "handlers": ("Canceled", "Context", "TaskFailed"),
     "keys": ("Change", "Conflict", "Delete", "Entry", "Put"),
     "kv": ("KV", "AsyncKV"),
+    "locks": ("Lock", "LockLost"),
     "talk": ("TurnedAway",),
     "wire": ("ClientError", "Event", "ProblemError", "UnreachableError", "WaitTimeoutError"),
     "worker": ("Worker",),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Self, TypeVar, cast
+from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 import httpx
 import trio
@@ -47,6 +47,9 @@ from plumd.sdk.wire import (
     token_header,
     unreachable,
 )
+
+if TYPE_CHECKING:
+    from plumd.sdk.kv import AsyncKV
 
 T = TypeVar("T")
 
@@ -102,6 +105,12 @@ class AsyncClient:
     async def aclose(self) -> None:
         """Close its connections."""
         await self._http.aclose()
+
+    def kv(self, namespace: str) -> AsyncKV:
+        """A namespace of the key-value store, over this client."""
+        from plumd.sdk.kv import AsyncKV  # which stands on this module
+
+        return AsyncKV(namespace, self)
 
     # ------------------------------------------------------------ requests
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Self, TypeVar, cast
+from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 import httpx
 
@@ -51,6 +51,9 @@ from plumd.sdk.wire import (
     token_header,
     unreachable,
 )
+
+if TYPE_CHECKING:
+    from plumd.sdk.kv import KV
 
 __all__ = [
     "NOTHING", "OVER", "Client", "ClientError", "Event", "Json", "JsonObject", "ProblemError",
@@ -89,6 +92,12 @@ class Client:
     def close(self) -> None:
         """Close its connections."""
         self._http.close()
+
+    def kv(self, namespace: str) -> KV:
+        """A namespace of the key-value store, over this client."""
+        from plumd.sdk.kv import KV  # it brings Trio along, which other scripts do without
+
+        return KV(namespace, self)
 
     # ------------------------------------------------------------ requests
 

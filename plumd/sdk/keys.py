@@ -7,13 +7,14 @@ import base64
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum, auto
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 from urllib.parse import quote
 
 from plumd.sdk.wire import (
     Ask,
     Json,
     JsonObject,
+    Parameters,
     ProblemError,
     Steps,
     UnreachableError,
@@ -44,6 +45,13 @@ class Change(NamedTuple):
     key: str
     entry: Entry | None
     version: int
+
+
+class Guard(Protocol):
+    """A lock that a write stands under; sdk.locks.Lock is one. It is refused when it was lost."""
+
+    name: str
+    token: int
 
 
 class Put(NamedTuple):
@@ -142,15 +150,21 @@ def get(namespace: str, key: str) -> Steps[Entry | None]:
     return entry_of(object_of(answer))
 
 
-def put(namespace: str, one: Put, once: str | None = None) -> Steps[Entry]:
-    """Write a key. once: an Idempotency-Key. Raises: Conflict."""
+def guarded(lock: Guard | None) -> Parameters:
+    """The query that names the lock of a write."""
+    return {} if lock is None else {"lock": lock.name, "token": lock.token}
+
+
+def put(namespace: str, one: Put, once: str | None = None,
+        lock: Guard | None = None) -> Steps[Entry]:
+    """Write a key. once: an Idempotency-Key. Raises: Conflict; ProblemError `lease_lost`."""
     kind, text = encoded(one.value)
     body: JsonObject = {"value": text, "type": kind}
     if one.ttl_s is not None:
         body["ttlSec"] = one.ttl_s
     headers = {**key_header(once), **condition(one.if_version)}
     answer = yield from conditional(Ask("PUT", path_of(namespace, one.key), body,
-                                        headers=headers))
+                                        guarded(lock), headers))
     return answer
 
 
@@ -174,17 +188,24 @@ def condition(version: int | None) -> dict[str, str]:
     return {"If-Match": f'"{version}"'} if version else {"If-None-Match": "*"}
 
 
-def delete(namespace: str, one: Delete) -> Steps[None]:
+def clear(namespace: str, prefix: str, lock: Guard | None = None) -> Steps[int]:
+    """Delete a namespace's keys that begin like this; how many there were."""
+    answer = yield from sent(Ask("DELETE", f"/v1/kv/{part(namespace)}", query={
+        "prefix": prefix or None, **guarded(lock)}))
+    return whole(object_of(answer).get("deleted"))
+
+
+def delete(namespace: str, one: Delete, lock: Guard | None = None) -> Steps[None]:
     """Delete a key; one that is not there is deleted. Raises: Conflict."""
     try:
-        yield from sent(Ask("DELETE", path_of(namespace, one.key),
+        yield from sent(Ask("DELETE", path_of(namespace, one.key), query=guarded(lock),
                             headers=condition(one.if_version)))
     except ProblemError as problem:
         raise conflict(problem) from None
 
 
-def batch(namespace: str, writes: Iterable[Put | Delete],
-          once: str | None = None) -> Steps[dict[str, int]]:
+def batch(namespace: str, writes: Iterable[Put | Delete], once: str | None = None,
+          lock: Guard | None = None) -> Steps[dict[str, int]]:
     """All or nothing; key -> version. Raises: Conflict."""
     items: list[Json] = []
     for one in writes:
@@ -199,7 +220,8 @@ def batch(namespace: str, writes: Iterable[Put | Delete],
             item["ifVersion"] = one.if_version
         items.append(item)
     try:
-        answer = yield from sent(Ask("POST", f"/v1/kv/{part(namespace)}/batch", {"items": items},
+        answer = yield from sent(Ask("POST", f"/v1/kv/{part(namespace)}/batch",
+                                     {"items": items, **guarded(lock)},
                                      headers=key_header(once)))
     except ProblemError as problem:
         raise conflict(problem) from None

@@ -17,15 +17,33 @@ import random
 import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
 from typing import Self, TypeAlias
 
 import trio
 
 from plumd.sdk import keys
 from plumd.sdk.aio import AsyncClient, closing
+from plumd.sdk.async_locks import locked_async
 from plumd.sdk.client import Client
-from plumd.sdk.keys import Change, Delete, Entry, Mirror, Put, Told, Update, Value, lost_pause_s
+from plumd.sdk.keys import (
+    Change,
+    Delete,
+    Entry,
+    Guard,
+    Mirror,
+    Put,
+    Told,
+    Update,
+    Value,
+    lost_pause_s,
+)
+from plumd.sdk.locks import TTL_S, Lock, locked, wished
 from plumd.sdk.wire import SILENCE_S, ClientError, Frames, passing
 
 Entries: TypeAlias = list[Entry]
@@ -66,35 +84,52 @@ class KV:
         return self.client.follow(keys.get(self.namespace, key))
 
     def put(self, key: str, value: Value, *, ttl_s: float | None = None,
-            once: str | None = None) -> Entry:
+            once: str | None = None, lock: Guard | None = None) -> Entry:
         """Write a key; it is on disk when this returns. ttl_s: it is gone after so long.
 
         once: an Idempotency-Key; asked again with the same one, nothing is written again.
+        lock: of `lock`; if it was lost nothing is written (ProblemError `lease_lost`).
         """
-        return self.client.follow(keys.put(self.namespace, Put(key, value, ttl_s), once))
+        return self.client.follow(keys.put(self.namespace, Put(key, value, ttl_s), once, lock))
 
     def cas(self, key: str, value: Value, version: int, *, ttl_s: float | None = None,
-            once: str | None = None) -> Entry:
+            once: str | None = None, lock: Guard | None = None) -> Entry:
         """Write a key only if it is at this version, 0 = only if it is not there.
 
         Raises: Conflict, with what is there.
         """
-        return self.client.follow(keys.put(self.namespace, Put(key, value, ttl_s, version), once))
+        return self.client.follow(keys.put(
+            self.namespace, Put(key, value, ttl_s, version), once, lock))
 
     def update(self, key: str, change: Update, *, ttl_s: float | None = None) -> Entry:
         """Write what `change` makes of the present value (None = not there), by compare-and-set:
         it is called again whenever somebody else was faster."""
         return self.client.follow(keys.update(self.namespace, key, change, ttl_s))
 
-    def delete(self, key: str, *, version: int | None = None) -> None:
+    def delete(self, key: str, *, version: int | None = None,
+               lock: Guard | None = None) -> None:
         """Delete a key; with a version only if it is at it. Raises: Conflict."""
-        self.client.follow(keys.delete(self.namespace, Delete(key, version)))
+        self.client.follow(keys.delete(self.namespace, Delete(key, version), lock))
+
+    def clear(self, prefix: str = "", *, lock: Guard | None = None) -> int:
+        """Delete all keys that begin like this; how many there were."""
+        return self.client.follow(keys.clear(self.namespace, prefix, lock))
+
+    def lock(self, name: str, *, ttl_s: float = TTL_S, wait_s: float | None = None,
+             owner: str | None = None) -> AbstractContextManager[Lock]:
+        """Have a lock of this namespace for the length of a block; it is renewed meanwhile.
+
+        ttl_s: so long after its last sign of life it is lost.  wait_s: None = wait for it however
+        long it takes; when it does not come in time, ProblemError `lease_held`.
+        """
+        return locked(self.client, wished(self.namespace, name, ttl_s, wait_s, owner))
 
     # ------------------------------------------------------------ many
 
-    def batch(self, writes: Iterable[Put | Delete], *, once: str | None = None) -> dict[str, int]:
+    def batch(self, writes: Iterable[Put | Delete], *, once: str | None = None,
+              lock: Guard | None = None) -> dict[str, int]:
         """Write many keys, all or nothing; key -> its version. Raises: Conflict."""
-        return self.client.follow(keys.batch(self.namespace, writes, once))
+        return self.client.follow(keys.batch(self.namespace, writes, once, lock))
 
     def list(self, prefix: str = "") -> Entries:
         """All entries whose keys begin like this, by key."""
@@ -215,28 +250,40 @@ class AsyncKV:
         return await self.client.follow(keys.get(self.namespace, key))
 
     async def put(self, key: str, value: Value, *, ttl_s: float | None = None,
-                  once: str | None = None) -> Entry:
+                  once: str | None = None, lock: Guard | None = None) -> Entry:
         """Write a key; it is on disk when this returns."""
-        return await self.client.follow(keys.put(self.namespace, Put(key, value, ttl_s), once))
+        return await self.client.follow(keys.put(
+            self.namespace, Put(key, value, ttl_s), once, lock))
 
     async def cas(self, key: str, value: Value, version: int, *, ttl_s: float | None = None,
-                  once: str | None = None) -> Entry:
+                  once: str | None = None, lock: Guard | None = None) -> Entry:
         """Write a key only if it is at this version, 0 = only if it is not there."""
         return await self.client.follow(keys.put(
-            self.namespace, Put(key, value, ttl_s, version), once))
+            self.namespace, Put(key, value, ttl_s, version), once, lock))
 
     async def update(self, key: str, change: Update, *, ttl_s: float | None = None) -> Entry:
         """Write what `change` makes of the present value, by compare-and-set."""
         return await self.client.follow(keys.update(self.namespace, key, change, ttl_s))
 
-    async def delete(self, key: str, *, version: int | None = None) -> None:
+    async def delete(self, key: str, *, version: int | None = None,
+                     lock: Guard | None = None) -> None:
         """Delete a key; with a version only if it is at it."""
-        await self.client.follow(keys.delete(self.namespace, Delete(key, version)))
+        await self.client.follow(keys.delete(self.namespace, Delete(key, version), lock))
 
-    async def batch(self, writes: Iterable[Put | Delete], *,
-                    once: str | None = None) -> dict[str, int]:
+    async def clear(self, prefix: str = "", *, lock: Guard | None = None) -> int:
+        """Delete all keys that begin like this; how many there were."""
+        return await self.client.follow(keys.clear(self.namespace, prefix, lock))
+
+    def lock(self, name: str, *, ttl_s: float = TTL_S, wait_s: float | None = None,
+             owner: str | None = None) -> AbstractAsyncContextManager[Lock]:
+        """Have a lock for the length of a block; see KV.lock. When it is lost the block is
+        cancelled and raises LockLost."""
+        return locked_async(self.client, wished(self.namespace, name, ttl_s, wait_s, owner))
+
+    async def batch(self, writes: Iterable[Put | Delete], *, once: str | None = None,
+                    lock: Guard | None = None) -> dict[str, int]:
         """Write many keys, all or nothing; key -> its version."""
-        return await self.client.follow(keys.batch(self.namespace, writes, once))
+        return await self.client.follow(keys.batch(self.namespace, writes, once, lock))
 
     async def list(self, prefix: str = "") -> Entries:
         """All entries whose keys begin like this, by key."""

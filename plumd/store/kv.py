@@ -167,6 +167,15 @@ def _last_version(db: apsw.Connection, name: tuple[str, str]) -> int:
     return _number(db, "gone_version", name) or _number(db, "floor", name[:1])
 
 
+def clear(tx: Tx, namespace: str, prefix: str, count: int) -> int:
+    """Delete up to count keys of a namespace that begin like this; answers how many."""
+    found: list[tuple[str, int]] = list(sql.rows(tx.db, SQL["some"], (
+        namespace, prefix, _end(prefix), count)))
+    for key, version in found:
+        _delete(tx, (namespace, key, version))
+    return len(found)
+
+
 def next_expiry(db: apsw.Connection) -> int | None:
     """When the next key expires, Unix ms."""
     found: Iterator[tuple[int | None]] = sql.rows(db, SQL["next_expiry"])

@@ -33,6 +33,9 @@ SELECT namespace, key, value, type, version, updated_ms, expires_ms FROM kv
 WHERE namespace = ? AND key >= ? AND key < ? AND (expires_ms = 0 OR expires_ms > ?)
 ORDER BY key LIMIT ?;
 
+-- name: some
+SELECT key, version FROM kv WHERE namespace = ? AND key >= ? AND key < ? ORDER BY key LIMIT ?;
+
 -- name: keys
 SELECT key FROM kv
 WHERE namespace = ? AND key >= ? AND key < ? AND (expires_ms = 0 OR expires_ms > ?) ORDER BY key;

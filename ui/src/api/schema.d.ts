@@ -1261,7 +1261,8 @@ export interface paths {
         get: operations["get_kv_ns"];
         put?: never;
         post?: never;
-        delete?: never;
+        /** Delete a namespace's keys */
+        delete: operations["delete_kv_ns"];
         options?: never;
         head?: never;
         patch?: never;
@@ -1315,6 +1316,42 @@ export interface paths {
         post?: never;
         /** Delete a value */
         delete: operations["delete_kv_ns_key"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/locks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List locks that somebody has */
+        get: operations["get_locks"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/locks/{ns}/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get a lock that somebody has */
+        get: operations["get_locks_ns_name"];
+        put?: never;
+        /** Acquire, renew or release a lock */
+        post: operations["post_locks_ns_name"];
+        /** Take a lock away from whoever has it */
+        delete: operations["delete_locks_ns_name"];
         options?: never;
         head?: never;
         patch?: never;
@@ -3864,9 +3901,15 @@ export interface components {
         /**
          * Batch
          * @description Writes that happen all or not at all, in this order.
+         *
+         *         lock, token: only while this token has that lock of the namespace.
          */
         Batch: {
             items: components["schemas"]["ItemGiven"][];
+            /** @default null */
+            lock: string | null;
+            /** @default null */
+            token: number | null;
         };
         /**
          * ItemGiven
@@ -3916,6 +3959,40 @@ export interface components {
             type: "bool" | "bytes" | "double" | "int" | "string";
             /** @default null */
             ttlSec: number | null;
+        };
+        /**
+         * Cleared
+         * @description How many keys were deleted.
+         */
+        Cleared: {
+            deleted: number;
+        };
+        /**
+         * LockView
+         * @description A lock that somebody has. token: higher than any before. waiting: how many stand in line.
+         */
+        LockView: {
+            namespace: string;
+            name: string;
+            owner: string;
+            token: number;
+            ttlSec: number;
+            acquiredAt: number;
+            expiresAt: number;
+            waiting: number;
+        };
+        /**
+         * LeaseAsked
+         * @description acquire: owner and ttlSec (default 30). renew: token, and ttlSec if it shall be another one.
+         *         release: token.
+         */
+        LeaseAsked: {
+            /** @default null */
+            owner: string | null;
+            /** @default null */
+            ttlSec: number | null;
+            /** @default null */
+            token: number | null;
         };
         /**
          * Registration
@@ -9554,6 +9631,49 @@ export interface operations {
             503: components["responses"]["503"];
         };
     };
+    delete_kv_ns: {
+        parameters: {
+            query?: {
+                /** @description Only keys that begin like this */
+                prefix?: string;
+                /** @description A lock of the namespace: only while `token` has it; else 409. */
+                lock?: string;
+                /** @description The token that came with the lock */
+                token?: number;
+            };
+            header?: never;
+            path: {
+                ns: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Cleared"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
     get_kv_ns_keys: {
         parameters: {
             query?: {
@@ -9676,7 +9796,12 @@ export interface operations {
     };
     put_kv_ns_key: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description A lock of the namespace: only while `token` has it; else 409. */
+                lock?: string;
+                /** @description The token that came with the lock */
+                token?: number;
+            };
             header?: {
                 /** @description Only if it is at this version, like "3", or * for any; else the answer is 412, with what is there as `current`. */
                 "If-Match"?: string;
@@ -9725,7 +9850,12 @@ export interface operations {
     };
     delete_kv_ns_key: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description A lock of the namespace: only while `token` has it; else 409. */
+                lock?: string;
+                /** @description The token that came with the lock */
+                token?: number;
+            };
             header?: {
                 /** @description Only if it is at this version, like "3", or * for any; else the answer is 412, with what is there as `current`. */
                 "If-Match"?: string;
@@ -9734,6 +9864,176 @@ export interface operations {
                 ns: string;
                 /** @description The rest of the path; slashes are sent as they are. */
                 key: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done; there is nothing to say. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_locks: {
+        parameters: {
+            query?: {
+                /** @description Only of this one */
+                namespace?: string;
+                /** @description How many to show, 1 to 1000 (default 100). */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LockView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_locks_ns_name: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                ns: string;
+                /** @description The rest of the path; slashes are sent as they are. */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LockView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_locks_ns_name: {
+        parameters: {
+            query: {
+                /** @description What to do */
+                action: "acquire" | "renew" | "release";
+            };
+            header?: {
+                /** @description wait=N: wait in line for the lock, at most N seconds (at most 60). */
+                Prefer?: string;
+            };
+            path: {
+                ns: string;
+                /** @description The rest of the path; slashes are sent as they are. */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["LeaseAsked"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LockView"];
+                };
+            };
+            /** @description Done; there is nothing to say. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    delete_locks_ns_name: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                ns: string;
+                /** @description The rest of the path; slashes are sent as they are. */
+                name: string;
             };
             cookie?: never;
         };
