@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
@@ -14,8 +16,11 @@ RANDOM: Final = "random"
 ROUND_ROBIN: Final = "round-robin"
 LEAST_LOADED: Final = "least-loaded"
 LAZY: Final = "lazy"
-STRATEGIES: Final = (RANDOM, ROUND_ROBIN, LEAST_LOADED, LAZY)
-ALIASES: Final = {"roundrobin": ROUND_ROBIN, "leastloaded": LEAST_LOADED, "sticky": LAZY}
+WEIGHTED: Final = "weighted"
+STICKY: Final = "sticky"
+STRATEGIES: Final = (RANDOM, ROUND_ROBIN, LEAST_LOADED, LAZY, WEIGHTED, STICKY)
+ALIASES: Final = {"roundrobin": ROUND_ROBIN, "leastloaded": LEAST_LOADED}
+WEIGHT_MAX: Final = 10_000
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -40,6 +45,11 @@ class Endpoint(msgspec.Struct, frozen=True):
         """ip:port, as an URL says it."""
         return f"[{self.ip}]:{self.port}" if ":" in self.ip else f"{self.ip}:{self.port}"
 
+    def number(self, label: str) -> int:
+        """A label that is a whole number from 1 to WEIGHT_MAX; 1 when it is none."""
+        text = self.labels.get(label, "")
+        return min(max(int(text), 1), WEIGHT_MAX) if re.fullmatch(r"[0-9]{1,9}", text) else 1
+
 
 class Load(msgspec.Struct):
     """How much an endpoint was asked for: calls in flight, and calls ever."""
@@ -60,12 +70,13 @@ def strategy_of(text: str) -> str | None:
 
 
 def choose(endpoints: Sequence[Endpoint], strategy: str, *, load: Mapping[Key, Load],
-           last: Key | None = None, draw: int = 0) -> Endpoint | None:
+           last: Key | None = None, draw: int = 0, sticky: str = "") -> Endpoint | None:
     """One of the endpoints, None when there is none.
 
     last: what the same question was answered before, for round-robin (the next one by key
     follows it) and lazy (it stays while it is among the endpoints).  draw: a random number, for
-    random and for ties.
+    random, weighted (by the label `weight`) and ties.  sticky: the same text has the same endpoint
+    as long as that is there, and others keep theirs when it goes; without a text as lazy.
     """
     if not endpoints:
         return None
@@ -75,11 +86,32 @@ def choose(endpoints: Sequence[Endpoint], strategy: str, *, load: Mapping[Key, L
         return next(later, ordered[0])
     if strategy == LEAST_LOADED:
         return least_loaded(endpoints, load, draw)
-    if strategy == LAZY:
+    if strategy == WEIGHTED:
+        return weighted(endpoints, draw)
+    if strategy == STICKY and sticky:
+        return max(endpoints, key=lambda one: (_rank(sticky, one), one.key))
+    if strategy in (LAZY, STICKY):
         for one in endpoints:
             if one.key == last:
                 return one
     return endpoints[draw % len(endpoints)]
+
+
+def weighted(endpoints: Sequence[Endpoint], draw: int) -> Endpoint:
+    """One by its share of all weights."""
+    ordered = sorted(endpoints, key=key_of)
+    left = draw % sum(one.number("weight") for one in ordered)
+    for one in ordered:
+        left -= one.number("weight")
+        if left < 0:
+            return one
+    return ordered[-1]
+
+
+def _rank(sticky: str, endpoint: Endpoint) -> bytes:
+    """Source: Thaler and Ravishankar, "Using name-based mappings to increase hit rates", 1998."""
+    words = "\0".join((sticky, *map(str, endpoint.key)))
+    return hashlib.blake2b(words.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def key_of(endpoint: Endpoint) -> Key:
@@ -89,10 +121,11 @@ def key_of(endpoint: Endpoint) -> Key:
 
 def least_loaded(endpoints: Sequence[Endpoint], load: Mapping[Key, Load],
                  draw: int) -> Endpoint:
-    """The one with the fewest calls in flight, of those the one with the fewest ever."""
-    def burden(endpoint: Endpoint) -> tuple[int, int]:
-        found = load.get(endpoint.key, NO_LOAD)
-        return found.in_flight, found.ever
+    """The one with the fewest calls in flight, of those the one with the fewest ever; each by what
+    its label `capacity` says that it can take."""
+    def burden(endpoint: Endpoint) -> tuple[float, float]:
+        found, room = load.get(endpoint.key, NO_LOAD), endpoint.number("capacity")
+        return found.in_flight / room, found.ever / room
 
     lowest = min(map(burden, endpoints))
     tied = [one for one in endpoints if burden(one) == lowest]

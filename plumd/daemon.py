@@ -48,6 +48,7 @@ from plumd.api import (
     resources,
     schedule_bodies,
     schedules,
+    service_policies,
     simulate,
     system,
     task_defs,
@@ -218,8 +219,8 @@ class Daemon:
     def register_carriers(self) -> list[LocalCarrier]:
         """Whoever carries out what the core starts here."""
         self.outbox.register(BUILTIN, BuiltinCarrier(self.engine, self.blobs))
-        calls = Service(self.client, self.registry)
-        self.registry.check = calls.check
+        calls = Service(self.client, self.registry, self.grpc_client)
+        self.health = self.registry.look_by(calls.check)
         processes, services, callbacks = (
             LocalCarrier(self.engine, self.blobs, executor)
             for executor in (self.processes, calls, Callback(self.client, self.grpc_client)))
@@ -232,7 +233,8 @@ class Daemon:
         """The table of all routes."""
         context = self.context
         task_handlers = tasks.Tasks(
-            context, self.processes, TaskLogs(context, self.processes, self.logs))
+            context, self.processes, TaskLogs(context, self.processes, self.logs),
+            self.registry)
         state = system.System(context, self.config.node_id, self.config.trusted_networks,
                               self.monitor)
         node_handlers = node_routes.NodeRoutes(
@@ -257,6 +259,7 @@ class Daemon:
             *named_limits.routes(named_limits.NamedLimits(context)),
             *workers.routes(workers.Workers(context, self.exchanges)),
             *service_routes.routes(service_routes.Services(context, self.registry)),
+            *service_policies.routes(service_policies.ServicePolicies(self.registry)),
             *kv.routes(kv.KeyValues(context, self.expiry)),
             *locks.routes(locks.Locks(self.leases)),
             *resources.routes(resources.Resources(context, self.devices, self.operations,
@@ -309,6 +312,7 @@ class Daemon:
             nursery.start_soon(self.retention.run)
             nursery.start_soon(self.monitor.run)
             nursery.start_soon(self.registry.run)
+            nursery.start_soon(self.health.run)
             nursery.start_soon(self.expiry.run)
             nursery.start_soon(self.leases.run)
             nursery.start_soon(self.listeners.run)

@@ -8,39 +8,44 @@ and after a restart for one fresh TTL.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 import trio
 
 from plumd import balance
 from plumd.balance import Endpoint, Key, Load
+from plumd.breaker import Policy
 from plumd.clock import Clock, draw_seed
 from plumd.errors import NotFound, PlumError
+from plumd.health import ACTIVE, Check, Health
+from plumd.model import Cause
+from plumd.service_calls import ServiceCalls
 from plumd.store import services
 from plumd.store.store import Store, Tx, Write
 
 T = TypeVar("T")
-Check: TypeAlias = Callable[[Endpoint], Awaitable[str]]
-"""Why an endpoint does not seem to work, "" when it does."""
-
 TTL_S: Final = 15.0
 SUSPECT_NS: Final = 5_000_000_000
-CHECK_S: Final = 2.0
-CHECKS_MAX: Final = 16
 AGAIN_S: Final = 1.0
+BREAKER_NEWS_MAX: Final = 1_000
 LATE_S: Final = 0.001
 """Woken a hair too early, an expiry would not be seen, and be waited for again at once."""
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """An endpoint and how it is. seen_ms: its last sign of life, 0 = none since our start."""
+    """An endpoint and how it is. seen_ms: its last sign of life, 0 = none since our start.
+
+    why: what our own last look at it found wrong.
+    """
 
     endpoint: Endpoint
     healthy: bool
     seen_ms: int
+    why: str = ""
+    in_flight: int = 0
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -68,6 +73,7 @@ class Live:
         self.seen_ms = 0
         self.reported = True        # its instance says that it is well
         self.checked = True         # our own last look found it well
+        self.why = ""               # what it found wrong
         self.told = True            # what the last event said
         self.suspect_ns = 0
         self.check_ns = 0           # no check before this time
@@ -86,16 +92,16 @@ class Registry:
         self.store = store
         self.clock = clock
         self.ttl_ns = round(ttl_s * 1e9)
-        self.check: Check | None = None
-        """How the health of silent instances is looked at; None: their heartbeat is enough."""
+        self.calls = ServiceCalls(clock, self._note_breaker)
+        self.health: Health | None = None
+        """Looks at silent instances; None: their heartbeat is enough. See `look_by`."""
         self._write = write
         self._draw = draw
         self._live: dict[Key, Live] = {}
         self._of_service: dict[str, dict[Key, Live]] = {}
         self._of_instance: dict[str, dict[Key, Live]] = {}
         self._picks: dict[tuple[str, str, str, str], Key] = {}
-        self._to_check: list[Key] = []
-        self._checking = trio.CapacityLimiter(CHECKS_MAX)
+        self._breaker_news: list[tuple[Key, str]] = []
         self._stirred = True
         self._due_ns: int | None = None
         self._wake = trio.Event()
@@ -104,6 +110,23 @@ class Registry:
         """Read what is registered."""
         for endpoint in self.store.peek(services.every):
             self._add(endpoint)
+        for service, policy in self.store.peek(services.policies):
+            self.calls.set_policy(service, policy)
+
+    def look_by(self, check: Check) -> Health:
+        """From now on endpoints are looked at like this, by the Health that is to be run."""
+        self.health = Health(self.clock, check, self._find, self._judge)
+        for live in self._live.values():
+            self._look_by_itself(live)
+        return self.health
+
+    async def set_policy(self, service: str, policy: Policy | None) -> None:
+        """How a service is called from now on; None: as every other. Raises: as Engine.write."""
+        with trio.CancelScope(shield=True):
+            try:
+                await self._write(lambda tx: services.set_policy(tx, service, policy))
+            finally:
+                self.calls.set_policy(service, self.store.peek(services.policy, service))
 
     # ------------------------------------------------------------ registration
 
@@ -166,6 +189,7 @@ class Registry:
         for key, one in found.items():
             if key in self._live:
                 self._live[key].endpoint = one
+                self._look_by_itself(self._live[key])
             else:
                 self._add(one)
         self._stir()        # there may be a nearer deadline now
@@ -176,6 +200,7 @@ class Registry:
         self._live[key] = live
         self._of_service.setdefault(endpoint.service, {})[key] = live
         self._of_instance.setdefault(endpoint.instance_id, {})[key] = live
+        self._look_by_itself(live)
 
     def _drop(self, key: Key) -> None:
         del self._live[key]
@@ -183,6 +208,7 @@ class Registry:
             del index[name][key]
             if not index[name]:
                 del index[name]
+        self.calls.forget(key, last=key[0] not in self._of_service)
         if key[0] not in self._of_service:
             for pick in [pick for pick in self._picks if pick[0] == key[0]]:
                 del self._picks[pick]
@@ -229,6 +255,7 @@ class Registry:
     def _well(self, live: Live, now_ns: int, now_ms: int) -> None:
         self._renew(live, now_ns, now_ms)
         live.reported = live.checked = True
+        live.why = ""
         self._note(live, now_ns)
 
     def _renew(self, live: Live, now_ns: int, now_ms: int) -> None:
@@ -243,33 +270,56 @@ class Registry:
         self._wake.set()
 
     def _ask_check(self, live: Live, now_ns: int) -> None:
-        if self.check is None or now_ns < live.check_ns or live.endpoint.protocol.lower() == "udp":
+        if (self.health is None or now_ns < live.check_ns
+                or live.endpoint.protocol.lower() == "udp"):
             return
         live.check_ns = now_ns + self.ttl_ns // 3
-        self._to_check.append(live.endpoint.key)
-        self._wake.set()
+        self.health.look(live.endpoint.key, now_ns)
+
+    def _look_by_itself(self, live: Live) -> None:
+        """An endpoint with the label healthCheck needs no heartbeat: we look, again and again."""
+        if self.health is not None and live.endpoint.labels.get("healthCheck", "") in ACTIVE:
+            every_ns = self.ttl_ns // 3
+            self.health.look(live.endpoint.key,
+                             self.clock.now().mono_ns + self._draw() % every_ns)
+
+    def _find(self, key: Key) -> tuple[Endpoint, bool] | None:
+        live = self._live.get(key)
+        return None if live is None else (live.endpoint, live.checked)
+
+    def _judge(self, key: Key, why: str) -> None:
+        """What a look at an endpoint came to."""
+        live = self._live.get(key)
+        if live is None:
+            return
+        now = self.clock.now()
+        live.checked, live.why = not why, why
+        if live.endpoint.labels.get("healthCheck", "") in ACTIVE:
+            if not why:
+                self._renew(live, now.mono_ns, now.wall_ms)
+                live.reported = True
+            if self.health is not None:
+                self.health.look(key, now.mono_ns + self.ttl_ns // 3)
+        self._note(live, now.mono_ns)
+
+    def _note_breaker(self, key: Key, state: str) -> None:
+        self._breaker_news.append((key, f"breaker {state}"))
+        self._stir()
 
     # ------------------------------------------------------------ in the background
 
     async def run(self) -> None:
-        """Tell of health that changed, and look at endpoints that cannot speak for themselves.
-
-        Sleeps until there is something to do: the next expiry, a change, a check.
-        """
-        async with trio.open_nursery() as nursery:
-            while True:
-                self._wake = trio.Event()
-                for key in self._to_check:
-                    nursery.start_soon(self._look_at, key)
-                self._to_check.clear()
-                due_ns = await self._tell()
-                if due_ns is None:
-                    await self._wake.wait()
-                    continue
-                left_s = (due_ns - self.clock.now().mono_ns) / 1e9
-                with trio.move_on_after(max(left_s, 0) + LATE_S) as waiting:
-                    await self._wake.wait()
-                self._stirred = self._stirred or waiting.cancelled_caught
+        """Tell of health that changed. Sleeps until the next expiry or a change."""
+        while True:
+            self._wake = trio.Event()
+            due_ns = await self._tell()
+            if due_ns is None:
+                await self._wake.wait()
+                continue
+            left_s = (due_ns - self.clock.now().mono_ns) / 1e9
+            with trio.move_on_after(max(left_s, 0) + LATE_S) as waiting:
+                await self._wake.wait()
+            self._stirred = self._stirred or waiting.cancelled_caught
 
     async def _tell(self) -> int | None:
         """Events for what changed; answers when to look again, mono ns, or None."""
@@ -279,11 +329,15 @@ class Registry:
         now_ns = self.clock.now().mono_ns
         news = [(live.endpoint.key, live.healthy(now_ns)) for live in self._live.values()
                 if live.healthy(now_ns) != live.told]
-        if news:
+        breakers, self._breaker_news = self._breaker_news, []
+        if news or breakers:
             try:
-                await self._write(lambda tx: services.tell_health(tx, news))
+                await self._write(lambda tx: services.tell(tx, [
+                    *breakers, *((key, "healthy" if well else "unhealthy")
+                                 for key, well in news)]))
             except PlumError:
                 self._stirred = True        # the disk is down; again a little later
+                self._breaker_news = [*breakers, *self._breaker_news][-BREAKER_NEWS_MAX:]
                 return now_ns + round(AGAIN_S * 1e9)
             for key, healthy in news:
                 if key in self._live:
@@ -291,18 +345,6 @@ class Registry:
         self._due_ns = min((live.expires_ns for live in self._live.values() if live.told),
                            default=None)
         return self._due_ns
-
-    async def _look_at(self, key: Key) -> None:
-        assert self.check is not None, "nothing asks for a check without one"
-        async with self._checking:
-            live = self._live.get(key)
-            if live is None:
-                return
-            why = f"no answer within {CHECK_S:g} s"
-            with trio.move_on_after(CHECK_S):
-                why = await self.check(live.endpoint)
-            live.checked = not why
-            self._note(live, self.clock.now().mono_ns)
 
     # ------------------------------------------------------------ questions
 
@@ -318,7 +360,8 @@ class Registry:
         elif instance_id:
             index = self._of_instance.get(instance_id, {})
         now_ns = self.clock.now().mono_ns
-        return [Seen(live.endpoint, live.healthy(now_ns), live.seen_ms)
+        return [Seen(live.endpoint, live.healthy(now_ns), live.seen_ms, live.why,
+                     live.load.in_flight)
                 for key, live in sorted(index.items(), key=lambda pair: pair[0])
                 if not instance_id or key[1] == instance_id]
 
@@ -328,8 +371,8 @@ class Registry:
                 if seen.healthy and version in ("", seen.endpoint.version)
                 and protocol.lower() in ("", seen.endpoint.protocol.lower())]
 
-    def pick(self, service: str, strategy: str, version: str = "",
-             protocol: str = "") -> Seen | None:
+    def pick(self, service: str, strategy: str, version: str = "", protocol: str = "",
+             sticky: str = "") -> Seen | None:
         """One healthy endpoint by a strategy of balance.py; None when there is none.
 
         Round-robin and lazy remember what the same question was answered.
@@ -339,12 +382,30 @@ class Registry:
         chosen = balance.choose(
             [seen.endpoint for seen in found.values()], strategy,
             load={key: self._live[key].load for key in found},
-            last=self._picks.get(question), draw=self._draw())
+            last=self._picks.get(question), draw=self._draw(), sticky=sticky)
         if chosen is None:
             return None
         self._picks[question] = chosen.key
         self._live[chosen.key].load.ever += 1
         return found[chosen.key]
+
+    def why(self, service: str) -> list[Cause]:
+        """What keeps calls of a service from being made now."""
+        found, until_ms = [], 0
+        endpoints = self.every(service)
+        if not endpoints:
+            found.append(Cause("no_endpoint", "the service has no endpoint"))
+        sick = sum(not seen.healthy for seen in endpoints)
+        if sick:
+            found.append(Cause("endpoint_unhealthy",
+                               f"{sick} of {len(endpoints)} endpoints are unhealthy"))
+        shut = [self.calls.seen(seen.endpoint.key) for seen in endpoints
+                if seen.healthy and not self.calls.allows(seen.endpoint)]
+        if shut:
+            until_ms = min((one.until_ms for one in shut if one.until_ms), default=0)
+            found.append(Cause("breaker_open", f"{len(shut)} of {len(endpoints)} endpoints are "
+                               "not called, for calls of them failed", until_ms=until_ms))
+        return found
 
     # ------------------------------------------------------------ for the executor of services
 
@@ -357,16 +418,23 @@ class Registry:
         live = self._live.get(endpoint.key)
         return live is not None and live.healthy(self.clock.now().mono_ns)
 
-    def preferred(self, service: str, fit: Iterable[Endpoint],
-                  tried: Iterable[Key]) -> Endpoint | None:
-        """Of those that fit: the least loaded healthy one not yet tried, suspects last."""
+    def preferred(self, service: str, fit: Iterable[Endpoint], tried: Iterable[Key],
+                  strategy: str = balance.LEAST_LOADED, sticky: str = "") -> Endpoint | None:
+        """Of those that fit: a healthy one not yet tried that its breaker lets be called, by the
+        strategy, suspects last."""
         mine, skip, now_ns = self._of_service.get(service, {}), set(tried), self.clock.now().mono_ns
         able = [mine[one.key] for one in fit
-                if one.key in mine and one.key not in skip and mine[one.key].healthy(now_ns)]
+                if one.key in mine and one.key not in skip and mine[one.key].healthy(now_ns)
+                and self.calls.allows(one)]
         trusted = [live for live in able if live.suspect_ns <= now_ns] or able
-        return balance.choose(
-            [live.endpoint for live in trusted], balance.LEAST_LOADED,
-            load={live.endpoint.key: live.load for live in trusted}, draw=self._draw())
+        question = (service, "", "call", strategy)
+        chosen = balance.choose(
+            [live.endpoint for live in trusted], strategy,
+            load={live.endpoint.key: live.load for live in trusted},
+            last=self._picks.get(question), draw=self._draw(), sticky=sticky)
+        if chosen is not None:
+            self._picks[question] = chosen.key
+        return chosen
 
     @contextmanager
     def calling(self, endpoint: Endpoint) -> Iterator[None]:

@@ -13,7 +13,9 @@ from plumd.balance import (
     LEAST_LOADED,
     RANDOM,
     ROUND_ROBIN,
+    STICKY,
     STRATEGIES,
+    WEIGHTED,
     Endpoint,
     Key,
     Load,
@@ -83,7 +85,7 @@ def test_lazy_stays_while_its_pick_is_there() -> None:
 
 @pytest.mark.parametrize(("word", "strategy"), [
     ("random", RANDOM), ("Round-Robin", ROUND_ROBIN), ("round_robin", ROUND_ROBIN),
-    ("roundRobin", ROUND_ROBIN), ("leastLoaded", LEAST_LOADED), ("LAZY", LAZY), ("sticky", LAZY),
+    ("roundRobin", ROUND_ROBIN), ("leastLoaded", LEAST_LOADED), ("LAZY", LAZY), ("sticky", STICKY),
     ("fastest", None), ("", None),
 ])
 def test_strategies_however_they_are_spelled(word: str, strategy: str | None) -> None:
@@ -93,3 +95,42 @@ def test_strategies_however_they_are_spelled(word: str, strategy: str | None) ->
 def test_an_ipv6_address_is_put_in_brackets() -> None:
     assert Endpoint("s", "i", "::1", 80, "http").address == "[::1]:80"
     assert endpoint(1).address == "10.0.0.1:1001"
+
+
+def labelled(instance: str, **labels: str) -> Endpoint:
+    return Endpoint("s", instance, "10.0.0.1", 80, "http", "", "", labels)
+
+
+def test_weights_share_the_calls() -> None:
+    ends = [labelled("a", weight="1"), labelled("b", weight="3"), labelled("c", weight="rubbish")]
+    counts = dict.fromkeys("abc", 0)
+    for draw in range(5_000):
+        chosen = choose(ends, WEIGHTED, load={}, draw=draw)
+        assert chosen is not None
+        counts[chosen.instance_id] += 1
+    assert counts == {"a": 1_000, "b": 3_000, "c": 1_000}
+
+
+def test_capacity_counts_in_the_load() -> None:
+    small, large = labelled("small"), labelled("large", capacity="10")
+    load = {small.key: Load(1, 1), large.key: Load(9, 9)}
+    assert choose([small, large], LEAST_LOADED, load=load) == large
+    load[large.key] = Load(11, 11)
+    assert choose([small, large], LEAST_LOADED, load=load) == small
+
+
+@given(st.sets(st.integers(0, 50), min_size=2, max_size=12), st.text(min_size=1), st.data())
+def test_sticky_keys_move_only_when_theirs_goes(names: set[int], key: str,
+                                                data: st.DataObject) -> None:
+    ends = [labelled(str(name)) for name in sorted(names)]
+    chosen = choose(ends, STICKY, load={}, sticky=key)
+    assert chosen == choose(list(reversed(ends)), STICKY, load={}, sticky=key, draw=99)
+    gone = data.draw(st.sampled_from(ends))
+    left = [one for one in ends if one is not gone]
+    after = choose(left, STICKY, load={}, sticky=key)
+    assert after == chosen or chosen == gone
+
+
+def test_sticky_without_a_key_is_lazy() -> None:
+    ends = [labelled("a"), labelled("b")]
+    assert choose(ends, STICKY, load={}, last=ends[1].key, draw=0) == ends[1]

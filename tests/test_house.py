@@ -42,6 +42,7 @@ LEVELS = {
     "plumd.mqtt_packets": 0, "plumd.mqtt": 5, "plumd.simulate": 4, "plumd.forecast": 5,
     "plumd.nodes": 5, "plumd.artifact": 3, "plumd.artifacts": 5, "plumd.deployments": 5,
     "plumd.notify": 0, "plumd.units": 0, "plumd.lease_book": 1, "plumd.leases": 5,
+    "plumd.breaker": 1, "plumd.service_calls": 3, "plumd.health": 3,
     "plumd.api": 6, "plumd.stream": 6,
     "plumd.daemon": 7, "plumd.cli": 7, "plumd.__main__": 8,
 }
@@ -70,7 +71,7 @@ PURE_OF_TIME = ("plumd.flow", "plumd.failures", "plumd.endings", "plumd.balance"
                 "plumd.planner", "plumd.triggers", "plumd.simulate", "plumd.mapping",
                 "plumd.news", "plumd.follow", "plumd.listeners", "plumd.webhooks",
                 "plumd.forecast", "plumd.mqtt", "plumd.mqtt_packets", "plumd.lease_book",
-                "plumd.leases")
+                "plumd.leases", "plumd.breaker", "plumd.service_calls", "plumd.health")
 SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|DELETE FROM|UPDATE \w+ SET|PRAGMA )")
 
 

@@ -15,6 +15,7 @@ from trio.testing import MockClock
 from plumd.balance import LAZY, LEAST_LOADED, ROUND_ROBIN, Endpoint
 from plumd.clock import Instant
 from plumd.errors import NotFound, StorageDown
+from plumd.health import SICK_MAX, WELL_MAX, Check, Health
 from plumd.services import SUSPECT_NS, Registry, Verdict
 from plumd.store.events import Event
 from plumd.store.store import Change, Store, Tx
@@ -45,6 +46,13 @@ class Rig:
         self.events: list[Event] = []
         self.down = False
         self.registry = self.reborn()
+        self.nursery: trio.Nursery
+
+    def look_by(self, check: Check) -> Health:
+        """Look at silent endpoints like this from now on."""
+        health = self.registry.look_by(check)
+        self.nursery.start_soon(health.run)
+        return health
 
     def reborn(self) -> Registry:
         """A registry as after a restart."""
@@ -82,6 +90,7 @@ async def rigged(path: Path, clock: MockClock, *,
     """A registry, running or not."""
     rig = Rig(path, clock)
     async with trio.open_nursery() as nursery:
+        rig.nursery = nursery
         if run:
             nursery.start_soon(rig.registry.run)
         yield rig
@@ -277,7 +286,7 @@ async def test_a_silent_instance_is_looked_at_in_the_background(
         return "refused" if one.instance_id in sick else ""
 
     async with rigged(tmp_path, autojump_clock) as rig:
-        rig.registry.check = check
+        rig.look_by(check)
         for instance in ("i", "j"):
             await rig.registry.register(instance, [endpoint(instance)])
             rig.registry.beat(instance, None)
@@ -304,7 +313,7 @@ async def test_an_instance_that_speaks_for_itself_is_not_looked_at(
         raise AssertionError(f"{one} was looked at")
 
     async with rigged(tmp_path, autojump_clock) as rig:
-        rig.registry.check = check
+        rig.look_by(check)
         await rig.registry.register("i", [endpoint("i"), endpoint("i", 9, "udp")])
         rig.registry.beat("i", [Verdict("s", "", 0, "", healthy=True)])
         await trio.testing.wait_all_tasks_blocked()
@@ -328,13 +337,50 @@ async def test_checks_that_hang_are_bounded_in_number_and_time(
             hanging -= 1
 
     async with rigged(tmp_path, autojump_clock) as rig:
-        rig.registry.check = check
-        await rig.registry.register("i", [endpoint("i", port) for port in range(1, 41)])
+        rig.look_by(check)
+        await rig.registry.register("i", [endpoint("i", port) for port in range(1, 601)])
         rig.registry.beat("i", None)
         await trio.sleep(7)
-        assert most == 16
+        assert most == WELL_MAX
         assert hanging == 0
         assert rig.healthy() == []
+        most = 0
+        rig.registry.beat("i", None)
+        await trio.sleep(1)
+        assert most == SICK_MAX, "the dead have a narrower lane"
+
+
+async def test_two_thousand_endpoints_are_looked_at_by_themselves(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    dead: set[int] = set()
+    looks = 0
+
+    async def check(one: Endpoint) -> str:
+        nonlocal looks
+        looks += 1
+        await trio.sleep(5 if one.port in dead else 0.01)
+        return ""
+
+    async with rigged(tmp_path, autojump_clock) as rig:
+        rig.look_by(check)
+        await rig.registry.register("i", [Endpoint(
+            "s", "i", "10.0.0.1", port, "http", labels={"healthCheck": "tcp"})
+            for port in range(1, 2_001)])
+        await trio.sleep(10 * TTL_S)
+        assert len(rig.healthy()) == 2_000, "nobody beats for them"
+        assert 2_000 * 25 <= looks <= 2_000 * 35
+        dead.update(range(1, 1_001))
+        await trio.sleep(2 * TTL_S)
+        assert len(rig.healthy()) == 1_000, "a crowd of dead ones takes nobody with it"
+        assert "no answer" in rig.registry.every("s")[0].why
+        dead.clear()
+        await trio.sleep(6 * TTL_S)
+        assert len(rig.healthy()) == 2_000
+        await rig.registry.remove_instance("i")
+        await trio.sleep(TTL_S)
+        health = rig.registry.health
+        assert health is not None
+        assert health.waiting == 0
 
 
 # ---------------------------------------------------------------- picks

@@ -88,7 +88,11 @@ class EndpointWrite(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class EndpointView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """An endpoint. lastSeen: its last sign of life, Unix ms, 0 = none since the daemon's start."""
+    """An endpoint. lastSeen: its last sign of life, Unix ms, 0 = none since the daemon's start.
+
+    breaker: closed (it is called), open (it is not, until breakerUntil), half-open (one call at a
+    time).  failures: of calls in a row.  why: what the daemon's own last look found wrong.
+    """
 
     service_name: str
     instance_id: str
@@ -100,18 +104,25 @@ class EndpointView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     labels: dict[str, str]
     healthy: bool
     last_seen: int
+    why: str
+    in_flight: int
+    breaker: str
+    breaker_until: int
+    failures: int
 
 
 CURSOR_KEY: Final = msgspec.json.Decoder(Key).decode
 
 
-def view(seen: Seen) -> EndpointView:
+def view(registry: Registry, seen: Seen) -> EndpointView:
     """An endpoint as the API shows it."""
     one = seen.endpoint
+    breaker = registry.calls.seen(one.key)
     return EndpointView(
         service_name=one.service, instance_id=one.instance_id, node_id=one.node_id, ip=one.ip,
         port=one.port, protocol=one.protocol, version=one.version, labels=one.labels,
-        healthy=seen.healthy, last_seen=seen.seen_ms)
+        healthy=seen.healthy, last_seen=seen.seen_ms, why=seen.why, in_flight=seen.in_flight,
+        breaker=breaker.state, breaker_until=breaker.until_ms, failures=breaker.failures)
 
 
 def bare_host(text: str) -> str:
@@ -231,9 +242,10 @@ class Services:
             found = [seen for seen in found if seen.endpoint.key > key]
         limit = query_int(request.query, "limit", 0, low=1, high=LIMIT_MAX)
         if not limit or len(found) <= limit:
-            return answer(200, [view(seen) for seen in found])
+            return answer(200, [view(self.registry, seen) for seen in found])
         cursor = msgspec.json.encode(found[limit - 1].endpoint.key).decode()
-        return answer(200, [view(seen) for seen in found[:limit]], next_link(request, cursor))
+        return answer(200, [view(self.registry, seen) for seen in found[:limit]],
+                      next_link(request, cursor))
 
     async def discover(self, request: Request) -> Response:
         """Healthy endpoints of a service; with all=true every one, and the service may be left out.
@@ -246,7 +258,7 @@ class Services:
                                        query.get("protocol", ""))
         if limit and not whole:
             found = found[:limit]
-        return answer(200, [view(seen) for seen in found])
+        return answer(200, [view(self.registry, seen) for seen in found])
 
     async def one(self, request: Request) -> Response:
         """One healthy endpoint by ?strategy=."""
@@ -264,10 +276,10 @@ class Services:
         """Raises: NotFound when no endpoint that is asked for is healthy."""
         service = query_text(request.query, "service")
         seen = self.registry.pick(service, strategy, request.query.get("version", ""),
-                                  request.query.get("protocol", ""))
+                                  request.query.get("protocol", ""), request.query.get("key", ""))
         if seen is None:
             raise NotFound("the service has no healthy endpoint that fits", field="service")
-        return answer(200, view(seen))
+        return answer(200, view(self.registry, seen))
 
 
 def routes(handlers: Services) -> list[Route]:
@@ -317,5 +329,6 @@ def routes(handlers: Services) -> list[Route]:
         read("GET", "/v1/discovery/one", handlers.one, "One healthy endpoint by a strategy",
              answers={200: EndpointView},
              query=(service, *filters,
-                    Query("strategy", str, "default random", choices=STRATEGIES))),
+                    Query("strategy", str, "default random", choices=STRATEGIES),
+                    Query("key", str, "For sticky: the same key has the same endpoint"))),
     ]

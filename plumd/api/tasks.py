@@ -45,6 +45,7 @@ from plumd.model import (
     TASK_STATES,
     VALUE_BYTES_MAX,
     Cancel,
+    Kind,
     Reply,
     Start,
     Submit,
@@ -52,6 +53,7 @@ from plumd.model import (
     id_text,
     parse_id,
 )
+from plumd.services import Registry
 from plumd.store import tasks
 from plumd.store.keys import Answer
 from plumd.store.store import Tx
@@ -96,11 +98,13 @@ class BulkAnswer(msgspec.Struct, frozen=True):
 class Tasks:
     """The handlers."""
 
-    def __init__(self, context: Context, processes: OsProcess, logs: TaskLogs) -> None:
+    def __init__(self, context: Context, processes: OsProcess, logs: TaskLogs,
+                 registry: Registry) -> None:
         self.context = context
         self.engine = context.engine
         self.processes = processes
         self.logs = logs
+        self.registry = registry
 
     # ------------------------------------------------------------ writing
 
@@ -330,6 +334,8 @@ class Tasks:
         """The true reasons why a task waits."""
         row = known_task(self.context.store, request)
         causes = self.engine.core.why(row.id) or ()
+        if causes and row.kind == Kind.SERVICE:
+            causes = (*causes, *self.registry.why(row.target_ref))
         known = self.engine.core.knows(row.id)
         state = row.state if known is None else known[0]
         return answer(200, WhyView(id_text(row.id), TASK_STATES[state], causes))

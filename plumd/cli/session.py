@@ -112,6 +112,12 @@ def read_body(context: click.Context, parameter: click.Parameter, name: str) -> 
     return found
 
 
+def read_optional(context: click.Context, parameter: click.Parameter,
+                  name: str | None) -> JsonObject | None:
+    """The same, None when it is left out."""
+    return None if name is None else read_body(context, parameter, name)
+
+
 def read_stdin(parameter: click.Parameter) -> str:
     """All of it."""
     try:

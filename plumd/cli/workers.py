@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from itertools import chain
 
 import click
 
-from plumd.cli.screen import Column, column, moment, moment_column, names, pairs, table, word
-from plumd.cli.session import PlumGroup, Session, each, label_option, pass_session
-from plumd.sdk.client import Client, JsonObject, ProblemError, part
+from plumd.cli.screen import (
+    Column,
+    column,
+    line,
+    moment,
+    moment_column,
+    names,
+    pairs,
+    table,
+    word,
+)
+from plumd.cli.session import (
+    PlumGroup,
+    Session,
+    each,
+    label_option,
+    pass_session,
+    read_optional,
+)
+from plumd.sdk.client import Client, Json, JsonObject, ProblemError, object_of, part
 
 
 def address(item: JsonObject) -> str:
@@ -31,6 +49,12 @@ ENDPOINTS = (
     Column("ENDPOINT", address), column("VERSION", "version"),
     column("HEALTHY", "healthy"), column("NODE", "nodeId"), moment_column("SEEN", "lastSeen"),
 )
+CALLED = (
+    column("INSTANCE", "instanceId"), Column("ENDPOINT", address), column("HEALTHY", "healthy"),
+    column("BREAKER", "breaker"), moment_column("UNTIL", "breakerUntil"),
+    column("FAILURES", "failures"), column("CALLS", "inFlight"), column("WHY", "why"),
+)
+POLICIES = "/v1/services/policies"
 
 
 @click.group("worker", cls=PlumGroup)
@@ -125,21 +149,68 @@ def list_services(session: Session, name: str | None) -> None:
     session.screen.items(found, "serviceName", ENDPOINTS)
 
 
+@services.command("get")
+@click.argument("name")
+@pass_session
+def get_service(session: Session, name: str) -> None:
+    """Show how a service is called, and its endpoints with their breakers."""
+    policy = session.client.get_object(f"{POLICIES}/{part(name)}")
+    endpoints: list[Json] = list(session.client.items("/v1/services", {"service": name}))
+    if session.screen.output != "table":
+        session.screen.item({**policy, "endpoints": endpoints}, "service", ())
+        return
+    show_policy(session, policy)
+    session.screen.show(table([one for one in endpoints if isinstance(one, dict)], CALLED))
+
+
+def show_policy(session: Session, item: JsonObject) -> None:
+    """How a service is called."""
+    policy = item.get("policy")
+    said = policy if isinstance(policy, dict) else {}
+    session.screen.item(item, "service", [
+        ("Service", word(item, "service")), ("Own policy", word(item, "own")),
+        ("Strategy", word(said, "strategy")),
+        ("Retries", f"{word(said, 'retryPercent')} % of calls, {word(item, 'retriesLeft')} left"),
+        ("A try", f"{word(said, 'tryTimeoutSec')} s"),
+        ("Breaker", line(json.dumps(said.get("breaker")))),
+        ("Fallback", line(json.dumps(said.get("fallback"))))])
+
+
+@services.command("policy")
+@click.argument("name")
+@click.option("-f", "--file", "body", metavar="FILE", callback=read_optional,
+              help="The policy as JSON, or - for stdin.")
+@click.option("--reset", is_flag=True, help="As every other service again.")
+@pass_session
+def policy(session: Session, name: str, body: JsonObject | None, reset: bool) -> None:
+    """Say how a service is called: strategy, retryPercent, tryTimeoutSec, breaker, fallback."""
+    path = f"{POLICIES}/{part(name)}"
+    if reset:
+        session.client.request("DELETE", path)
+        session.screen.say(f"{name} is called as every other service")
+    elif body is None:
+        show_policy(session, session.client.get_object(path))
+    else:
+        show_policy(session, object_of(session.client.request("PUT", path, body)))
+
+
 @services.command()
 @click.argument("name")
 @click.option("--version", help="Only this version.")
 @click.option("--protocol", help="Only this protocol.")
-@click.option("--strategy", metavar="WORD",
-              help="Pick one: random, round-robin, least-loaded or lazy.")
+@click.option("--strategy", metavar="WORD", help="Pick one: random, round-robin, least-loaded, "
+              "weighted, sticky or lazy.")
+@click.option("--sticky-key", metavar="TEXT", help="The same text has the same endpoint.")
 @pass_session
 def discover(session: Session, name: str, version: str | None, protocol: str | None,
-             strategy: str | None) -> None:
+             strategy: str | None, sticky_key: str | None) -> None:
     """Show a service's healthy endpoints, or one of them."""
     query = {"service": name, "version": version, "protocol": protocol}
-    if strategy is None:
+    if strategy is None and sticky_key is None:
         session.screen.items(session.client.items("/v1/discovery", query), "instanceId", ENDPOINTS)
         return
-    one = session.client.get_object("/v1/discovery/one", {**query, "strategy": strategy})
+    one = session.client.get_object("/v1/discovery/one", {**query, "strategy": strategy or "sticky",
+                                                          "key": sticky_key})
     if session.screen.output == "table":
         session.screen.show(table([one], ENDPOINTS))
     else:

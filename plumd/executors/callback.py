@@ -77,28 +77,39 @@ class Callback:
 
     async def _execute(self, attempt: Attempt) -> Outcome:
         who = f"worker {attempt.worker_id}"
-        request = TaskRequest(
-            task_id=attempt_text(attempt.task_id, attempt.number), name=attempt.name,
-            payload=attempt.payload.decode())
         try:
-            data = await self.grpc.call(attempt.url, EXECUTE_TASK, request.SerializeToString(),
+            data = await self.grpc.call(attempt.url, EXECUTE_TASK, task_request(attempt),
                                         attempt.timeout_ms)
-            response = TaskResponse.FromString(data)
         except CallFailed as failure:
             return without_answer(attempt, failure)
-        except DecodeError:
-            return failed("bad_answer", f"{who} answered what is no TaskResponse")
         except GrpcError as error:
             return failed("grpc_status", f"{who} answered {error.status.name}: {error.message}",
                           GrpcDetail(attempt.url, error.status.name),
                           retryable=error.status is not Status.UNIMPLEMENTED)
-        if response.error:
-            return failed("failed", response.error)
-        result = result_of(response.result.encode())
-        if len(result) > VALUE_BYTES_MAX:
-            return failed("answer_too_large", f"the answer of {who} is larger than "
-                          f"{VALUE_BYTES_MAX} bytes as JSON", retryable=False)
-        return Outcome(Ending.SUCCEEDED, result)
+        return task_result(data, who)
+
+
+def task_request(attempt: Attempt) -> bytes:
+    """An attempt as ExecuteTask takes it."""
+    message: bytes = TaskRequest(
+        task_id=attempt_text(attempt.task_id, attempt.number), name=attempt.name,
+        payload=attempt.payload.decode()).SerializeToString()
+    return message
+
+
+def task_result(data: bytes, who: str) -> Outcome:
+    """What ExecuteTask's answer means; who: the far side in words."""
+    try:
+        response = TaskResponse.FromString(data)
+    except DecodeError:
+        return failed("bad_answer", f"{who} answered what is no TaskResponse")
+    if response.error:
+        return failed("failed", response.error)
+    result = result_of(response.result.encode())
+    if len(result) > VALUE_BYTES_MAX:
+        return failed("answer_too_large", f"the answer of {who} is larger than "
+                      f"{VALUE_BYTES_MAX} bytes as JSON", retryable=False)
+    return Outcome(Ending.SUCCEEDED, result)
 
 
 def without_answer(attempt: Attempt, failure: CallFailed) -> Outcome:

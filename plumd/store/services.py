@@ -9,6 +9,7 @@ import apsw
 import msgspec
 
 from plumd.balance import Endpoint, Key
+from plumd.breaker import Policy
 from plumd.errors import NotFound, TooMany
 from plumd.store import sql
 from plumd.store.store import Tx
@@ -16,6 +17,8 @@ from plumd.store.store import Tx
 SQL: Final = sql.load("services")
 ENDPOINTS_MAX: Final = 100_000
 ENCODE: Final = msgspec.json.Encoder(order="deterministic").encode
+DECODE_POLICY: Final = msgspec.json.Decoder(Policy).decode
+POLICIES_MAX: Final = 10_000
 DECODE: Final = msgspec.json.Decoder(dict[str, str]).decode
 
 Row: TypeAlias = tuple[str, str, str, int, str, str, str, str]
@@ -78,10 +81,33 @@ def remove_instance(tx: Tx, instance_id: str) -> int:
     return remove(tx, [one.key for one in of_instance(tx.db, instance_id)])
 
 
-def tell_health(tx: Tx, news: Sequence[tuple[Key, bool]]) -> None:
-    """Events for endpoints that became healthy or unhealthy; no row changes."""
-    for key, healthy in news:
-        _tell(tx, key, "healthy" if healthy else "unhealthy")
+def tell(tx: Tx, news: Sequence[tuple[Key, str]]) -> None:
+    """Events of what was seen of endpoints: healthy, unhealthy, breaker ...; no row changes."""
+    for key, what in news:
+        _tell(tx, key, what)
+
+
+def policies(db: apsw.Connection) -> list[tuple[str, Policy]]:
+    """How services are called, where somebody said it."""
+    found: Iterator[tuple[str, str]] = sql.rows(db, SQL["policies"])
+    return [(service, DECODE_POLICY(body)) for service, body in found]
+
+
+def policy(db: apsw.Connection, service: str) -> Policy | None:
+    """How a service is called, None when nobody said it."""
+    found: Iterator[tuple[str]] = sql.rows(db, SQL["policy"], (service,))
+    return next((DECODE_POLICY(body) for body, in found), None)
+
+
+def set_policy(tx: Tx, service: str, given: Policy | None) -> None:
+    """Write how a service is called; None: forget it. Raises: TooMany."""
+    if given is None:
+        tx.db.execute(SQL["delete_policy"], (service,))
+    else:
+        tx.db.execute(SQL["set_policy"], (service, ENCODE(given).decode()))
+        if sql.number(tx.db, SQL["policy_count"]) > POLICIES_MAX:
+            raise TooMany(f"there are {POLICIES_MAX} policies already", retry_after_s=60)
+    tx.emit("service", service, "policy", "", tx.now_ms)
 
 
 def _upsert(db: apsw.Connection, one: Endpoint) -> None:

@@ -18,3 +18,19 @@ WHERE instance_id = ? ORDER BY service_name, ip, port, protocol;
 
 -- name: count
 SELECT count(*) FROM endpoints;
+
+-- name: policies
+SELECT service, body FROM service_policies;
+
+-- name: policy
+SELECT body FROM service_policies WHERE service = ?;
+
+-- name: policy_count
+SELECT count(*) FROM service_policies;
+
+-- name: set_policy
+INSERT INTO service_policies (service, body) VALUES (?,?)
+ON CONFLICT (service) DO UPDATE SET body = excluded.body;
+
+-- name: delete_policy
+DELETE FROM service_policies WHERE service = ?;

@@ -99,7 +99,8 @@ def without_times(found: list[dict[str, object]]) -> list[dict[str, object]]:
 
 
 WHOLE = {"serviceName": "web", "instanceId": "i", "nodeId": "n1", "ip": "10.0.0.1", "port": 80,
-         "protocol": "http", "version": "1.2", "labels": {"zone": "a"}, "healthy": True}
+         "protocol": "http", "version": "1.2", "labels": {"zone": "a"}, "healthy": True,
+         "why": "", "inFlight": 0, "breaker": "closed", "breakerUntil": 0, "failures": 0}
 
 
 async def test_the_form_with_a_list(tmp_path: Path) -> None:

@@ -117,7 +117,8 @@ async def test_the_path_has_a_default_and_the_method_a_label(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(("labels", "code"), [
-    ({"serviceProtocol": "grpc"}, "unsupported_protocol"),
+    ({"serviceProtocol": "ftp"}, "unsupported_protocol"),
+    ({"serviceStrategy": "best"}, "unsupported_strategy"),
     ({"serviceMethod": "STEAL"}, "unsupported_method"),
 ])
 async def test_what_is_not_served_fails_for_good(

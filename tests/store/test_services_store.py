@@ -105,8 +105,8 @@ def test_removals_say_how_many_there_were(store: Store) -> None:
 
 def test_health_is_told_and_not_written(store: Store) -> None:
     register(store, "i", endpoint("i", 1))
-    events = write(store, lambda tx: services.tell_health(
-        tx, [(endpoint("i", 1).key, False), (endpoint("i", 1).key, True)]))
+    events = write(store, lambda tx: services.tell(
+        tx, [(endpoint("i", 1).key, "unhealthy"), (endpoint("i", 1).key, "healthy")]))
     assert events == [("service", "s", "unhealthy", "i", 5), ("service", "s", "healthy", "i", 5)]
 
 

@@ -1233,6 +1233,42 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/services/policies": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List policies of services that somebody wrote */
+        get: operations["get_services_policies"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/services/policies/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** How a service is called */
+        get: operations["get_services_policies_name"];
+        /** Say how a service is called */
+        put: operations["put_services_policies_name"];
+        post?: never;
+        /** Call a service as every other */
+        delete: operations["delete_services_policies_name"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/kv": {
         parameters: {
             query?: never;
@@ -3854,6 +3890,9 @@ export interface components {
         /**
          * EndpointView
          * @description An endpoint. lastSeen: its last sign of life, Unix ms, 0 = none since the daemon's start.
+         *
+         *         breaker: closed (it is called), open (it is not, until breakerUntil), half-open (one call at a
+         *         time).  failures: of calls in a row.  why: what the daemon's own last look found wrong.
          */
         EndpointView: {
             serviceName: string;
@@ -3868,6 +3907,77 @@ export interface components {
             };
             healthy: boolean;
             lastSeen: number;
+            why: string;
+            inFlight: number;
+            breaker: string;
+            breakerUntil: number;
+            failures: number;
+        };
+        /**
+         * PolicyView
+         * @description A service's policy. own: whether somebody wrote it, else it is as every other's.
+         *
+         *         retriesLeft: how many calls could be tried again at another endpoint now.
+         */
+        PolicyView: {
+            service: string;
+            own: boolean;
+            policy: components["schemas"]["Policy"];
+            retriesLeft: number;
+        };
+        /**
+         * Policy
+         * @description How service tasks call a service.
+         *
+         *         retryPercent: so many of a hundred calls may be tried again at another endpoint, 0 = none.
+         *         tryTimeoutSec: so long one endpoint may take, 0 = as long as the attempt.
+         */
+        Policy: {
+            /**
+             * @default least-loaded
+             * @enum {unknown}
+             */
+            strategy: "lazy" | "least-loaded" | "random" | "round-robin" | "sticky" | "weighted";
+            /** @default 20 */
+            retryPercent: number;
+            /** @default 0 */
+            tryTimeoutSec: number;
+            /**
+             * @default {
+             *       "failures": 5,
+             *       "openSec": 5,
+             *       "maxOpenSec": 60,
+             *       "probes": 1
+             *     }
+             */
+            breaker: components["schemas"]["BreakerPolicy"];
+            /** @default null */
+            fallback: components["schemas"]["Fallback"] | null;
+        };
+        /**
+         * BreakerPolicy
+         * @description failures: in a row, until an endpoint is not called any more; 0 = it always is.
+         *
+         *         openSec: for so long, and twice as long after each probe that fails, at most maxOpenSec.
+         *         probes: so many calls must go well in a row before it is called as before.
+         */
+        BreakerPolicy: {
+            /** @default 5 */
+            failures: number;
+            /** @default 5 */
+            openSec: number;
+            /** @default 60 */
+            maxOpenSec: number;
+            /** @default 1 */
+            probes: number;
+        };
+        /**
+         * Fallback
+         * @description What comes in the place of a service that cannot be had: another one, or a fixed result.
+         */
+        Fallback: {
+            service?: string;
+            result?: unknown;
         };
         /**
          * Namespaces
@@ -9521,7 +9631,9 @@ export interface operations {
                 /** @description Only this protocol */
                 protocol?: string;
                 /** @description default random */
-                strategy?: "random" | "round-robin" | "least-loaded" | "lazy";
+                strategy?: "random" | "round-robin" | "least-loaded" | "lazy" | "weighted" | "sticky";
+                /** @description For sticky: the same key has the same endpoint */
+                key?: string;
             };
             header?: never;
             path?: never;
@@ -9537,6 +9649,150 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["EndpointView"];
                 };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_services_policies: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PolicyView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_services_policies_name: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PolicyView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    put_services_policies_name: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Policy"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PolicyView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    delete_services_policies_name: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done; there is nothing to say. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             400: components["responses"]["400"];
             403: components["responses"]["403"];

@@ -1,0 +1,100 @@
+"""/v1/services/policies: how service tasks call a service."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET
+
+from plumd.api.context import answer
+from plumd.api.decode import strict
+from plumd.api.routes import Request, Response, Route
+from plumd.breaker import Policy
+from plumd.errors import Invalid, NotFound
+from plumd.services import Registry
+
+NAME_CHARS_MAX = 200
+
+
+class PolicyView(msgspec.Struct, frozen=True, rename="camel"):
+    """A service's policy. own: whether somebody wrote it, else it is as every other's.
+
+    retriesLeft: how many calls could be tried again at another endpoint now.
+    """
+
+    service: str
+    own: bool
+    policy: Policy
+    retries_left: float
+
+
+def check(policy: Policy, service: str) -> Policy:
+    """Raises: Invalid."""
+    fallback = policy.fallback
+    if fallback is None:
+        return policy
+    if (fallback.service is UNSET) == (fallback.result is UNSET):
+        raise Invalid("a fallback is a service or a result", field="fallback")
+    if fallback.service == service:
+        raise Invalid("a service does not stand in for itself", field="fallback.service")
+    return policy
+
+
+class ServicePolicies:
+    """The handlers."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+
+    def view(self, service: str) -> PolicyView:
+        """A service's policy as the API shows it."""
+        calls = self.registry.calls
+        return PolicyView(service, service in calls.policies(), calls.policy(service),
+                          round(calls.retries_left(service), 2))
+
+    async def page(self, request: Request) -> Response:
+        """Those that somebody wrote."""
+        del request
+        return answer(200, [self.view(service) for service in self.registry.calls.policies()])
+
+    async def get(self, request: Request) -> Response:
+        """Of any service, also one that has no endpoint yet."""
+        return answer(200, self.view(name_of(request)))
+
+    async def put(self, request: Request) -> Response:
+        """What is left out is as every other's."""
+        service = name_of(request)
+        await self.registry.set_policy(service, check(strict(request.body, Policy), service))
+        return answer(200, self.view(service))
+
+    async def delete(self, request: Request) -> Response:
+        """As every other from now on."""
+        service = name_of(request)
+        if service not in self.registry.calls.policies():
+            raise NotFound("nobody wrote a policy for this service")
+        await self.registry.set_policy(service, None)
+        return Response(204)
+
+
+def name_of(request: Request) -> str:
+    """The service in the path. Raises: Invalid."""
+    name = request.params["name"]
+    if not 0 < len(name) <= NAME_CHARS_MAX or not name.isprintable():
+        raise Invalid(f"a service's name has 1 to {NAME_CHARS_MAX} printable characters",
+                      field="name")
+    return name
+
+
+def routes(handlers: ServicePolicies) -> list[Route]:
+    """The table's part about policies."""
+    base, tag = "/v1/services/policies", "services"
+    one = base + "/{name}"
+    return [
+        Route("GET", base, handlers.page, "List policies of services that somebody wrote", tag,
+              "services:read", answers={200: list[PolicyView]}),
+        Route("GET", one, handlers.get, "How a service is called", tag, "services:read",
+              answers={200: PolicyView}),
+        Route("PUT", one, handlers.put, "Say how a service is called", tag, "services:write",
+              body=Policy, answers={200: PolicyView}),
+        Route("DELETE", one, handlers.delete, "Call a service as every other", tag,
+              "services:write", answers={204: None}),
+    ]
