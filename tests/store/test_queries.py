@@ -24,7 +24,8 @@ WHOLE = {
     ("kv", "gone_count"), ("triggers", "listening"), ("webhooks", "all"), ("brokers", "all"),
     ("schedules", "plans"), ("schedules", "shift_paced"), ("schedules", "ahead"),
     ("nodes", "all"), ("apps", "files"), ("deployments", "all"), ("deployments", "in_use"),
-    ("leases", "all"), ("leases", "count"),
+    ("leases", "all"), ("leases", "count"), ("services", "policies"),
+    ("services", "policy_count"),
     ("instances", "all"), ("instances", "counts"),
     ("kv", "namespaces"),       # of the names, not of the keys
 }
