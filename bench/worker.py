@@ -1,6 +1,7 @@
 """The worker process of a measurement: python -m bench.worker URL CAPACITY NAME MODE.
 
-MODE: noop answers null, stamp answers the time at which it was called, block never answers.
+MODE: noop answers null, stamp answers the time at which it was called, block never answers, fib
+answers the payload's Fibonacci number, sleep answers after 0.1 s.
 """
 
 from __future__ import annotations
@@ -12,6 +13,11 @@ import time
 import trio
 
 from plumd.sdk import Worker
+
+
+def fib(n: int) -> int:
+    """The n-th number of Fibonacci, the slow way."""
+    return n if n < 2 else fib(n - 1) + fib(n - 2)
 
 
 def main() -> None:
@@ -32,8 +38,14 @@ def main() -> None:
         del payload
         await trio.sleep_forever()
 
-    if mode == "block":
-        worker.task(name)(block)
+    async def sleep(payload: object) -> None:
+        del payload
+        await trio.sleep(0.1)
+
+    if mode in ("block", "sleep"):
+        worker.task(name)(block if mode == "block" else sleep)
+    elif mode == "fib":
+        worker.task(name, inline=True)(lambda payload: fib(int(str(payload))))
     else:
         worker.task(name, inline=True)(stamp if mode == "stamp" else noop)
 

@@ -9,6 +9,7 @@ from bench import (
     c_sdk,
     fleet,
     floor,
+    graphs,
     grpc_streams,
     latency,
     lists,
@@ -70,6 +71,13 @@ def test_grpc() -> None:
 def test_workflows() -> None:
     look(workflows.many(0.5, 4), "runs")
     look(workflows.long(0.5, 10), "runs")
+
+
+def test_graphs() -> None:
+    look(graphs.whole(0.1, 60), "runs")
+    look(graphs.mapped(0, 300), "items_per_s")
+    look(graphs.fibs(0.1, 12, 2), "runs")
+    look(graphs.sleeps(0, 40, 10), "share_of_ideal")
 
 
 def test_browsers() -> None:
