@@ -32,10 +32,15 @@ def option(setting: Setting) -> click.Option:
 def read(config_file: Path | None, flags: dict[str, Value | None]) -> Config:
     """The checked settings; on a wrong one says so and exits with EX_CONFIG."""
     try:
-        return settings.load(flags, os.environ, config_file or settings.from_environment())
+        return load(config_file, flags)
     except ConfigError as error:
         click.echo(f"plumd: {error}", err=True)
         sys.exit(EX_CONFIG)
+
+
+def load(config_file: Path | None, flags: dict[str, Value | None]) -> Config:
+    """The checked settings as they are said now. Raises: ConfigError."""
+    return settings.load(flags, os.environ, config_file or settings.from_environment())
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,7 +67,7 @@ def serve(config_file: Path | None, check_config: bool, print_config: bool,
         return
     logs.set_up(config.log_level, config.log_format)
     try:
-        trio.run(daemon.run, config)
+        trio.run(daemon.run, config, lambda: load(config_file, flags))
     except (Refused, daemon.DataDirInUse) as error:
         click.echo(f"plumd: {error}", err=True)
         sys.exit(EX_CANTCREAT)

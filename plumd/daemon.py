@@ -19,10 +19,9 @@ import gc
 import ipaddress
 import logging
 import os
-import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +29,7 @@ import msgspec
 import trio
 
 import plumd
-from plumd import companion, notify
+from plumd import companion, notify, signals
 from plumd.api import (
     app,
     assignments,
@@ -139,6 +138,7 @@ class Daemon:
     def __init__(self, config: Config, *, static: Path = ui.FOLDER) -> None:
         """static: where the built UI is, if it was built."""
         self.config = config
+        self.reread: Callable[[], Config] = lambda: config
         self.data = Path(config.data_dir)
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = lock(self.data)
@@ -326,7 +326,7 @@ class Daemon:
             nursery.start_soon(self.brokers.run)
             nursery.start_soon(self.grpc_client.run)
             nursery.start_soon(self.logs.run)
-            await nursery.start(watch_signals, leave)
+            await nursery.start(signals.watch, leave, self.config, self.reread)
             gc.collect()
             gc.freeze()
             gc.set_threshold(50_000, 20, 50)
@@ -437,21 +437,14 @@ def own_url(addresses: Sequence[str]) -> str:
     return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
-async def watch_signals(leave: trio.Event, *, task_status: trio.TaskStatus[None]
-                        = trio.TASK_STATUS_IGNORED) -> None:
-    """The first SIGTERM or SIGINT drains, the second stops now."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        task_status.started()
-        async for number in signals:
-            if leave.is_set():
-                raise SystemExit(128 + number)
-            leave.set()
+async def run(config: Config, reread: Callable[[], Config]) -> None:
+    """The whole daemon, from an opened database to a closed one.
 
-
-async def run(config: Config) -> None:
-    """The whole daemon, from an opened database to a closed one."""
+    reread: the settings as they are said now, for SIGHUP; raises ConfigError.
+    """
     sys.setswitchinterval(SWITCH_S)
     daemon = Daemon(config)
+    daemon.reread = reread
     try:
         await daemon.serve()
     finally:

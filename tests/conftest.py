@@ -21,8 +21,9 @@ LONG: Final = (
     "sim/test_seeds.py", "api/test_schemathesis.py", "ui/test_axe.py", "ui/test_by_clicks.py",
     "test_docs.py", "clients/test_conformance.py", "daemon/test_soak_short.py", "test_bench.py",
     "agent/test_fences.py", "agent/test_instances.py", "agent/test_node_tasks.py",
-    "agent/test_whole.py", "machines/test_network_faults.py", "ui/test_fleet_page.py",
-    "ui/test_truth.py", "clients/test_outage.py",
+    "agent/test_whole.py", "machines/test_network_faults.py",
+    "machines/test_booted_systemd.py", "ui/test_fleet_page.py", "ui/test_truth.py",
+    "clients/test_outage.py",
     "sdk/test_worker.py", "sdk_c/test_c_client.py", "test_cron.py", "ui/test_node.py")
 """Files of minutes. They begin first, or they would run alone at the end."""
 ROOT: Final = Path(__file__).parent

@@ -42,7 +42,7 @@ LEVELS = {
     "plumd.mqtt_packets": 0, "plumd.mqtt": 5, "plumd.simulate": 4, "plumd.forecast": 5,
     "plumd.nodes": 5, "plumd.artifact": 3, "plumd.artifacts": 5, "plumd.deployments": 5,
     "plumd.notify": 0, "plumd.units": 0, "plumd.lease_book": 1, "plumd.leases": 5,
-    "plumd.breaker": 1, "plumd.service_calls": 3, "plumd.health": 3,
+    "plumd.breaker": 1, "plumd.service_calls": 3, "plumd.health": 3, "plumd.signals": 5,
     "plumd.api": 6, "plumd.stream": 6,
     "plumd.daemon": 7, "plumd.cli": 7, "plumd.__main__": 8,
 }

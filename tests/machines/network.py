@@ -12,7 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import pytest
 
@@ -61,13 +61,17 @@ class Machine:
         self._port = f"v{number}"
         self._network = network
         self._ways: list[subprocess.Popen[bytes]] = []
-        self._holder, self.init = held("--net", "--pid", "--mount", "--mount-proc")
+        self._holder, self.init = self.boot()
         network.inside("ip", "link", "add", self._port, "type", "veth", "peer", "name", "e0",
                        "netns", str(self.init))
         network.inside("ip", "link", "set", self._port, "master", BRIDGE, "up")
         self.run("ip", "link", "set", "lo", "up")
         self.run("ip", "addr", "add", f"{self.address}/24", "dev", "e0")
         self.run("ip", "link", "set", "e0", "up")
+
+    def boot(self) -> tuple[subprocess.Popen[bytes], int]:
+        """The holder of its namespaces, and its first process."""
+        return held("--net", "--pid", "--mount", "--mount-proc")
 
     @property
     def way_in(self) -> list[str]:
@@ -79,11 +83,20 @@ class Machine:
         return subprocess.run([*self.way_in, *words], check=True, capture_output=True,
                               text=True, timeout=60).stdout
 
-    def start(self, words: list[str], log: Path,
-              environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        """Start a command there. What is answered is the way in; `inner_pid` is the command."""
+    @property
+    def way_to_network(self) -> list[str]:
+        """Words before a command of ours that has its network."""
+        return ["nsenter", f"--net=/proc/{self.init}/ns/net", "--"]
+
+    def start(self, words: list[str], log: Path, environment: Mapping[str, str], *,
+              network_alone: bool = False) -> subprocess.Popen[bytes]:
+        """Start a command there. What is answered is the way in, whose child is the command.
+
+        network_alone: it is the command itself, on this machine but for the network.
+        """
+        way_in = self.way_to_network if network_alone else [*self.way_in, *TIED]
         with log.open("ab") as said:
-            way = subprocess.Popen([*TIED, *self.way_in, *TIED, *words], env=dict(environment),
+            way = subprocess.Popen([*TIED, *way_in, *words], env=dict(environment),
                                    stdin=subprocess.DEVNULL, stdout=said, stderr=said)
         self._ways.append(way)
         return way
@@ -103,6 +116,9 @@ class Machine:
         for way in self._ways:
             way.kill()          # it stops with what it led to, and would not go on by itself
             way.wait()
+
+
+M = TypeVar("M", bound=Machine)
 
 
 class Network:
@@ -131,6 +147,10 @@ class Network:
 
     def machine(self, name: str) -> Machine:
         """One more."""
-        made = Machine(self, name, len(self.machines) + 1)
+        return self.add(name, Machine)
+
+    def add(self, name: str, kind: type[M]) -> M:
+        """One more, of a kind."""
+        made = kind(self, name, len(self.machines) + 1)
         self.machines.append(made)
         return made
