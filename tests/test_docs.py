@@ -21,7 +21,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 FENCE = re.compile(r"^```(\S*) ?(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-BASH = ("bash", "-euo", "pipefail", "-c")
+BASH = ("setpriv", "--pdeathsig", "KILL", "bash", "-euo", "pipefail", "-c")
+"""A shell that ends with whoever runs the tests, as a loop in it would not by itself."""
 
 
 class Block(NamedTuple):
