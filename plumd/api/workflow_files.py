@@ -16,7 +16,7 @@ from plumd.api.params import query_int
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.tasks import BODY_MAX
 from plumd.api.workflows import Workflows, WorkflowWrite
-from plumd.errors import Invalid, Malformed
+from plumd.errors import Exists, Invalid, Malformed, TooLarge
 from plumd.expressions import Value
 from plumd.flow import yaml_form
 from plumd.flow.difference import Change, changes
@@ -54,6 +54,21 @@ class YamlView(msgspec.Struct, frozen=True):
     """A workflow as a YAML document."""
 
     yaml: str
+
+
+class Flaw(msgspec.Struct, frozen=True):
+    """What saving would refuse. code: that of the refusal; field: the place, "" = all of it."""
+
+    code: str
+    field: str
+    detail: str
+
+
+class Validated(msgspec.Struct, frozen=True):
+    """Whether a workflow could be saved as it is; the flaw that is found first is named."""
+
+    ok: bool
+    flaws: tuple[Flaw, ...]
 
 
 class Applied(msgspec.Struct, frozen=True, rename="camel"):
@@ -205,6 +220,24 @@ class WorkflowFiles:
         self.planned(drafts)
         return answer(200, [draft.given for draft in drafts])
 
+    async def validate(self, request: Request) -> Response:
+        """What saving it would refuse; nothing is saved. A body that is no JSON is refused."""
+        try:
+            self.could_be_saved(request)
+        except (Invalid, TooLarge, Exists) as error:
+            flaw = Flaw(error.code, error.field or "", error.detail)
+            return answer(200, Validated(ok=False, flaws=(flaw,)))
+        return answer(200, Validated(ok=True, flaws=()))
+
+    def could_be_saved(self, request: Request) -> None:
+        """Raises: Malformed, Invalid, TooLarge, Exists."""
+        number = parse_id(request.query.get("workflowId", "")) or 0
+        given = strict(request.body, WorkflowWrite)
+        self.workflows.checked(given, self.context.catalog)
+        namesake = self.context.catalog.workflow_named(given.name)
+        if namesake is not None and namesake.id != number:
+            raise Exists(f"a workflow named {given.name!r} exists", field="name")
+
     async def render(self, request: Request) -> Response:
         """A body as YAML, which need not be right yet."""
         given = strict(request.body, WorkflowWrite)
@@ -252,6 +285,10 @@ def routes(handlers: WorkflowFiles) -> list[Route]:
               write, body=FilesAsked, answers={200: list[Applied]}, body_bytes_max=BODY_MAX),
         Route("POST", f"{base}/parse", handlers.parse, "YAML as workflow bodies, checked", tag,
               read, body=File, answers={200: list[WorkflowWrite]}, body_bytes_max=BODY_MAX),
+        Route("POST", f"{base}/validate", handlers.validate,
+              "Whether a workflow could be saved as it is; nothing is", tag, read,
+              body=WorkflowWrite, answers={200: Validated}, body_bytes_max=BODY_MAX,
+              query=(Query("workflowId", str, "The one that would get a new version"),)),
         Route("POST", f"{base}/render", handlers.render, "A workflow body as YAML", tag, read,
               body=WorkflowWrite, answers={200: YamlView}, body_bytes_max=BODY_MAX),
         Route("GET", base + "/{id}/export", handlers.export, "A workflow as a YAML file", tag,

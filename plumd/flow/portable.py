@@ -50,9 +50,13 @@ def portable(body: WorkflowBody, name_of: NameOf) -> dict[str, Value]:
 
 def said(value: dict[str, Value], defaults: dict[str, Value]) -> dict[str, Value]:
     """What is not a default; seconds that are whole without a point."""
-    return {key: int(item) if isinstance(item, float) and item.is_integer()
-            and key.lower().endswith(("sec", "seconds")) else item
+    return {key: whole(item) if key.lower().endswith(("sec", "seconds")) else item
             for key, item in value.items() if key not in defaults or item != defaults[key]}
+
+
+def whole(value: Value) -> Value:
+    """A whole number without a point."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def steps(value: Value, name_of: NameOf) -> Value:
@@ -73,6 +77,9 @@ def step(value: dict[str, Value], name_of: NameOf) -> Value:
         reference = found.get(key)
         if isinstance(reference, str):
             found[key] = name_of(key, reference)
+    position = found.get("position")
+    if isinstance(position, dict):
+        found["position"] = {key: whole(item) for key, item in position.items()}
     if "definitionId" in found:
         found.pop("executor", None)     # the definition says it
     if "body" in found:

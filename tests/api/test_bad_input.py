@@ -336,8 +336,8 @@ def test_methods_that_a_path_does_not_take(api: Api) -> None:
                 "/v1/resources/operation", "/v1/resources/delete", "/v1/schedules/preview",
                 "/v1/tasks/count", "/v1/tasks/failures", "/v1/tasks/bulk-actions",
                 "/v1/workflows/apply", "/v1/workflows/parse", "/v1/workflows/render",
-                "/v1/workflows/simulate", "/v1/apps/upload", "/v1/deployments/plan",
-                    "/v1/nodes/heartbeat", "/v1/instances/status")
+                "/v1/workflows/validate", "/v1/workflows/simulate", "/v1/apps/upload",
+                "/v1/deployments/plan", "/v1/nodes/heartbeat", "/v1/instances/status")
     for path, methods in taken.items():
         if path.endswith(shadowed):
             continue

@@ -193,6 +193,33 @@ def test_between_text_and_body(api: Api) -> None:
     assert again.json() == [main, sub]
 
 
+def test_what_saving_would_refuse(api: Api) -> None:
+    """It is told before, as an answer and not as a refusal, and nothing is saved."""
+    before = api.count()
+    step: Json = {"id": "say", "task": {"name": "builtin.echo"}}
+    good: Json = {"name": "files.fresh", "steps": [step]}
+
+    def flaws(body: Json, query: str = "") -> list[Json]:
+        found = api.done("POST", f"/v1/workflows/validate{query}", body)
+        assert found["ok"] == (not found["flaws"])
+        return listed(found["flaws"])
+
+    assert flaws(good) == []
+    [flaw] = flaws({**good, "steps": [step, {"id": "next", "type": "branch",
+                                             "condition": "steps.say.result >"}]})
+    assert (flaw["code"], flaw["field"]) == ("invalid", "steps[1].condition")
+    [flaw] = flaws({**good, "steps": [{**step, "timeoutSec": "long"}]})
+    assert flaw["field"] == "steps[0].timeoutSec"
+    [flaw] = flaws({**good, "steps": [{**step, "needs": ["nobody"]}]})
+    assert flaw["field"] == "steps[0].needs[0]"
+    assert api.count() == before
+    made = api.made("/v1/workflows", good)["workflowId"]
+    [flaw] = flaws(good)
+    assert (flaw["code"], flaw["field"]) == ("exists", "name")
+    assert flaws(good, f"?workflowId={made}") == []
+    refused(api.ask("POST", "/v1/workflows/validate", b"{"), 400, "malformed")
+
+
 def test_a_name_that_is_an_id(api: Api) -> None:
     """A definition whose name is another one's id stays reachable by its own id."""
     first = api.made("/v1/task-defs", {"name": "files.odd"})

@@ -107,10 +107,9 @@ def chain(at: Screen, tag: str) -> None:
     at.visit("workflows")
     at.part("new").click()
     at.write(at.part("name"), f"chain-{tag}")
-    for index, kind in enumerate(("hold", "quote", "shell")):
-        if index:
-            at.part("add-step").click()
-        at.choose(at.part(f"step-{index}"), f"{kind}-{tag}")
+    for kind in ("hold", "quote", "shell"):
+        at.part("add-task").click()         # each follows the one before
+        at.choose(at.part("step-runs"), f"{kind}-{tag}")
     saved(at, f"chain-{tag}")
 
 
@@ -120,14 +119,14 @@ def run(at: Screen) -> None:
     at.part("run-go").click()
 
 
-def colour(at: Screen, step: int) -> str:
+def colour(at: Screen, step: str) -> str:
     """The colour that a step of the graph has at this moment."""
     found: str = at.page.locator(f"[data-step='{step}']").evaluate(
         "node => getComputedStyle(node).borderLeftColor")
     return found
 
 
-def step_is(at: Screen, step: int, state: str) -> None:
+def step_is(at: Screen, step: str, state: str) -> None:
     """Wait until a step of the graph has this state."""
     expect(at.page.locator(f"[data-step='{step}']")).to_have_attribute("data-state", state)
 
@@ -135,18 +134,18 @@ def step_is(at: Screen, step: int, state: str) -> None:
 def watch_it_fail(at: Screen, until: Path) -> None:
     """The run's colours change while one looks; its failing step leads to the log."""
     at.state("Running")
-    step_is(at, 0, "Running")
-    running = colour(at, 0)
+    step_is(at, "task1", "Running")
+    running = colour(at, "task1")
     until.write_text("go")
-    step_is(at, 0, "Succeeded")
-    step_is(at, 1, "Succeeded")
-    step_is(at, 2, "Failed")
+    step_is(at, "task1", "Succeeded")
+    step_is(at, "task2", "Succeeded")
+    step_is(at, "task3", "Failed")
     at.state("Failed")
     expect(at.page.locator(".chip")).to_have_attribute("data-link", "live")
     at.page.wait_for_function(      # the colours move over
-        "before => getComputedStyle(document.querySelector(\"[data-step='0']\"))"
+        "before => getComputedStyle(document.querySelector(\"[data-step='task1']\"))"
         ".borderLeftColor !== before", arg=running)
-    assert len({running, colour(at, 0), colour(at, 2)}) == 3
+    assert len({running, colour(at, "task1"), colour(at, "task3")}) == 3
     expect(at.part("failure")).to_contain_text("exit_status")
     at.part("to-task").click()
     at.state("Failed")

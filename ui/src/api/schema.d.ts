@@ -389,6 +389,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/workflows/validate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Whether a workflow could be saved as it is; nothing is */
+        post: operations["post_workflows_validate"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/workflows/render": {
         parameters: {
             query?: never;
@@ -2523,6 +2540,7 @@ export interface components {
             workflow?: string;
             seconds?: number | string;
             event?: string;
+            compensate?: components["schemas"]["StepBody"];
             position?: components["schemas"]["Position"];
         };
         /**
@@ -2603,13 +2621,16 @@ export interface components {
         };
         /**
          * WorkflowActed
-         * @description What an action on a workflow takes. run: a payload as above, and a version, if not the
-         *         current one; rollback: the version to go back to.
+         * @description What an action on a workflow or run takes. run, rerun: a payload as above, a version, if not
+         *         the current one or that of the run, and the outer step that is the last one wanted; rollback:
+         *         the version to go back to.
          */
         WorkflowActed: {
             payload?: unknown;
             /** @default null */
             version: number | null;
+            /** @default null */
+            upTo: string | null;
         };
         /**
          * RunView
@@ -2663,6 +2684,7 @@ export interface components {
             /** @default null */
             finishedAt: number | null;
             runId?: string;
+            compensates?: string;
             outcome?: boolean;
             error?: components["schemas"]["StepError"];
             skipReason?: string;
@@ -2836,6 +2858,23 @@ export interface components {
             what: string;
             before?: unknown;
             after?: unknown;
+        };
+        /**
+         * Validated
+         * @description Whether a workflow could be saved as it is; the flaw that is found first is named.
+         */
+        Validated: {
+            ok: boolean;
+            flaws: components["schemas"]["Flaw"][];
+        };
+        /**
+         * Flaw
+         * @description What saving would refuse. code: that of the refusal; field: the place, "" = all of it.
+         */
+        Flaw: {
+            code: string;
+            field: string;
+            detail: string;
         };
         /**
          * YamlView
@@ -6640,6 +6679,47 @@ export interface operations {
             503: components["responses"]["503"];
         };
     };
+    post_workflows_validate: {
+        parameters: {
+            query?: {
+                /** @description The one that would get a new version */
+                workflowId?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["WorkflowWrite"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Validated"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
     post_workflows_render: {
         parameters: {
             query?: never;
@@ -8340,7 +8420,7 @@ export interface operations {
         };
         requestBody?: {
             content: {
-                "application/json": components["schemas"]["WorkflowRunAsked"];
+                "application/json": components["schemas"]["WorkflowActed"];
             };
         };
         responses: {
