@@ -29,7 +29,7 @@ import msgspec
 import trio
 
 import plumd
-from plumd import companion, notify, signals
+from plumd import companion, logs, notify, signals
 from plumd.api import (
     app,
     assignments,
@@ -49,6 +49,7 @@ from plumd.api import (
     schedules,
     service_policies,
     simulate,
+    support,
     system,
     task_defs,
     task_lists,
@@ -240,6 +241,7 @@ class Daemon:
         node_handlers = node_routes.NodeRoutes(
             context, self.nodes, lambda: self.store.peek(instances.counts))
         runs = workflow_runs.WorkflowRuns(context)
+        helper = support.Support(context, self.config, logs.RECENT.kept)
         flow_handlers = workflows.Workflows(context, runs, self.retention.poke)
         table = [
             *tasks.routes(task_handlers),
@@ -274,8 +276,10 @@ class Daemon:
             *events.routes(events.Events(context, self.monitor, node_handlers.wake)),
             *system.routes(state),
             *metrics.routes(metrics.Metrics(self.monitor, self.answers)),
+            *support.routes(helper),
             *self.ui.routes(),
         ]
+        helper.know(table)
         return [*table, *pages.page_routes(table, version=plumd.__version__,
                                            status=state.counts)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import deque
 from typing import Final
 
 import msgspec
@@ -39,11 +40,30 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(line).decode()
 
 
+class Recent(logging.Handler):
+    """Keeps the newest lines in memory, for those who ask what happened."""
+
+    LINES: Final = 2_000
+    CHARS: Final = 2_000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(TextFormatter())
+        self.kept: deque[str] = deque(maxlen=self.LINES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line more, cut where it is endless."""
+        self.kept.append(self.format(record)[:self.CHARS])
+
+
+RECENT: Final = Recent()
+
+
 def set_up(level: str, form: str) -> None:
-    """Log to stderr."""
+    """Log to stderr, and into RECENT."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [handler, RECENT]
     root.setLevel(logging.WARNING)
     logging.getLogger("plumd").setLevel(level.upper())

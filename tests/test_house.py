@@ -26,7 +26,7 @@ FUNCTION_LINES_MAX = 70
 LEVELS = {
     "plumd.model": 0, "plumd.errors": 0, "plumd.clock": 0, "plumd.logs": 0,
     "plumd.endings": 1, "plumd.config": 1, "plumd.flow": 1, "plumd.balance": 1,
-    "plumd.values": 1, "plumd.signing": 1, "plumd.failures": 1, "plumd.cron": 1,
+    "plumd.values": 1, "plumd.scrub": 0, "plumd.signing": 1, "plumd.failures": 1, "plumd.cron": 1,
     "plumd.fleet": 0, "plumd.placement": 0, "plumd.rollout": 1,
     "plumd.expressions": 0,
     "plumd.sdk": 1, "plumd._sched": 1,
@@ -71,7 +71,8 @@ PURE_OF_TIME = ("plumd.flow", "plumd.failures", "plumd.endings", "plumd.balance"
                 "plumd.planner", "plumd.triggers", "plumd.simulate", "plumd.mapping",
                 "plumd.news", "plumd.follow", "plumd.listeners", "plumd.webhooks",
                 "plumd.forecast", "plumd.mqtt", "plumd.mqtt_packets", "plumd.lease_book",
-                "plumd.leases", "plumd.breaker", "plumd.service_calls", "plumd.health")
+                "plumd.leases", "plumd.breaker", "plumd.service_calls", "plumd.health",
+                "plumd.scrub")
 SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|DELETE FROM|UPDATE \w+ SET|PRAGMA )")
 
 

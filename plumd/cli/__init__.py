@@ -59,7 +59,8 @@ for noun in (tasks.group, definitions.group, simulate.group, run_steps.runs, sch
              schedules.calendars, triggers.group, webhooks.group, brokers.group, workers.workers,
              workers.services, devices.group, kv.group, locks.group, nodes.group, apps.group,
              deployments.group,
-             system.events, system.status, system.stats, system.completion):
+             system.events, system.status, system.stats, system.support_bundle,
+             system.completion):
     plum.add_command(noun)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
+from pathlib import Path
 
 import click
 from click.shell_completion import get_completion_class
@@ -38,6 +39,16 @@ def status(session: Session, wait: float | None) -> None:
     writes = word(state, "writes")
     if writes != "ok":
         raise ProblemError(503, "storage_unavailable", f"writes are refused: {writes}")
+
+
+@click.command("support-bundle", cls=PlumCommand)
+@click.option("-f", "--file", "path", default="plum-support.zip", show_default=True,
+              type=click.Path(dir_okay=False, path_type=Path), help="Where it is written.")
+@pass_session
+def support_bundle(session: Session, path: Path) -> None:
+    """Write what somebody who helps wants to see into a zip file, without payloads and secrets."""
+    path.write_bytes(session.client.request("GET", "/v1/support-bundle").content)
+    session.screen.say(f"wrote {path}: look through it before you give it away")
 
 
 @click.command(cls=PlumCommand)
