@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 
 import click
@@ -12,15 +11,14 @@ from plumd.cli.session import (
     PlumGroup,
     Session,
     each,
-    file_option,
     key_option,
     limit_option,
-    named,
     pass_session,
     payload_option,
-    read_body,
+    read_optional,
 )
-from plumd.sdk.client import NOTHING, Client, Json, JsonObject, object_of, part
+from plumd.cli.things import Things, reference_argument, references_argument
+from plumd.sdk.client import NOTHING, Json, JsonObject, part
 
 BASE = "/v1/schedules"
 CALENDARS = "/v1/calendars"
@@ -86,22 +84,6 @@ def read_moment(context: click.Context, parameter: click.Parameter,
                                  param=parameter) from None
 
 
-def read_draft(context: click.Context, parameter: click.Parameter,
-               name: str | None) -> JsonObject | None:
-    """A JSON object from a file, if one is named."""
-    return None if name is None else read_body(context, parameter, name)
-
-
-def find(client: Client, reference: str) -> JsonObject:
-    """The schedule that an id or a name means. Raises: ProblemError."""
-    return named(client, BASE, "schedule", reference)
-
-
-def path_of(found: JsonObject) -> str:
-    """Where a schedule is."""
-    return f"{BASE}/{found['scheduleId']}"
-
-
 def show(session: Session, found: JsonObject) -> None:
     """One schedule."""
     session.screen.item(found, "scheduleId", [
@@ -118,68 +100,16 @@ def show(session: Session, found: JsonObject) -> None:
         ("Description", word(found, "description"))])
 
 
-def act(session: Session, reference: str, action: str, body: JsonObject | None = None,
-        headers: Mapping[str, str] | None = None) -> JsonObject:
-    """POST ?action=... on a schedule."""
-    found = find(session.client, reference)
-    return object_of(session.client.request("POST", path_of(found), body, query={"action": action},
-                                            headers=headers))
-
-
-@group.command("list")
-@limit_option
-@pass_session
-def list_(session: Session, limit: int) -> None:
-    """List schedules, newest first."""
-    session.screen.items(session.client.items(BASE, limit=limit or None), "scheduleId", COLUMNS)
-
-
-@group.command()
-@click.argument("reference", metavar="NAME|ID")
-@pass_session
-def get(session: Session, reference: str) -> None:
-    """Show a schedule."""
-    show(session, find(session.client, reference))
-
-
-@group.command()
-@file_option
-@key_option
-@pass_session
-def create(session: Session, body: JsonObject, key: str | None) -> None:
-    """Create a schedule from JSON."""
-    headers = {} if key is None else {"Idempotency-Key": key}
-    show(session, object_of(session.client.request("POST", BASE, body, headers=headers)))
-
-
-@group.command()
-@click.argument("reference", metavar="NAME|ID")
-@file_option
-@click.option("--if-version", type=click.IntRange(min=1), metavar="N",
-              help="Only if this is the current version; else exit with 5.")
-@pass_session
-def update(session: Session, reference: str, body: JsonObject, if_version: int | None) -> None:
-    """Write a schedule anew from JSON."""
-    found = find(session.client, reference)
-    headers = {} if if_version is None else {"If-Match": f'"{if_version}"'}
-    show(session, object_of(session.client.request("PUT", path_of(found), body, headers=headers)))
-
-
-@group.command()
-@click.argument("references", metavar="NAME|ID...", nargs=-1, required=True)
-@pass_session
-def delete(session: Session, references: tuple[str, ...]) -> None:
-    """Delete schedules; what they started goes on."""
-    def remove(reference: str) -> None:
-        session.client.request("DELETE", path_of(find(session.client, reference)))
-        session.screen.say(f"deleted {reference}")
-
-    each(session, references, remove)
+SCHEDULES = Things(group, "schedule", "schedules", BASE, "scheduleId", COLUMNS, show)
+SCHEDULES.add_commands(
+    create="Create a schedule from JSON.",
+    update="Write a schedule anew from JSON.",
+    delete="Delete schedules; what they started goes on.")
 
 
 @group.command("next")
 @click.argument("reference", metavar="NAME|ID", required=False)
-@click.option("-f", "--file", "body", metavar="FILE", callback=read_draft,
+@click.option("-f", "--file", "body", metavar="FILE", callback=read_optional,
               help="Of a body that is not saved; - for stdin.")
 @click.option("--count", type=click.IntRange(1, 500), default=10, show_default=True)
 @click.option("--from", "from_", metavar="TIME", callback=read_moment, help="Default: now.")
@@ -193,49 +123,47 @@ def next_(session: Session, reference: str | None, body: JsonObject | None, coun
     if body is not None:
         slots: Json = session.client.request("POST", f"{BASE}/preview", body, query=query).json()
     else:
-        found = find(session.client, str(reference))
-        slots = session.client.get(f"{path_of(found)}/preview", query)
+        found = SCHEDULES.find(session.client, str(reference))
+        slots = session.client.get(f"{SCHEDULES.path_of(found)}/preview", query)
     shown = slots if isinstance(slots, list) else []
     session.screen.items((one for one in shown if isinstance(one, dict)), "at", SLOTS)
 
 
 @group.command()
-@click.argument("reference", metavar="NAME|ID")
+@reference_argument
 @click.option("--state", type=click.Choice(FIRE_STATES, case_sensitive=False))
 @limit_option
 @pass_session
 def fires(session: Session, reference: str, state: str | None, limit: int) -> None:
     """Show what became of the slots, newest first."""
-    found = find(session.client, reference)
-    session.screen.items(session.client.items(f"{path_of(found)}/fires", {"state": state},
-                                              limit=limit or None), "slot", FIRES)
+    SCHEDULES.show_below(session, reference, "fires", "slot", FIRES, limit, state)
 
 
 @group.command()
-@click.argument("references", metavar="NAME|ID...", nargs=-1, required=True)
+@references_argument
 @pass_session
 def pause(session: Session, references: tuple[str, ...]) -> None:
     """Start nothing any more; what is queued is dropped, what runs goes on."""
-    each(session, references, lambda one: show(session, act(session, one, "pause")))
+    SCHEDULES.act_on_each(session, references, "pause")
 
 
 @group.command()
-@click.argument("references", metavar="NAME|ID...", nargs=-1, required=True)
+@references_argument
 @pass_session
 def resume(session: Session, references: tuple[str, ...]) -> None:
     """Go on with the next slot."""
-    each(session, references, lambda one: show(session, act(session, one, "resume")))
+    SCHEDULES.act_on_each(session, references, "resume")
 
 
 @group.command()
-@click.argument("reference", metavar="NAME|ID")
+@reference_argument
 @payload_option
 @key_option
 @pass_session
 def trigger(session: Session, reference: str, payload: Json, key: str | None) -> int:
     """Start it now, whatever goes on; the payload lies over the schedule's."""
     body: JsonObject = {} if payload is NOTHING else {"payload": payload}
-    fire = act(session, reference, "trigger", body,
+    fire = SCHEDULES.act(session, reference, "trigger", body,
                {} if key is None else {"Idempotency-Key": key})
     ident = "runId" if fire.get("runId") else "taskId"
     session.screen.items(iter([fire]), ident, FIRES)
@@ -243,7 +171,7 @@ def trigger(session: Session, reference: str, payload: Json, key: str | None) ->
 
 
 @group.command()
-@click.argument("reference", metavar="NAME|ID")
+@reference_argument
 @click.option("--from", "from_", metavar="TIME", callback=read_moment, required=True)
 @click.option("--to", metavar="TIME", callback=read_moment, required=True)
 @click.option("--overlap", type=click.Choice(("allow", "queue")),
@@ -256,7 +184,7 @@ def backfill(session: Session, reference: str, from_: int, to: int, overlap: str
     body: JsonObject = {"from": from_, "to": to}
     if overlap is not None:
         body["overlapPolicy"] = overlap
-    done = act(session, reference, "backfill", body,
+    done = SCHEDULES.act(session, reference, "backfill", body,
                {} if key is None else {"Idempotency-Key": key})
     if session.screen.output == "json":
         session.screen.json(done)

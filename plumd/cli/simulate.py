@@ -7,7 +7,7 @@ import click
 from plumd.cli.screen import Column, column, table, word
 from plumd.cli.session import PlumCommand, Session, pass_session, payload_option, read_body
 from plumd.cli.workflow_files import texts_of
-from plumd.cli.workflows import BASE, find, group
+from plumd.cli.workflows import BASE, WORKFLOWS, group
 from plumd.sdk.client import NOTHING, Json, JsonObject, object_of
 from plumd.sdk.wire import json_of
 
@@ -112,7 +112,7 @@ def simulate(session: Session, reference: str | None, name: str | None, body: Js
     if (reference is None) == (name is None) and not asked:
         raise click.UsageError("name a workflow, or a file with -f")
     if reference is not None:
-        asked["workflowId"] = find(session.client, reference)["workflowId"]
+        asked["workflowId"] = WORKFLOWS.find(session.client, reference)["workflowId"]
     elif name is not None:
         [(file, text)] = texts_of((name,))
         found = objects(json_of(session.client.request("POST", f"{BASE}/parse", {

@@ -9,7 +9,7 @@ import click
 
 from plumd.cli.screen import Column, column, json_text, line, word
 from plumd.cli.session import Session, pass_session
-from plumd.cli.workflows import BASE, find, group, path_of
+from plumd.cli.workflows import BASE, WORKFLOWS, group
 from plumd.sdk.client import Json, JsonObject, object_of
 from plumd.sdk.wire import json_of
 
@@ -97,7 +97,7 @@ def diff(session: Session, reference: str | None, names: tuple[str, ...], from_:
     found: list[JsonObject] = []
     if reference is not None:
         made = object_of(session.client.request(
-            "GET", path_of(find(session.client, reference)) + "/diff",
+            "GET", WORKFLOWS.path(session.client, reference) + "/diff",
             query={"from": from_, "to": to}))
         found = changes_of(made)
     else:
@@ -125,7 +125,7 @@ def export(session: Session, references: tuple[str, ...], version: int | None) -
     """Write workflows as YAML; `apply` of that changes nothing."""
     for reference in references:
         answer = session.client.request(
-            "GET", path_of(find(session.client, reference)) + "/export",
+            "GET", WORKFLOWS.path(session.client, reference) + "/export",
             query={"version": version})
         if len(references) > 1:
             session.screen.write("---")

@@ -14,16 +14,15 @@ from plumd.cli.session import (
     Session,
     each,
     exit_code,
-    file_option,
     key_option,
     limit_option,
-    named,
     pass_session,
     payload_option,
     wait_options,
 )
+from plumd.cli.things import Things, reference_argument
 from plumd.cli.waiting import wait_run
-from plumd.sdk.client import Client, Json, JsonObject, object_of, part
+from plumd.sdk.client import Json, JsonObject, object_of, part
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -66,16 +65,6 @@ def steps_of(item: JsonObject) -> list[JsonObject]:
     return [step for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
 
 
-def find(client: Client, reference: str) -> JsonObject:
-    """The workflow that an id or a name means. Raises: ProblemError."""
-    return named(client, BASE, "workflow", reference)
-
-
-def path_of(found: JsonObject) -> str:
-    """Where a workflow is."""
-    return f"{BASE}/{found['workflowId']}"
-
-
 def show(session: Session, found: JsonObject) -> None:
     """One workflow with its steps."""
     session.screen.item(found, "workflowId", [
@@ -85,6 +74,13 @@ def show(session: Session, found: JsonObject) -> None:
     if session.screen.output == "table" and steps_of(found):
         session.screen.say("")
         session.screen.show(table(steps_of(found), STEPS))
+
+
+WORKFLOWS = Things(group, "workflow", "workflows", BASE, "workflowId", COLUMNS, show)
+WORKFLOWS.add_commands(
+    create="Create a workflow from JSON.",
+    update="Make a new version of a workflow from JSON; runs that go on keep theirs.",
+    delete="Delete workflows with their history.")
 
 
 def show_run(session: Session, found: JsonObject) -> None:
@@ -102,80 +98,25 @@ def show_run(session: Session, found: JsonObject) -> None:
 
 # ---------------------------------------------------------------- workflow
 
-@group.command("list")
-@limit_option
-@pass_session
-def list_(session: Session, limit: int) -> None:
-    """List workflows, newest first."""
-    session.screen.items(session.client.items(BASE, limit=limit or None), "workflowId", COLUMNS)
-
-
 @group.command()
-@click.argument("reference", metavar="NAME|ID")
-@pass_session
-def get(session: Session, reference: str) -> None:
-    """Show a workflow."""
-    show(session, find(session.client, reference))
-
-
-@group.command()
-@file_option
-@key_option
-@pass_session
-def create(session: Session, body: JsonObject, key: str | None) -> None:
-    """Create a workflow from JSON."""
-    headers = {} if key is None else {"Idempotency-Key": key}
-    made = object_of(session.client.request("POST", BASE, body, headers=headers))
-    show(session, made)
-
-
-@group.command()
-@click.argument("reference", metavar="NAME|ID")
-@file_option
-@click.option("--if-version", type=click.IntRange(min=1), metavar="N",
-              help="Only if this is the current version; else exit with 5.")
-@pass_session
-def update(session: Session, reference: str, body: JsonObject, if_version: int | None) -> None:
-    """Make a new version of a workflow from JSON; runs that go on keep theirs."""
-    found = find(session.client, reference)
-    headers = {} if if_version is None else {"If-Match": f'"{if_version}"'}
-    made = object_of(session.client.request("PUT", path_of(found), body, headers=headers))
-    show(session, made)
-
-
-@group.command()
-@click.argument("reference", metavar="NAME|ID")
+@reference_argument
 @limit_option
 @pass_session
 def versions(session: Session, reference: str, limit: int) -> None:
     """List a workflow's versions, newest first."""
-    found = find(session.client, reference)
-    session.screen.items(session.client.items(path_of(found) + "/versions", limit=limit or None),
-                         "version", COLUMNS)
+    WORKFLOWS.show_below(session, reference, "versions", "version", COLUMNS, limit)
 
 
 @group.command()
-@click.argument("reference", metavar="NAME|ID")
+@reference_argument
 @click.option("--to", "version", type=click.IntRange(min=1), metavar="N", required=True,
               help="The version to go back to.")
 @pass_session
 def rollback(session: Session, reference: str, version: int) -> None:
     """Make a new version that says what an older one said."""
-    found = find(session.client, reference)
+    found = WORKFLOWS.find(session.client, reference)
     show(session, object_of(session.client.request(
-        "POST", path_of(found), {"version": version}, query={"action": "rollback"})))
-
-
-@group.command()
-@click.argument("references", metavar="NAME|ID...", nargs=-1, required=True)
-@pass_session
-def delete(session: Session, references: tuple[str, ...]) -> None:
-    """Delete workflows with their history."""
-    def remove(reference: str) -> None:
-        session.client.request("DELETE", path_of(find(session.client, reference)))
-        session.screen.say(f"deleted {reference}")
-
-    each(session, references, remove)
+        "POST", WORKFLOWS.path_of(found), {"version": version}, query={"action": "rollback"})))
 
 
 def run_options(function: Callable[P, T]) -> Callable[P, T]:
@@ -188,7 +129,7 @@ def run_options(function: Callable[P, T]) -> Callable[P, T]:
 
 
 @group.command()
-@click.argument("reference", metavar="NAME|ID")
+@reference_argument
 @payload_option
 @run_options
 @key_option
@@ -197,7 +138,7 @@ def run_options(function: Callable[P, T]) -> Callable[P, T]:
 def run(session: Session, reference: str, payload: Json, version: int | None, up_to: str | None,
         key: str | None, wait: bool, wait_timeout: float | None) -> int:
     """Start a run of a workflow; the payload lies over every step's."""
-    found = find(session.client, reference)
+    found = WORKFLOWS.find(session.client, reference)
     begun = session.client.run_workflow(str(found["workflowId"]), payload, key=key,
                                         version=version, up_to=up_to)
     if not wait and wait_timeout is None:
@@ -218,7 +159,7 @@ def run(session: Session, reference: str, payload: Json, version: int | None, up
 def list_runs(session: Session, reference: str | None, state: str | None, limit: int) -> None:
     """List runs, newest first."""
     workflow_id = None if reference is None else str(
-        find(session.client, reference)["workflowId"])
+        WORKFLOWS.find(session.client, reference)["workflowId"])
     found = session.client.items(RUNS, {"workflowId": workflow_id, "state": state},
                                  limit=limit or None)
     session.screen.items(found, "runId", RUN_COLUMNS)
