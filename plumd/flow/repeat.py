@@ -78,14 +78,12 @@ def rounds_of(graph: Graph, node: Node, seed: Seed, known: Mapping[int, Seed]) -
     taken: list[Seed] = []
     machine = Machine(graph, None, {})
     restorer = Restorer(machine, known, 0)
-    for number in range(-(-kept.room // size)):
-        first = kept.base + number * size
-        if not restorer.traced(first, size):
-            continue
+    for first in sorted({at - (at - kept.base) % size
+                         for at in restorer.known(kept.base, kept.room)}):
         frame = Frame(body, first)
         restorer.frame(frame)
         if not frame.open and machine.outcome_of(frame) == StepState.SUCCEEDED:
-            taken.extend(inside(body, first, known))
+            taken.extend(inside(body, first, restorer))
         elif node.kind == StepKind.LOOP and node.items is None:
             break       # what comes after a round may depend on it
         if len(taken) > TAKEN_MAX:
@@ -95,17 +93,24 @@ def rounds_of(graph: Graph, node: Node, seed: Seed, known: Mapping[int, Seed]) -
     return [going, *taken] if taken else []
 
 
-def inside(scope: Scope, first: int, known: Mapping[int, Seed]) -> Iterator[Seed]:
+def inside(scope: Scope, first: int, restorer: Restorer) -> Iterator[Seed]:
     """Everything that is known of a round, and of the rounds inside it."""
     for node in scope.nodes:
-        seed = known.get(first + node.at)
-        if seed is None:
-            continue
-        yield seed
-        if node.body is not None and seed.data is not None:
-            kept = KEPT(seed.data)
-            for number in range(kept.base, kept.base + kept.room, len(node.body.nodes)):
-                yield from inside(node.body, number, known)
+        seed = restorer.seeds.get(first + node.at)
+        if seed is not None:
+            yield from with_rounds(node, seed, restorer)
+
+
+def with_rounds(node: Node, seed: Seed, restorer: Restorer) -> Iterator[Seed]:
+    """A step instance, and of a loop or map all that is known of its rounds."""
+    yield seed
+    if node.body is None or seed.data is None:
+        return
+    kept = KEPT(seed.data)
+    for number in restorer.known(kept.base, kept.room):
+        inner = node.body.nodes[(number - kept.base) % len(node.body.nodes)]
+        yield from with_rounds(inner, restorer.seeds[number], restorer)
+
 
 
 def cut_to(graph: Graph, name: str) -> tuple[Seed, ...]:

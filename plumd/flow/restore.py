@@ -59,7 +59,7 @@ class Restorer:
         self.frame(machine.root)
         for place, scope in enumerate(graph.after):
             first = graph.first_after(place)
-            if not self.traced(first, len(scope.nodes)):
+            if not self.known(first, len(scope.nodes)):
                 break
             machine.after.append(Frame(scope, first))
             self.frame(machine.after[-1])
@@ -72,10 +72,9 @@ class Restorer:
         self.wake(machine.after[-1] if machine.after else machine.root)
         machine.turning.extend(machine.loops.values())
 
-    def traced(self, first: int, size: int) -> bool:
-        """Whether any of these numbers has a row."""
-        place = bisect_left(self.starts, first)
-        return place < len(self.starts) and self.starts[place] < first + size
+    def known(self, first: int, size: int) -> list[int]:
+        """Which of these numbers have a row."""
+        return self.starts[bisect_left(self.starts, first):bisect_left(self.starts, first + size)]
 
     def frame(self, frame: Frame) -> None:
         """Fill a frame with what is known of its steps."""
@@ -128,7 +127,7 @@ class Restorer:
         self.machine.loops[frame.base + node.at] = loop
         assert node.body is not None
         for number in self.begun(loop):
-            if not self.traced(loop.base + number * loop.size, loop.size):
+            if not self.known(loop.base + number * loop.size, loop.size):
                 loop.left.append(number)
                 loop.started = number + 1
                 continue

@@ -3,6 +3,7 @@ order, restarts from rows at any moment, cancels."""
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ WORDS = {StepState.SUCCEEDED: "Succeeded", StepState.FAILED: "Failed",
          StepState.SKIPPED: "Skipped", StepState.SKIPPED_FAILED: "Skipped by failure"}
 STATES = {word: state for state, word in WORDS.items()}
 OVER = StepState.SUCCEEDED
+GRAPHS = 10_000 if os.environ.get("PLUM_FLOW_LONG") else 300
 
 
 class World:
@@ -122,7 +124,7 @@ SEEDS = st.integers(0, 1 << 48)
 
 
 @given(SEEDS, st.booleans(), st.sampled_from((4, 12, 60)))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=GRAPHS, deadline=None)
 def test_every_run_ends_as_the_rules_say(seed: int, restarts: bool, steps_max: int) -> None:
     rng = random.Random(seed)
     steps = draw_scope(rng, steps_max)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import pytest
@@ -15,8 +16,9 @@ from plumd.flow.graph import Seed
 from plumd.flow.machine import Machine
 from plumd.flow.outline import outline
 from plumd.flow.repeat import cut_to, seeds_of
-from plumd.flow.restore import Restorer
+from plumd.flow.restore import KEPT, Restorer
 from plumd.flow.rules import StepState
+from plumd.flow.state import Frame, Loop
 from plumd.model import WorkflowBody
 from tests.flow import reference
 from tests.flow.drawing import Plain, draw_scope, written
@@ -156,6 +158,68 @@ class Again:
         """The tasks that go on, by name."""
         machine = self.machine
         return sorted(machine.name_of(live.frame, live.at) for live in machine.live.values())
+
+
+def all_well(steps: Sequence[Step]) -> list[Step]:
+    """The same, but that no task fails."""
+    return [Step(one.name, one.kind, one.rule, one.needs,
+                 "Succeeded" if one.kind == "task" else one.fate, when=one.when,
+                 forgiven=one.forgiven, body=all_well(one.body), rounds=one.rounds,
+                 failures_max=one.failures_max) for one in steps]
+
+
+class Retried(World):
+    """A run that takes over from a world whose run did not succeed."""
+
+    def __init__(self, steps: list[Step], old: World) -> None:
+        self.seeds = {seed.step: seed for seed in seeds_of(old.graph, old.rows)}
+        super().__init__(steps)
+        self.machine = Machine(self.graph, {}, {})
+        self.rows, self.tasks, self.end, self.last_id = dict(self.seeds), {}, -1, 0
+        Restorer(self.machine, self.seeds, 3).run()
+        self.ends = {name: WORDS[StepState(state)] for name, state in self.known()}
+        self.machine.settle()
+        self.carry_out()
+
+    def known(self) -> Iterator[tuple[str, int]]:
+        """(name, state) of everything that was taken over; of a loop that succeeded only itself."""
+        frames, restorer = [self.machine.root], Restorer(Machine(self.graph, {}, {}), self.seeds, 0)
+        while frames:
+            frame = frames.pop()
+            for node in frame.scope.nodes:
+                seed = self.seeds.get(frame.base + node.at)
+                if seed is None:
+                    continue
+                if seed.state >= StepState.SUCCEEDED:
+                    yield self.machine.name_of(frame, node.at), seed.state
+                if node.body is not None:
+                    kept = KEPT(seed.data or b"{}")
+                    loop = Loop(frame, node, kept.base, kept.total, None, 0)
+                    frames.extend(
+                        Frame(node.body, first, loop, (first - kept.base) // loop.size)
+                        for first in range(kept.base, kept.base + kept.room, loop.size)
+                        if restorer.known(first, loop.size))
+
+
+@given(SEEDS, st.booleans())
+@settings(max_examples=200)
+def test_a_retry_where_all_is_well_ends_as_a_run_where_all_was(seed: int, restarts: bool) -> None:
+    rng = random.Random(seed)
+    steps = draw_scope(rng, 8)
+    old = World(steps)
+    old.play(rng, restarts)
+    well = all_well(steps)
+    again = Retried(well, old)
+    if again.end < 0:
+        again.play(rng, restarts)
+    whole = {node.id for node in again.graph.root.nodes if node.at in again.seeds
+             and again.seeds[node.at].state == StepState.SUCCEEDED}
+    assert again.ends == {name: end for name, end in reference.ends_of(well).items()
+                          if "[" not in name or name.partition("[")[0] not in whole}
+    outer = {step.name: again.ends[step.name] for step in well}
+    assert WORDS[StepState(again.end)] == reference.outcome(well, outer)
+    if old.end == StepState.SUCCEEDED and all(end == "Succeeded" for end in old.ends.values()):
+        assert again.last_id == 0, "what succeeded was done again"
 
 
 def mapped(rounds: int, *, concurrency: int = 10, bad: set[int] | None = None) -> World:
