@@ -12,10 +12,12 @@ import trio
 from plumd.engine import Engine
 from plumd.errors import PlumError
 from plumd.executors import Attempt, Executor, Outcome, Stop, builtin
+from plumd.executors.builtin_payloads import WAIT
 from plumd.model import Ending, Finish, Nap, TaskError
-from plumd.outbox import Given
+from plumd.outbox import Carrier, Given
 from plumd.store import tasks, workers
 from plumd.store.blobs import Blobs
+from plumd.waits import Waits
 
 log = logging.getLogger("plumd.carrier")
 AGAIN_S: Final = 1.0
@@ -23,27 +25,47 @@ LABELS: Final = msgspec.json.Decoder(dict[str, str]).decode
 
 
 class BuiltinCarrier:
-    """The builtins need no task of their own: a batch becomes a batch of commands."""
+    """Most builtins need no task of their own: a batch becomes a batch of commands. Those that
+    reach out are handed on to `calls`; those that wait, to `waits`."""
 
-    def __init__(self, engine: Engine, blobs: Blobs) -> None:
+    def __init__(self, engine: Engine, blobs: Blobs, calls: Carrier | None = None,
+                 waits: Waits | None = None) -> None:
         self.engine = engine
         self.blobs = blobs
+        self.calls = calls
+        self.waits = waits
 
     def give(self, attempts: Sequence[Given]) -> None:
-        commands = [self._command(given) for given in attempts]
+        commands = []
+        reaching = []
+        for given in attempts:
+            name = self._name(given)
+            if self.calls is not None and name in builtin.REACHING:
+                reaching.append(given)
+            elif (command := self._command(given, name)) is not None:
+                commands.append(command)
+        if self.calls is not None and reaching:
+            self.calls.give(reaching)
+        if commands:
+            self._post(commands)
+
+    def _post(self, commands: Sequence[Finish | Nap]) -> None:
         try:
             self.engine.post(commands, urgent=True)
         except PlumError:
             # The disk is down. The core is rebuilt when it is back, and gives them again.
             log.debug("builtins wait for the disk")
 
-    def _command(self, given: Given) -> Finish | Nap:
-        name, payload = given.name, given.payload
-        if not name.startswith("builtin."):
-            row = self.engine.store.peek(tasks.get, given.task_id)
-            name = "" if row is None else row.target_ref
-        if given.blob:
-            payload = self.blobs.get(given.blob)
+    def _name(self, given: Given) -> str:
+        if given.name.startswith("builtin."):
+            return given.name
+        row = self.engine.store.peek(tasks.get, given.task_id)
+        return "" if row is None else row.target_ref
+
+    def _command(self, given: Given, name: str) -> Finish | Nap | None:
+        payload = self.blobs.get(given.blob) if given.blob else given.payload
+        if self.waits is not None and name == WAIT:
+            return self.waits.begin(given.task_id, given.attempt, given.worker_id, payload)
         command = builtin.carry_out(name, given.task_id, given.attempt, given.worker_id, payload,
                                     given.started_ms)
         if isinstance(command, Finish) and given.blob and command.result is not None:
@@ -52,7 +74,13 @@ class BuiltinCarrier:
         return command
 
     def stop(self, worker_id: str, task_id: int, attempt: int, reason: str) -> None:
-        """Nothing to stop: echo and fail are over at once, naps are the core's."""
+        """Echo and fail are over at once, naps are the core's; the others end what they do."""
+        finish = None if self.waits is None else self.waits.stop(task_id, attempt, worker_id,
+                                                                 reason)
+        if finish is not None:
+            self._post([finish])
+        elif self.calls is not None:
+            self.calls.stop(worker_id, task_id, attempt, reason)
 
     def kick(self, worker_id: str, session: str, code: str) -> None:
         """The daemon's own executors have no line to close."""

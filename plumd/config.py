@@ -70,6 +70,8 @@ SETTINGS: Final = (
             high=100_000),
     Setting("outgoing_networks", (), "networks that plumd may call; default loopback, private and "
             "public addresses, never link-local ones"),
+    Setting("builtin_http_hosts", (), "the only hosts that builtin.http calls; `.example.org` is "
+            "all names below it, default any that outgoing_networks lets through"),
     Setting("service_health_ttl_sec", 15.0, "an endpoint is unhealthy after so long without a "
             "heartbeat", low=1, high=86_400, env=("SERVICE_HEALTH_TTL_SEC",)),
     Setting("node_ttl_sec", 15.0, "a node is lost, and its instances move, after so long without a "
@@ -113,6 +115,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     os_process_slots: int
     service_slots: int
     outgoing_networks: tuple[str, ...]
+    builtin_http_hosts: tuple[str, ...]
     service_health_ttl_sec: float
     node_ttl_sec: float
     artifact_bytes_max: int

@@ -75,6 +75,7 @@ from plumd.api.routes import Route
 from plumd.api.task_logs import TaskLogs
 from plumd.artifacts import Artifacts
 from plumd.attempt_logs import AttemptLogs
+from plumd.builtin_calls import BuiltinCalls
 from plumd.carrier import BuiltinCarrier, LocalCarrier
 from plumd.clock import SystemClock, draw_seed, wall_steps
 from plumd.config import Config
@@ -118,6 +119,7 @@ from plumd.store.store import Store
 from plumd.stream.exchange import Exchanges
 from plumd.stream.grpc import TaskService
 from plumd.stream.websocket import Streams
+from plumd.waits import Waits
 from plumd.webhooks import Webhooks
 
 log = logging.getLogger("plumd.daemon")
@@ -184,7 +186,8 @@ class Daemon:
         self.brokers = Brokers(self.engine, self.hook_client)
         self.webhooks = Webhooks(self.engine, self.hook_client, self.brokers)
         self.operations = Operations(self.devices, self.device_client,
-                                     lambda: id_text(self.engine.new_id()))
+                                     lambda: id_text(self.engine.new_id()), self.leases)
+        self.waits = Waits(self.engine, self.devices)
         self.context = Context(self.engine, catalog, planner, self.blobs)
         self.streams = Streams(self.engine, self.blobs)
         self.exchanges = Exchanges(self.engine, self.blobs)
@@ -219,7 +222,10 @@ class Daemon:
 
     def register_carriers(self) -> list[LocalCarrier]:
         """Whoever carries out what the core starts here."""
-        self.outbox.register(BUILTIN, BuiltinCarrier(self.engine, self.blobs))
+        reaching = LocalCarrier(self.engine, self.blobs, BuiltinCalls(
+            self.client, self.engine.write, self.expiry, self.operations,
+            self.config.builtin_http_hosts))
+        self.outbox.register(BUILTIN, BuiltinCarrier(self.engine, self.blobs, reaching, self.waits))
         calls = Service(self.client, self.registry, self.grpc_client)
         self.health = self.registry.look_by(calls.check)
         processes, services, callbacks = (
@@ -228,7 +234,7 @@ class Daemon:
         self.outbox.register(OS_PROCESS, processes)
         self.outbox.register(SERVICE, services)
         self.outbox.register_caller(callbacks)
-        return [processes, services, callbacks]
+        return [processes, services, callbacks, reaching]
 
     def all_routes(self) -> Sequence[Route]:
         """The table of all routes."""
@@ -319,6 +325,7 @@ class Daemon:
             nursery.start_soon(self.health.run)
             nursery.start_soon(self.expiry.run)
             nursery.start_soon(self.leases.run)
+            nursery.start_soon(self.waits.run)
             nursery.start_soon(self.listeners.run)
             nursery.start_soon(self.devices.run)
             nursery.start_soon(self.nodes.run)

@@ -21,6 +21,7 @@ from plumd.errors import (
     DeviceTimeout,
     DeviceUnreachable,
     Invalid,
+    LeaseHeld,
     NotFound,
     PlumError,
     SessionReplaced,
@@ -28,7 +29,9 @@ from plumd.errors import (
 )
 from plumd.executors.outgoing import Client
 from plumd.executors.targets import CallFailed
+from plumd.leases import Leases, lost
 from plumd.store.devices import OpDesc
+from plumd.store.leases import DEVICE
 from plumd.values import finite, wrong
 
 ANSWER_S: Final = 5.0
@@ -66,11 +69,12 @@ class Order:
         self.delivered = trio.Event()
         self.done = trio.Event()
         self.error: PlumError | None = None
+        self.answer = ""
 
-    def end(self, error: PlumError | None) -> None:
+    def end(self, error: PlumError | None, answer: str = "") -> None:
         """The device, or what became of it, has answered. Only the first word counts."""
         if not self.done.is_set():
-            self.error = error
+            self.error, self.answer = error, answer
             self.delivered.set()
             self.done.set()
 
@@ -103,8 +107,10 @@ class Line:
 class Operations:
     """Delivery to all devices."""
 
-    def __init__(self, devices: Devices, client: Client, new_id: Callable[[], str]) -> None:
+    def __init__(self, devices: Devices, client: Client, new_id: Callable[[], str],
+                 leases: Leases) -> None:
         self.devices = devices
+        self.leases = leases
         self.client = client
         self._new_id = new_id
         self._lines: dict[int, Line] = {}
@@ -130,20 +136,33 @@ class Operations:
 
     # ------------------------------------------------------------ for who asks
 
-    async def operate(self, device_id: str, operations: Sequence[Operation]) -> None:
-        """Have a device carry operations out; returns when it says that it has.
+    async def operate(self, device_id: str, operations: Sequence[Operation],
+                      token: int | None = None) -> str:
+        """Have a device carry operations out; its answer when it says that it has.
 
-        Raises: NotFound, Invalid, TooMany, DeviceRefused, DeviceUnreachable, DeviceTimeout.
+        token: of whoever has the device for himself.
+        Raises: LeaseHeld, LeaseLost, NotFound, Invalid, TooMany, DeviceRefused, DeviceUnreachable,
+        DeviceTimeout.
         Cancel: what was not fetched yet is not delivered.
         """
         live = self.devices.find(device_id)
         check(live.row.device.op_desc, operations)
+        self._check_lease(device_id, token)
         if live.row.device.polls:
-            await self._by_poll(live, operations)
-        else:
-            await self._by_call(live, operations)
+            return await self._by_poll(live, operations)
+        return await self._by_call(live, operations)
 
-    async def _by_call(self, live: Live, operations: Sequence[Operation]) -> None:
+    def _check_lease(self, device_id: str, token: int | None) -> None:
+        """Raises: LeaseHeld, LeaseLost."""
+        key = (DEVICE, "", device_id)
+        held = self.leases.holder(key)
+        if token is not None and (held is None or held.token != token):
+            raise lost(key, token, held)
+        if token is None and held is not None:
+            raise LeaseHeld(f"{held.owner} has this device for himself", field="resourceId",
+                            more={"owner": held.owner})
+
+    async def _by_call(self, live: Live, operations: Sequence[Operation]) -> str:
         line, url = self._line(live), live.row.device.url
         if line.calls >= CALLS_MAX:
             raise TooMany(f"{CALLS_MAX} operations of this device are under way already")
@@ -157,10 +176,12 @@ class Operations:
             raise DeviceUnreachable(f"the device did not answer within {ANSWER_S:g} s") from None
         finally:
             line.calls -= 1
+        text = answer.body.decode(errors="replace")
         if answer.status != 200:
-            raise refusal(answer.status, answer.body.decode(errors="replace"))
+            raise refusal(answer.status, text)
+        return text
 
-    async def _by_poll(self, live: Live, operations: Sequence[Operation]) -> None:
+    async def _by_poll(self, live: Live, operations: Sequence[Operation]) -> str:
         line, order = self._line(live), Order(self._new_id(), operations)
         if len(line.waiting) + len(line.sent) >= ORDERS_MAX:
             raise TooMany(f"{ORDERS_MAX} operations of this device are under way already")
@@ -180,6 +201,7 @@ class Operations:
             line.sent.pop(order.order_id, None)
         if order.error is not None:
             raise order.error
+        return order.answer
 
     # ------------------------------------------------------------ for devices
 
@@ -187,7 +209,7 @@ class Operations:
         """A device's answer; one that nobody waits for any more is passed over."""
         order = self._line(live).sent.get(order_id)
         if order is not None:
-            order.end(None if status == 200 else refusal(status, body))
+            order.end(None if status == 200 else refusal(status, body), body)
 
     def enter(self, live: Live, session: str) -> None:
         """A request of a session comes in; the device's newest session has it alone.

@@ -21,6 +21,7 @@ import msgspec
 from plumd import _sched
 from plumd.clock import Instant
 from plumd.executors import builtin
+from plumd.executors.builtin_payloads import TYPES
 from plumd.flow.find import find
 from plumd.flow.graph import RunAct, RunPlan, StepKind
 from plumd.flow.rules import StepState
@@ -281,7 +282,7 @@ class Simulation:
         profile = self.plan.profiles.get(name.rpartition(".")[2])
         means = builtin.builtin_of(command.name, command.target_kind, command.target_ref)
         self.working[(task_id, attempt)] = Work(worker, self.at_ms, slot=not means)
-        if means and profile is None:
+        if means and profile is None and means not in TYPES:
             made = builtin.carry_out(means, task_id, attempt, worker, command.payload,
                                      self.now.wall_ms)
             if isinstance(made, Nap):

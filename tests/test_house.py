@@ -42,6 +42,7 @@ LEVELS = {
     "plumd.mqtt_packets": 0, "plumd.mqtt": 5, "plumd.simulate": 4, "plumd.forecast": 5,
     "plumd.nodes": 5, "plumd.artifact": 3, "plumd.artifacts": 5, "plumd.deployments": 5,
     "plumd.notify": 0, "plumd.units": 0, "plumd.lease_book": 1, "plumd.leases": 5,
+    "plumd.kv_checks": 1, "plumd.waits": 6, "plumd.builtin_calls": 6,
     "plumd.breaker": 1, "plumd.service_calls": 3, "plumd.health": 3, "plumd.signals": 5,
     "plumd.api": 6, "plumd.stream": 6,
     "plumd.daemon": 7, "plumd.cli": 7, "plumd.__main__": 8,
@@ -51,7 +52,8 @@ ALSO = {
     ("plumd.engine", "plumd.runs"), ("plumd.triggers", "plumd.schedules"),
     ("plumd.listeners", "plumd.follow"), ("plumd.webhooks", "plumd.follow"),
     ("plumd.webhooks", "plumd.mqtt"),
-    ("plumd.operations", "plumd.devices"),
+    ("plumd.operations", "plumd.devices"), ("plumd.operations", "plumd.leases"),
+    ("plumd.carrier", "plumd.waits"),
     ("plumd.deployments", "plumd.nodes"), ("plumd.deployments", "plumd.services"),
     ("plumd.deployments", "plumd.artifacts"),
     ("plumd.stream", "plumd.api"),      # the types of requests and answers
@@ -72,7 +74,7 @@ PURE_OF_TIME = ("plumd.flow", "plumd.failures", "plumd.endings", "plumd.balance"
                 "plumd.news", "plumd.follow", "plumd.listeners", "plumd.webhooks",
                 "plumd.forecast", "plumd.mqtt", "plumd.mqtt_packets", "plumd.lease_book",
                 "plumd.leases", "plumd.breaker", "plumd.service_calls", "plumd.health",
-                "plumd.scrub")
+                "plumd.scrub", "plumd.kv_checks", "plumd.waits", "plumd.builtin_calls")
 SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|DELETE FROM|UPDATE \w+ SET|PRAGMA )")
 
 

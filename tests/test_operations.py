@@ -29,6 +29,7 @@ from plumd.errors import (
 )
 from plumd.executors.outgoing import Answer, Client, Headers
 from plumd.executors.targets import CallFailed
+from plumd.leases import Leases
 from plumd.model import Limits
 from plumd.operations import Operation, Operations, Order, check
 from plumd.outbox import Outbox
@@ -75,7 +76,9 @@ class Plant:
         self.devices.load()
         self.client = Away()
         self.numbers = iter(range(1, 1000))
-        self.operations = Operations(self.devices, self.client, lambda: str(next(self.numbers)))
+        self.leases = Leases(self.store, TrioClock(), self.engine.write)
+        self.operations = Operations(self.devices, self.client, lambda: str(next(self.numbers)),
+                                     self.leases)
 
     async def poller(self, name: str = "d", beat_ms: int = 5_000) -> Live:
         """A device that fetches its operations."""

@@ -15,7 +15,6 @@ from msgspec import Raw
 from plumd.api import watch
 from plumd.api.context import Context, answer
 from plumd.api.digest import MS_MAX, MS_MIN, STATS, Digests
-from plumd.api.kv import check_namespace
 from plumd.api.news import ENCODE, TOPICS, frames, gap_before, news_of, topic_of
 from plumd.api.openapi import LAST_EVENT_ID, EventStream
 from plumd.api.paging import LIMIT, page_limit
@@ -23,6 +22,7 @@ from plumd.api.params import query_int
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.watch import KEEPALIVE_S, RECORDS_PER_READ, STILL_HERE, WAKE_S_MIN
 from plumd.errors import Invalid
+from plumd.kv_checks import check_namespace
 from plumd.stats import Monitor
 from plumd.store import events
 from plumd.store.events import Record

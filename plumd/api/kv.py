@@ -16,20 +16,23 @@ from plumd.api.openapi import IDEMPOTENCY_KEY
 from plumd.api.paging import CURSOR, LIMIT_MAX, cursor_key, next_link
 from plumd.api.params import query_int
 from plumd.api.routes import Query, Request, Response, Route
-from plumd.errors import Invalid, NotFound, TooLarge
+from plumd.errors import Invalid, NotFound
 from plumd.expiry import Expiry
+from plumd.kv_checks import (
+    VALUE_BYTES_MAX,
+    check_key,
+    check_lock,
+    check_namespace,
+    check_value,
+    ttl_ms,
+)
 from plumd.model import BULK_BYTES_MAX, BULK_ITEMS_MAX
 from plumd.store import kv, leases
 from plumd.store.kv import ANY, Entry, Type, Write
 from plumd.store.store import Tx
-from plumd.values import wrong
 
-VALUE_BYTES_MAX: Final = 1 << 20
 PUT_BYTES_MAX: Final = 6 * VALUE_BYTES_MAX + (64 << 10)
 """A value of control characters takes six bytes for each of its own."""
-KEY_BYTES_MAX: Final = 512
-NAMESPACE_CHARS_MAX: Final = 100
-LOCK_CHARS_MAX: Final = 200
 CLEAR_KEYS: Final = 300
 """How many keys of a namespace are deleted in one commit."""
 SLICE_BYTES: Final = 4 << 20
@@ -109,35 +112,6 @@ class Keys(msgspec.Struct, frozen=True, rename="camel"):
     namespace: str
 
 
-def check_namespace(text: str) -> str:
-    """A namespace's name. Raises: Invalid."""
-    if not 0 < len(text) <= NAMESPACE_CHARS_MAX or "/" in text or not text.isprintable():
-        raise Invalid(f"a namespace has 1 to {NAMESPACE_CHARS_MAX} printable characters and no /",
-                      field="namespace")
-    return text
-
-
-def check_key(text: str, field: str = "key") -> str:
-    """A key. Raises: Invalid."""
-    if not 0 < len(text.encode()) <= KEY_BYTES_MAX or "\0" in text:
-        raise Invalid(f"a key has 1 to {KEY_BYTES_MAX} bytes of UTF-8 and no NUL", field=field)
-    return text
-
-
-def check_value(text: str, kind: Type, field: str = "value") -> str:
-    """A value of its type. Raises: Invalid, TooLarge."""
-    if len(text.encode()) > VALUE_BYTES_MAX:
-        raise TooLarge(f"the value is larger than {VALUE_BYTES_MAX} bytes", field=field)
-    if why := wrong(kind, text):
-        raise Invalid(f"this is no {kind}: {why}", field=field)
-    return text
-
-
-def ttl_ms(seconds: float | None) -> int:
-    """A time to live as the store takes it, 0 = for ever."""
-    return 0 if seconds is None else max(1, round(seconds * 1000))
-
-
 def condition(request: Request) -> int | None:
     """What If-Match and If-None-Match ask for, as Write.if_version. Raises: Invalid.
 
@@ -174,14 +148,6 @@ def guard_in(request: Request, namespace: str) -> Guard | None:
     """The same of a query. Raises: Invalid."""
     token = query_int(request.query, "token", 0, low=1, high=(1 << 63) - 1)
     return guard_of(namespace, request.query.get("lock"), token or None)
-
-
-def check_lock(text: str) -> str:
-    """A lock's name. Raises: Invalid."""
-    if not 0 < len(text) <= LOCK_CHARS_MAX or not text.isprintable():
-        raise Invalid(f"a lock's name has 1 to {LOCK_CHARS_MAX} printable characters",
-                      field="lock")
-    return text
 
 
 def write_of(item: ItemGiven, field: str) -> Write:

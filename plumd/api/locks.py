@@ -9,11 +9,12 @@ from msgspec import Meta
 
 from plumd.api.context import answer
 from plumd.api.decode import strict
-from plumd.api.kv import Token, check_lock, check_namespace
+from plumd.api.kv import Token
 from plumd.api.paging import CURSOR, LIMIT, cursor_key, next_link, page_limit
 from plumd.api.params import prefer_wait_s, query_choice
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.errors import Invalid, NotFound
+from plumd.kv_checks import check_lock, check_namespace
 from plumd.leases import Leases, Standing
 from plumd.store.leases import LOCK, Key
 

@@ -166,7 +166,7 @@ def check_payload(kind: Kind, name: str, target_kind: str, target_ref: str,
                       field="name")
     try:
         if means:
-            builtin.check(means, payload)
+            builtin.check(means, payload, whole=whole)
         if kind == Kind.OS_PROCESS and (whole or payload is not None):
             parse_command(payload or b"null")
     except Invalid as refusal:

@@ -1,4 +1,7 @@
-"""Pure: the daemon's own tasks. A delay is no task of Trio's: the core's timer ends it."""
+"""Pure: the daemon's own tasks. A delay is no task of Trio's: the core's timer ends it.
+
+What those take that reach beyond the core is builtin_payloads.py's.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Final
 import msgspec
 
 from plumd.errors import Invalid
+from plumd.executors.builtin_payloads import DEVICE, HTTP, KV, TYPES, WAIT, checked
 from plumd.model import BUILTIN_PREFIX, Ending, Finish, Nap, TaskError
 
 DELAY_S_MAX: Final = 10 * 366 * 86_400
@@ -46,6 +50,13 @@ def _told(name: str, description: str, schema: dict[str, object], example: objec
                    result)
 
 
+def schema_of(name: str) -> dict[str, object]:
+    """JSON Schema of a payload that has a type of its own."""
+    [schema], parts = msgspec.json.schema_components(
+        [TYPES[name]], ref_template="#/$defs/{name}")
+    return {**parts[str(schema["$ref"]).rpartition("/")[2]], "$defs": parts}
+
+
 _DELAY: Final[dict[str, object]] = {
     "description": "How long; without anything 1 s.",
     "anyOf": [
@@ -71,9 +82,25 @@ TABLE: Final = (
             {"not": {"type": "object"}}],
     }, {"message": "as it was asked to", "code": "failed", "retryable": False},
           "none: it fails"),
+    _told(HTTP, "Makes an HTTP request from the daemon; where to, `outgoing_networks` and "
+          "`builtin_http_hosts` say.", schema_of(HTTP),
+          {"url": "http://10.0.0.7/start", "method": "POST", "body": {"rate": 5},
+           "expectStatus": [200, 202], "timeoutSec": 10}, '`{"status", "headers", "body"}`'),
+    _told(KV, "Reads or writes a key: get, put, cas, delete, increment; exactly once an attempt.",
+          schema_of(KV), {"op": "increment", "namespace": "plant", "key": "count", "by": 1},
+          '`{"found", "key", "version", "type", "value"}`'),
+    _told(DEVICE, "Has a device carry out operations.", schema_of(DEVICE),
+          {"resourceId": "radar-1", "operations": [{"name": "set-power", "value": 80}]},
+          '`{"resourceId", "answer"}`'),
+    _told(WAIT, "Waits until a key, a device's state or the time is as wanted; it costs no thread, "
+          "no slot and no look at a clock.", schema_of(WAIT),
+          {"kv": {"namespace": "plant", "key": "ready", "op": "==", "value": True}},
+          '`{"message", "value"}`'),
 )
 """What there is: this is what is refused beyond, what the docs show and what the API tells."""
 NAMES: Final = tuple(each.name for each in TABLE)
+REACHING: Final = frozenset({HTTP, KV, DEVICE})
+"""Those with I/O outstanding: they are carried out by plumd.builtin_calls."""
 
 
 def builtin_of(name: str, target_kind: str, target_ref: str) -> str:
@@ -83,8 +110,11 @@ def builtin_of(name: str, target_kind: str, target_ref: str) -> str:
     return name if name.startswith(BUILTIN_PREFIX) else ""
 
 
-def check(builtin: str, payload: bytes | None) -> None:
-    """Refuse at submit what could only fail. Raises: Invalid."""
+def check(builtin: str, payload: bytes | None, *, whole: bool = True) -> None:
+    """Refuse at submit what could only fail. whole=False: parts may come with the run.
+
+    Raises: Invalid.
+    """
     if builtin not in NAMES:
         raise Invalid(f"there is no builtin task {builtin!r}; there are {', '.join(NAMES)}",
                       field="targetRef" if builtin else "name")
@@ -92,6 +122,12 @@ def check(builtin: str, payload: bytes | None) -> None:
         seconds_of(payload)
     if builtin == "builtin.fail":
         wish_of(payload)
+    if builtin in TYPES and (whole or payload is not None):
+        try:
+            checked(builtin, payload)
+        except Invalid as refusal:
+            if whole or "missing required" not in refusal.detail:
+                raise
 
 
 def seconds_of(payload: bytes | None) -> float:

@@ -26,9 +26,10 @@ def to_ms(seconds: float | None, default_ms: int) -> int:
 
 
 def default_timeout_ms(kind: int, name: str, target_kind: str, target_ref: str) -> int:
-    """300 s, but none for the builtin delays."""
+    """300 s, but none for the builtins that wait."""
     builtin = target_ref if target_kind == "builtin" else name
-    if kind == Kind.EMBEDDED and builtin in ("builtin.delay", "builtin.sleep"):
+    if kind == Kind.EMBEDDED and builtin in (
+            "builtin.delay", "builtin.sleep", "builtin.wait"):
         return 0
     return TIMEOUT_MS_DEFAULT
 

@@ -9,6 +9,7 @@ import pytest
 
 from plumd.errors import Invalid
 from plumd.executors.builtin import NAMES, TABLE, Builtin, carry_out, check
+from plumd.executors.builtin_payloads import TYPES
 from plumd.model import Ending, Finish, Nap
 
 PAYLOADS: tuple[object, ...] = (
@@ -43,7 +44,10 @@ def fits(value: object, schema: Mapping[str, object]) -> bool:
     return True
 
 
-@pytest.mark.parametrize("builtin", TABLE, ids=lambda each: each.name)
+PLAIN = [each for each in TABLE if each.name not in TYPES]
+
+
+@pytest.mark.parametrize("builtin", PLAIN, ids=lambda each: each.name)
 @pytest.mark.parametrize("payload", PAYLOADS, ids=repr)
 def test_the_schema_is_what_is_checked(builtin: Builtin, payload: object) -> None:
     text = msgspec.json.encode(payload)
@@ -54,7 +58,25 @@ def test_the_schema_is_what_is_checked(builtin: Builtin, payload: object) -> Non
             check(builtin.name, text)
 
 
-@pytest.mark.parametrize("builtin", TABLE, ids=lambda each: each.name)
+@pytest.mark.parametrize("name", TYPES)
+def test_what_has_a_type_is_checked_key_by_key(name: str) -> None:
+    one = next(each for each in TABLE if each.name == name)
+    schema, example = msgspec.json.decode(one.payload_schema), msgspec.json.decode(one.example)
+    check(name, bytes(one.example))
+    assert set(example) <= set(schema["properties"])
+    for key in schema.get("required", ()):
+        part = {other: value for other, value in example.items() if other != key}
+        with pytest.raises(Invalid):
+            check(name, msgspec.json.encode(part))
+        check(name, msgspec.json.encode(part), whole=False)     # it may come with the run
+    for payload in PAYLOADS:
+        with pytest.raises(Invalid):
+            check(name, msgspec.json.encode(payload))
+        with pytest.raises(Invalid):
+            check(name, msgspec.json.encode(example | {"more": payload}), whole=False)
+
+
+@pytest.mark.parametrize("builtin", PLAIN, ids=lambda each: each.name)
 def test_the_example_does_what_is_told(builtin: Builtin) -> None:
     assert fits(msgspec.json.decode(builtin.example),
                 msgspec.json.decode(builtin.payload_schema))
