@@ -12,6 +12,7 @@ import msgspec
 from plumd.errors import Invalid
 
 GRACE_S_MAX: Final = 3600.0
+COMMANDS_MAX: Final = 1_000
 ENV_ALLOWED: Final = frozenset({"PATH", "HOME", "LANG", "LANGUAGE", "TZ", "USER", "LOGNAME",
                                 "SHELL", "TMPDIR"})
 ENV_ALLOWED_PREFIX: Final = "LC_"
@@ -32,6 +33,9 @@ class Limits(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=
     pids: _Positive | None = None
 
 
+Grace = Annotated[float, msgspec.Meta(ge=0, le=GRACE_S_MAX)]
+
+
 class Command(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """What to run, as argv: no shell takes part.
 
@@ -39,6 +43,7 @@ class Command(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields
     working_dir: absolute; "" = an empty directory of the attempt's own.
     input: for stdin, a string as it is, any other JSON value as JSON text.
     kill_grace_sec: between SIGTERM and SIGKILL when the task is stopped.
+    name: what it is called in the result of a batch.
     """
 
     command: Annotated[str, msgspec.Meta(min_length=1)]
@@ -46,8 +51,9 @@ class Command(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields
     working_dir: str = ""
     input: msgspec.Raw = _NOTHING
     env: dict[str, str] = {}
-    kill_grace_sec: Annotated[float, msgspec.Meta(ge=0, le=GRACE_S_MAX)] = 10
+    kill_grace_sec: Grace = 10
     limits: Limits = Limits()
+    name: str = ""
 
     @property
     def stdin(self) -> bytes | None:
@@ -58,50 +64,88 @@ class Command(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields
         return msgspec.json.decode(raw, type=str).encode() if raw.startswith(b'"') else raw
 
 
-def parse_command(payload: bytes) -> Command:
-    """The command that an os_process task's payload describes.
+class Batch(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """Commands that run one after the other, under one shim.
+
+    env, working_dir: for all that say nothing else.  stop_on_error: whether those behind one that
+    fails do not run.  Grace and limits are the whole batch's.
+    """
+
+    commands: Annotated[tuple[Command, ...], msgspec.Meta(min_length=1, max_length=COMMANDS_MAX)]
+    stop_on_error: bool = True
+    working_dir: str = ""
+    env: dict[str, str] = {}
+    kill_grace_sec: Grace = 10
+    limits: Limits = Limits()
+
+
+def parse_command(payload: bytes) -> Command | Batch:
+    """The command, or the batch of commands, that an os_process task's payload describes.
 
     Raises Invalid, with the field's path as in `payload.args[0]`.
     """
-    _refuse_unknown(payload)
+    kind: type[Command | Batch] = _kind_of(payload)
     try:
-        command = msgspec.json.decode(payload, type=Command)
+        found = msgspec.json.decode(payload, type=kind)
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `$")
         raise Invalid(text, field="payload" + path.rstrip("`")) from None
     except UnicodeDecodeError as error:
         raise Invalid(f"not JSON: {error}", field="payload") from None
-    if command.working_dir and not command.working_dir.startswith("/"):
-        raise Invalid("must be an absolute path", field="payload.workingDir")
-    _check_text(command.command, "payload.command")
-    _check_text(command.working_dir, "payload.workingDir")
-    for position, word in enumerate(command.args):
-        _check_text(word, f"payload.args[{position}]")
-    for name, value in command.env.items():
+    _check(found, "payload")
+    if isinstance(found, Batch):
+        for index, one in enumerate(found.commands):
+            _check_one(one, f"payload.commands[{index}]")
+    else:
+        if found.name:
+            raise Invalid("only commands of a batch have a name", field="payload.name")
+        _check_one(found, "payload")
+    return found
+
+
+def _check(found: Command | Batch, field: str) -> None:
+    """What commands and batches share. Raises: Invalid."""
+    if found.working_dir and not found.working_dir.startswith("/"):
+        raise Invalid("must be an absolute path", field=f"{field}.workingDir")
+    _check_text(found.working_dir, f"{field}.workingDir")
+    for name, value in found.env.items():
         if not re.fullmatch(r"[^=\0]+", name):
-            raise Invalid("not a name for a variable", field=f"payload.env.{name}")
-        _check_text(name, "payload.env")
-        _check_text(value, f"payload.env.{name}")
+            raise Invalid("not a name for a variable", field=f"{field}.env.{name}")
+        _check_text(name, f"{field}.env")
+        _check_text(value, f"{field}.env.{name}")
+
+
+def _check_one(command: Command, field: str) -> None:
+    """Raises: Invalid."""
+    _check(command, field)
+    if field != "payload" and (command.limits != Limits() or command.kill_grace_sec != 10):
+        raise Invalid("limits and killGraceSec are the whole batch's", field=field)
+    _check_text(command.command, f"{field}.command")
+    _check_text(command.name, f"{field}.name")
+    for position, word in enumerate(command.args):
+        _check_text(word, f"{field}.args[{position}]")
     try:
         command.stdin  # noqa: B018 - decoded once, to refuse what cannot be sent
     except (msgspec.DecodeError, UnicodeEncodeError):
-        raise Invalid("not a text that can be sent", field="payload.input") from None
-    return command
+        raise Invalid("not a text that can be sent", field=f"{field}.input") from None
 
 
-def _refuse_unknown(payload: bytes) -> None:
-    """Name every key that nobody would read, rather than the first one."""
+def _kind_of(payload: bytes) -> type[Command | Batch]:
+    """A command, or a batch where there are commands; names every key that nobody would read,
+    rather than the first one. Raises: Invalid."""
     try:
         keys = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
     except msgspec.ValidationError:
         raise Invalid("must be an object with at least `command`", field="payload") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Invalid(f"not JSON: {error}", field="payload") from None
-    known = Command.__struct_encode_fields__
+    kind: type[Command | Batch] = Batch if "commands" in keys else Command
+    known = kind.__struct_encode_fields__
     unknown = [key for key in keys if key not in known]
     if unknown:
         raise Invalid(f"unknown: {', '.join(unknown)}; known are {', '.join(known)}",
                       field=f"payload.{unknown[0]}")
+    return kind
 
 
 def _check_text(text: str, field: str) -> None:

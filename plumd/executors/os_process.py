@@ -16,18 +16,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
 import msgspec
 import trio
 
 from plumd.errors import Invalid, NotFound
-from plumd.executors import Attempt, Outcome, Stop, process_log, shim
-from plumd.executors.command import Command, base_environment, parse_command
+from plumd.executors import Attempt, Outcome, Stop, batch, process_log, shim
+from plumd.executors.batch import CommandResult, signal_name
+from plumd.executors.command import Batch, Command, base_environment, parse_command
 from plumd.executors.process_log import LogPage
 from plumd.model import Ending, TaskError, id_text, parse_id
 
-__all__ = ["Command", "LogPage", "OsProcess", "parse_command"]
+__all__ = ["Command", "LogPage", "OsProcess", "parse_command", "signal_name"]
 
 LOG_BYTES_MAX: Final = 64 * 1024 * 1024
 STREAM_BYTES_MAX: Final = 1024 * 1024
@@ -51,6 +52,7 @@ class ProcessResult(msgspec.Struct, frozen=True, rename="camel"):
 
     exit_code is None and signal named when a signal ended it. Of stdout and stderr long ones keep
     head and tail; *_bytes say how much was written. limits: how each wanted limit was held.
+    commands: of a batch, what became of each.
     """
 
     command: str
@@ -70,6 +72,14 @@ class ProcessResult(msgspec.Struct, frozen=True, rename="camel"):
     read_bytes: int
     written_bytes: int
     limits: dict[str, str]
+    commands: tuple[CommandResult, ...] | msgspec.UnsetType = msgspec.UNSET
+
+
+class Job(NamedTuple):
+    """The process of an attempt; batch: what it carries out, if it is a runner of ours."""
+
+    command: Command
+    batch: Batch | None = None
 
 
 class _NoEnd(Exception):
@@ -114,18 +124,18 @@ class OsProcess:
         """
         directory = self.directory(attempt.task_id, attempt.number)
         try:
-            command = parse_command(attempt.payload)
+            job = job_of(attempt.payload)
         except Invalid as error:
             text = f"{error.field}: {error.detail}"
             return _failure(attempt, error.code, text, retryable=False)
         try:
-            status = await self._end(directory, attempt, command, stop)
+            status = await self._end(directory, attempt, job, stop)
         except _NoEnd as ending:
             shim.close_log(directory)
             return ending.outcome
-        return await trio.to_thread.run_sync(_outcome, directory, attempt, command, status)
+        return await trio.to_thread.run_sync(_outcome, directory, attempt, job, status)
 
-    async def _end(self, directory: Path, attempt: Attempt, command: Command,
+    async def _end(self, directory: Path, attempt: Attempt, job: Job,
                    stop: Stop) -> shim.Status:
         """How the process ended, having started it if it never was.
 
@@ -144,7 +154,7 @@ class OsProcess:
                 await trio.sleep(CROWD_PAUSE_S)
                 continue
             if line is not None:
-                await self._watch(trio.socket.from_stdlib_socket(line), command, stop)
+                await self._watch(trio.socket.from_stdlib_socket(line), job.command, stop)
             status = shim.read_status(directory)
             if status is not None:
                 return status
@@ -158,19 +168,20 @@ class OsProcess:
             if stop.wanted.is_set():
                 raise _NoEnd(_stopped(attempt, stop.reason, "before it started", None, None))
             starts += 1
-            if not await self._start(directory, attempt, command):
+            if not await self._start(directory, attempt, job):
                 await trio.sleep(START_PAUSE_S)
         raise _NoEnd(_failure(attempt, "start_failed", "plum-shim does not come up"))
 
-    async def _start(self, directory: Path, attempt: Attempt, command: Command) -> bool:
+    async def _start(self, directory: Path, attempt: Attempt, job: Job) -> bool:
         """Start a shim; False when another one was first. Raises _NoEnd.
 
         Cancel: at once; the start may go on behind our back, and is found by the next run.
         """
-        spec = self._spec(directory, attempt, command)
+        spec = self._spec(directory, attempt, job.command)
         try:
             return await trio.to_thread.run_sync(
-                partial(_prepare_and_launch, self._shim, directory, spec), abandon_on_cancel=True)
+                partial(_prepare_and_launch, self._shim, directory, spec, job.batch),
+                abandon_on_cancel=True)
         except (OSError, shim.NotStarted) as error:
             raise _NoEnd(_failure(attempt, "start_failed", f"plum-shim: {error}")) from None
 
@@ -275,7 +286,16 @@ class OsProcess:
         return ended
 
 
-def _prepare_and_launch(shim_path: Path, directory: Path, spec: shim.Spec) -> bool:
+def job_of(payload: bytes) -> Job:
+    """What an attempt's payload asks for. Raises: Invalid."""
+    found = parse_command(payload)
+    return Job(batch.runner_of(found), found) if isinstance(found, Batch) else Job(found)
+
+
+def _prepare_and_launch(shim_path: Path, directory: Path, spec: shim.Spec,
+                        commands: Batch | None) -> bool:
+    if commands is not None:
+        batch.prepare(directory, commands)
     shim.prepare(directory, spec)
     return shim.launch(shim_path, directory)
 
@@ -314,35 +334,32 @@ def _error(attempt: Attempt, code: str, message: str, status: shim.Status | None
         detail=msgspec.Raw(detail) if detail else msgspec.UNSET)
 
 
-def signal_name(number: int) -> str:
-    """SIGTERM for 15; a number without a name is SIG<number>."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"SIG{number}"
-
-
-def _outcome(directory: Path, attempt: Attempt, command: Command, status: shim.Status) -> Outcome:
+def _outcome(directory: Path, attempt: Attempt, job: Job, status: shim.Status) -> Outcome:
     """What a status and the log beside it mean for the task. Reads files."""
     shim.bury(directory)
     if status.failed_errno:
+        command = job.command
         what = command.working_dir if status.failed_stage == "workingDir" else command.command
         message = f"{status.failed_stage}: {what}: {status.failed_text}"
         error = _error(attempt, "start_failed", message, status)
         return Outcome(Ending.FAILED, error=error,
                        retryable=status.failed_errno in _PASSING)
-    result = _result(directory, command, status)
+    commands = None if job.batch is None else batch.results(directory, job.batch)
+    result = _result(directory, job, status, commands)
     if status.stop_reason == "shutdown":
         error = _error(attempt, "lost", "the machine was shut down", status)
         return Outcome(Ending.LOST, result=result, error=error)
     if status.stop_reason:
         how = ", ".join(f"{signal_name(sent.signal)} ({sent.processes} processes)"
                         for sent in status.signals)
-        return _stopped(attempt, status.stop_reason, f"by {how}", status, result)
+        how = f"by {how}" if not commands else f"by {how}: {batch.summary(commands)}"
+        return _stopped(attempt, status.stop_reason, how, status, result)
     if status.exit_code == 0:
         return Outcome(Ending.SUCCEEDED, result=result)
     out_of_memory = status.oom_kills > 0 and status.signal == signal.SIGKILL
-    error = _error(attempt, "oom" if out_of_memory else "exit_status", _reason(status), status)
+    error = _error(attempt, "oom" if out_of_memory else "exit_status",
+                   batch.summary(commands) if commands and not out_of_memory else _reason(status),
+                   status)
     return Outcome(Ending.FAILED, result=result, error=error)
 
 
@@ -357,22 +374,27 @@ def _reason(status: shim.Status) -> str:
     return f"{text} (the kernel killed {status.oom_kills} of its processes: out of memory)"
 
 
-def _result(directory: Path, command: Command, status: shim.Status) -> bytes:
+def _result(directory: Path, job: Job, status: shim.Status,
+            commands: tuple[CommandResult, ...] | None) -> bytes:
     """The result as JSON; what escapes to more than it may be is cut further."""
     keep = STREAM_BYTES_MAX
     while True:
-        encoded = msgspec.json.encode(_result_of(directory, command, status, keep))
+        encoded = msgspec.json.encode(_result_of(
+            directory, job, status, keep, commands))
         if len(encoded) <= RESULT_BYTES_MAX or keep < 1024:
             return encoded
         keep //= 4
 
 
-def _result_of(directory: Path, command: Command, status: shim.Status, keep: int) -> ProcessResult:
+def _result_of(directory: Path, job: Job, status: shim.Status, keep: int,
+               commands: tuple[CommandResult, ...] | None) -> ProcessResult:
+    command = job.command
     out, err = process_log.stream_ends(directory, status.stdout_bytes, status.stderr_bytes, keep)
     limits = command.limits
     wanted = {"memory": limits.memory_bytes, "cpu": limits.cpus, "pids": limits.pids}
     return ProcessResult(
-        command=command.command, args=command.args,
+        command=command.command if commands is None else f"a batch of {len(commands)} commands",
+        args=command.args if commands is None else (),
         working_dir=command.working_dir or str(shim.own_directory(directory)),
         exit_code=status.exit_code if status.exit_code >= 0 else None,
         signal=signal_name(status.signal) if status.signal else None,
@@ -383,7 +405,8 @@ def _result_of(directory: Path, command: Command, status: shim.Status, keep: int
         cpu_sec=(status.user_us + status.system_us) / 1e6,
         peak_memory_bytes=status.peak_memory_bytes,
         read_bytes=status.read_bytes, written_bytes=status.written_bytes,
-        limits={kind: status.limits.get(kind, "not held") for kind in wanted if wanted[kind]})
+        limits={kind: status.limits.get(kind, "not held") for kind in wanted if wanted[kind]},
+        commands=msgspec.UNSET if commands is None else commands)
 
 
 def _text(ends: process_log.Ends) -> str:

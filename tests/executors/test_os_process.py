@@ -19,7 +19,7 @@ import trio
 
 from plumd.errors import Invalid, NotFound
 from plumd.executors import Attempt, Outcome, Stop, shim
-from plumd.executors.os_process import OsProcess, ProcessResult, parse_command
+from plumd.executors.os_process import Command, OsProcess, ProcessResult, parse_command
 from plumd.model import Ending
 
 ROOT = Path(__file__).parents[2]
@@ -145,7 +145,9 @@ def test_bad_payloads_are_refused_with_the_field(payload: bytes, field: str, tex
 ])
 def test_input_becomes_stdin(value: object, stdin: bytes | None) -> None:
     payload = json.dumps({"command": "cat", "input": value}, ensure_ascii=False)
-    assert parse_command(payload.encode()).stdin == stdin
+    command = parse_command(payload.encode())
+    assert isinstance(command, Command)
+    assert command.stdin == stdin
 
 
 async def test_a_bad_payload_fails_for_good(executor: OsProcess) -> None:
