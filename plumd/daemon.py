@@ -30,11 +30,15 @@ import trio
 
 import plumd
 from plumd import companion, logs, notify, signals
+from plumd.alarms import Alarms
+from plumd.api import alarms as alarm_routes
 from plumd.api import (
     app,
     assignments,
     brokers,
     dag,
+    device_history,
+    device_leases,
     events,
     front,
     hooks,
@@ -77,7 +81,7 @@ from plumd.artifacts import Artifacts
 from plumd.attempt_logs import AttemptLogs
 from plumd.builtin_calls import BuiltinCalls
 from plumd.carrier import BuiltinCarrier, LocalCarrier
-from plumd.clock import SystemClock, draw_seed, wall_steps
+from plumd.clock import Clock, SystemClock, draw_seed, wall_steps
 from plumd.config import Config
 from plumd.deployments import Deployments
 from plumd.devices import Devices
@@ -164,30 +168,12 @@ class Daemon:
         self.client = Client(CallPolicy(tuple(
             ipaddress.ip_network(text) for text in config.outgoing_networks)))
         self.grpc_client = GrpcClient(self.client)
-        self.registry = Registry(self.store, clock, self.engine.write,
-                                 config.service_health_ttl_sec)
-        self.registry.load()
-        self.expiry = Expiry(self.engine)
-        self.leases = Leases(self.store, clock, self.engine.write)
-        self.leases.load()
-        self.listeners = Listeners(self.engine)
-        self.devices = Devices(self.store, clock, self.engine.write)
-        self.devices.load()
-        self.nodes = Nodes(self.store, clock, self.engine.write, config.node_ttl_sec)
-        self.nodes.drain_worker = self.drain_worker
-        self.nodes.load()
-        self.deployments = Deployments(self.store, clock, self.engine.write, self.engine.new_id,
-                                       self.nodes, self.registry)
-        self.deployments.load()
+        self.build_fabric(clock)
         self.artifacts = Artifacts(self.data / "artifacts", self.store, clock, self.engine.write,
                                    self.engine.new_id, config.artifact_bytes_max)
-        self.device_client = Client(self.client.policy)     # slow devices take no one else's calls
         self.hook_client = Client(self.client.policy)       # nor do slow receivers of webhooks
         self.brokers = Brokers(self.engine, self.hook_client)
         self.webhooks = Webhooks(self.engine, self.hook_client, self.brokers)
-        self.operations = Operations(self.devices, self.device_client,
-                                     lambda: id_text(self.engine.new_id()), self.leases)
-        self.waits = Waits(self.engine, self.devices)
         self.context = Context(self.engine, catalog, planner, self.blobs)
         self.streams = Streams(self.engine, self.blobs)
         self.exchanges = Exchanges(self.engine, self.blobs)
@@ -206,6 +192,32 @@ class Daemon:
         self.grpc = TaskService(
             app.build_app(self.routes, self.gate, deep=self.ui.deep()), self.engine, self.blobs,
             self.gate)
+
+    def build_fabric(self, clock: Clock) -> None:
+        """Services, devices, nodes, and what watches over them."""
+        config = self.config
+        self.registry = Registry(self.store, clock, self.engine.write,
+                                 config.service_health_ttl_sec)
+        self.registry.load()
+        self.expiry = Expiry(self.engine)
+        self.leases = Leases(self.store, clock, self.engine.write)
+        self.leases.load()
+        self.listeners = Listeners(self.engine)
+        self.devices = Devices(self.store, clock, self.engine.write)
+        self.devices.load()
+        self.nodes = Nodes(self.store, clock, self.engine.write, config.node_ttl_sec)
+        self.nodes.drain_worker = self.drain_worker
+        self.nodes.load()
+        self.deployments = Deployments(self.store, clock, self.engine.write, self.engine.new_id,
+                                       self.nodes, self.registry)
+        self.deployments.load()
+        self.device_client = Client(self.client.policy)     # slow devices take no one else's calls
+        self.operations = Operations(self.devices, self.device_client,
+                                     lambda: id_text(self.engine.new_id()), self.leases)
+        self.waits = Waits(self.engine, self.devices)
+        self.alarms = Alarms(self.store, clock, self.engine.write, self.engine.new_id,
+                             self.devices)
+        self.alarms.load()
 
     def local_workers(self) -> list[Join]:
         """The daemon's own executors, as the core sees them."""
@@ -270,6 +282,9 @@ class Daemon:
             *service_policies.routes(service_policies.ServicePolicies(self.registry)),
             *kv.routes(kv.KeyValues(context, self.expiry)),
             *locks.routes(locks.Locks(self.leases)),
+            *device_history.routes(device_history.DeviceHistory(context, self.devices)),
+            *device_leases.routes(device_leases.DeviceLeases(self.leases, self.devices)),
+            *alarm_routes.routes(alarm_routes.Alarms(context, self.alarms)),
             *resources.routes(resources.Resources(context, self.devices, self.operations,
                                                   self.retention.poke)),
             *node_routes.routes(node_handlers),
@@ -281,7 +296,8 @@ class Daemon:
             front.STREAM_ROUTE,
             *events.routes(events.Events(context, self.monitor, node_handlers.wake)),
             *system.routes(state),
-            *metrics.routes(metrics.Metrics(self.monitor, self.answers)),
+            *metrics.routes(metrics.Metrics(self.monitor, self.answers, metrics.Fabric(
+                self.nodes, self.registry, self.devices, self.alarms, self.leases))),
             *support.routes(helper),
             *self.ui.routes(),
         ]
@@ -319,17 +335,10 @@ class Daemon:
             nursery.start_soon(self.store.run_checkpoints)
             nursery.start_soon(self.engine.run)
             nursery.start_soon(self.watch_clock)
-            nursery.start_soon(self.retention.run)
-            nursery.start_soon(self.monitor.run)
-            nursery.start_soon(self.registry.run)
-            nursery.start_soon(self.health.run)
-            nursery.start_soon(self.expiry.run)
-            nursery.start_soon(self.leases.run)
-            nursery.start_soon(self.waits.run)
-            nursery.start_soon(self.listeners.run)
-            nursery.start_soon(self.devices.run)
-            nursery.start_soon(self.nodes.run)
-            nursery.start_soon(self.deployments.run)
+            for room in (self.retention, self.monitor, self.registry, self.health, self.expiry,
+                         self.leases, self.waits, self.listeners, self.devices, self.alarms,
+                         self.nodes, self.deployments):
+                nursery.start_soon(room.run)
             nursery.start_soon(self.client.run)
             nursery.start_soon(self.device_client.run)
             nursery.start_soon(self.hook_client.run)

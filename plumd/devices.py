@@ -74,6 +74,10 @@ class Devices:
         self._changed = trio.Event()
         self.dropped: Callable[[Live], None] | None = None
         """Told of each device that was removed."""
+        self.forgotten: Callable[[Live], None] = nobody_cares
+        """Told the same."""
+        self.reported: Callable[[Live, Mapping[str, str]], None] = nobody_listens
+        """Told of states once they are on disk."""
 
     def load(self) -> None:
         """Read what is registered."""
@@ -116,6 +120,7 @@ class Devices:
             live.gone = True
             if self.dropped is not None:
                 self.dropped(live)
+            self.forgotten(live)
             live = None
         if row is not None and live is not None:
             live.row = row
@@ -150,6 +155,7 @@ class Devices:
         when_ms = now.wall_ms if at_ms is None else at_ms
         changed = await self._write(lambda tx: devices.report(
             tx, live.row, states, when_ms, told=told))
+        self.reported(live, states)
         if changed and not told and not live.untold:
             live.untold = True
             self._untold.append(live)
@@ -239,3 +245,13 @@ class Devices:
     def seen(self, live: Live) -> Seen:
         """How a device is now."""
         return Seen(live.row, live.healthy(self.clock.now().mono_ns), live.seen_ms)
+
+
+def nobody_cares(live: Live) -> None:
+    """Where no alarms are."""
+    del live
+
+
+def nobody_listens(live: Live, states: Mapping[str, str]) -> None:
+    """Where no alarms are."""
+    del live, states

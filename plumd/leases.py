@@ -151,6 +151,11 @@ class Leases:
 
     # ------------------------------------------------------------ questions
 
+    @property
+    def count(self) -> int:
+        """How many somebody has."""
+        return len(self._book)
+
     def holder(self, key: Key) -> Held | None:
         """Who has it, None when nobody does."""
         return self._book.get(key)

@@ -18,7 +18,8 @@ TOPIC_OF: Final = {
     "trigger": "triggers", "webhook": "triggers", "broker": "triggers",
     "task": "tasks", "taskDeleted": "tasks", "run": "runs", "step": "runs", "runDeleted": "runs",
     "worker": "workers", "taskDef": "taskDefs", "workflow": "workflows", "service": "services",
-    "resource": "resources", "kv": "kv", "lock": "kv", "node": "nodes", "app": "apps",
+    "resource": "resources", "kv": "kv", "lock": "kv", "alarm": "alerts",
+    "alarmRule": "alerts", "node": "nodes", "app": "apps",
     "deployment": "deployments", "instance": "deployments",
 }
 ENCODE: Final = msgspec.json.Encoder().encode

@@ -14,6 +14,8 @@ from plumd.engine import Engine
 from plumd.errors import PlumError
 from plumd.executors.os_process import OsProcess
 from plumd.store import (
+    alarms,
+    buckets,
     definitions,
     devices,
     events,
@@ -99,6 +101,9 @@ class Retention:
         for number in await self.engine.store.read(devices.reporting):
             gone += await self.slices(partial(forget_reports, number,
                                               now_ms - self.keep.tasks_ms))
+        gone += await self.slices(lambda tx: alarms.prune(tx, task_id, SLICE_ROWS))
+        for number in await self.engine.store.read(buckets.devices):
+            await self.engine.write(partial(forget_buckets, number, now_ms))
         await self.engine.write(lambda tx: workers.prune(tx.db, now_ms - OFFLINE_WORKER_MS))
         for workflow_id in await self.engine.store.read(definitions.hidden_workflows):
             await self.slices(partial(bury, workflow_id))
@@ -145,6 +150,11 @@ class Retention:
 def forget_reports(number: int, before_ms: int, tx: Tx) -> int:
     """A slice of a device's reports that are old, or whose device is gone."""
     return devices.prune(tx, number, before_ms, SLICE_ROWS)
+
+
+def forget_buckets(number: int, now_ms: int, tx: Tx) -> None:
+    """A device's buckets whose time is over, or all of one that is gone."""
+    buckets.prune(tx, number, now_ms, gone=not devices.exists(tx.db, number))
 
 
 def bury(workflow_id: int, tx: Tx) -> int:

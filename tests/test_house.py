@@ -26,7 +26,7 @@ FUNCTION_LINES_MAX = 70
 LEVELS = {
     "plumd.model": 0, "plumd.errors": 0, "plumd.clock": 0, "plumd.logs": 0,
     "plumd.endings": 1, "plumd.config": 1, "plumd.flow": 1, "plumd.balance": 1,
-    "plumd.values": 1, "plumd.scrub": 0, "plumd.signing": 1, "plumd.failures": 1, "plumd.cron": 1,
+    "plumd.values": 0, "plumd.scrub": 0, "plumd.signing": 1, "plumd.failures": 1, "plumd.cron": 1,
     "plumd.fleet": 0, "plumd.placement": 0, "plumd.rollout": 1,
     "plumd.expressions": 0,
     "plumd.sdk": 1, "plumd._sched": 1,
@@ -43,6 +43,7 @@ LEVELS = {
     "plumd.nodes": 5, "plumd.artifact": 3, "plumd.artifacts": 5, "plumd.deployments": 5,
     "plumd.notify": 0, "plumd.units": 0, "plumd.lease_book": 1, "plumd.leases": 5,
     "plumd.kv_checks": 1, "plumd.waits": 6, "plumd.builtin_calls": 6,
+    "plumd.thresholds": 1, "plumd.alarms": 5,
     "plumd.breaker": 1, "plumd.service_calls": 3, "plumd.health": 3, "plumd.signals": 5,
     "plumd.api": 6, "plumd.stream": 6,
     "plumd.daemon": 7, "plumd.cli": 7, "plumd.__main__": 8,
@@ -53,7 +54,7 @@ ALSO = {
     ("plumd.listeners", "plumd.follow"), ("plumd.webhooks", "plumd.follow"),
     ("plumd.webhooks", "plumd.mqtt"),
     ("plumd.operations", "plumd.devices"), ("plumd.operations", "plumd.leases"),
-    ("plumd.carrier", "plumd.waits"),
+    ("plumd.carrier", "plumd.waits"), ("plumd.alarms", "plumd.devices"),
     ("plumd.deployments", "plumd.nodes"), ("plumd.deployments", "plumd.services"),
     ("plumd.deployments", "plumd.artifacts"),
     ("plumd.stream", "plumd.api"),      # the types of requests and answers
@@ -74,7 +75,8 @@ PURE_OF_TIME = ("plumd.flow", "plumd.failures", "plumd.endings", "plumd.balance"
                 "plumd.news", "plumd.follow", "plumd.listeners", "plumd.webhooks",
                 "plumd.forecast", "plumd.mqtt", "plumd.mqtt_packets", "plumd.lease_book",
                 "plumd.leases", "plumd.breaker", "plumd.service_calls", "plumd.health",
-                "plumd.scrub", "plumd.kv_checks", "plumd.waits", "plumd.builtin_calls")
+                "plumd.scrub", "plumd.kv_checks", "plumd.thresholds", "plumd.alarms", "plumd.waits",
+                "plumd.builtin_calls")
 SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|DELETE FROM|UPDATE \w+ SET|PRAGMA )")
 
 

@@ -8,8 +8,9 @@ Source: Prometheus, "Metric and label naming"; exposition format 0.0.4.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -22,7 +23,12 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 import plumd
+from plumd.alarms import Alarms
 from plumd.api.routes import Request, Response, Route
+from plumd.devices import Devices
+from plumd.leases import Leases
+from plumd.nodes import Nodes
+from plumd.services import Registry
 from plumd.stats import Monitor
 from plumd.store.store import Spent
 
@@ -49,10 +55,21 @@ class Answers:
         spent.count(int(seconds * 1e9))
 
 
+class Fabric(NamedTuple):
+    """The rooms of nodes, services, devices and leases."""
+
+    nodes: Nodes
+    registry: Registry
+    devices: Devices
+    alarms: Alarms
+    leases: Leases
+
+
 class Metrics(Collector):
     """The handler, and what its registry collects from."""
 
-    def __init__(self, monitor: Monitor, answers: Answers) -> None:
+    def __init__(self, monitor: Monitor, answers: Answers, fabric: Fabric) -> None:
+        self.fabric = fabric
         self.monitor = monitor
         self.engine = monitor.engine
         self.answers = answers
@@ -70,6 +87,7 @@ class Metrics(Collector):
         """Everything, as it is now."""
         yield from self._tasks()
         yield from self._workers()
+        yield from self._fabric()
         yield from self._database()
         yield from self._http()
 
@@ -113,6 +131,33 @@ class Metrics(Collector):
         slots.add_metric(["free"], total - busy)
         yield slots
 
+    def _fabric(self) -> Iterator[Metric]:
+        fabric = self.fabric
+        yield counted("plum_nodes", "Nodes", "health", Counter(
+            seen.health.lower() for seen in fabric.nodes.every()))
+        endpoints = fabric.registry.every()
+        yield counted("plum_service_endpoints", "Endpoints of services", "health", Counter(
+            "healthy" if seen.healthy else "unhealthy" for seen in endpoints))
+        breakers = GaugeMetricFamily(
+            "plum_service_breakers", "Endpoints by their breaker", labels=["service", "state"])
+        states = Counter((seen.endpoint.service,
+                          fabric.registry.calls.seen(seen.endpoint.key).state)
+                         for seen in endpoints)
+        for (service, state), count in sorted(states.items()):
+            breakers.add_metric([service, state], count)
+        yield breakers
+        retries = GaugeMetricFamily("plum_service_retries_left", "Calls that may be tried again "
+                                    "now", labels=["service"])
+        for service in fabric.registry.names():
+            retries.add_metric([service], fabric.registry.calls.retries_left(service))
+        yield retries
+        yield counted("plum_devices", "Devices", "health", Counter(
+            "healthy" if seen.healthy else "unhealthy" for seen in fabric.devices.every()))
+        yield counted("plum_alarms_active", "Alarms that are active", "severity",
+                      fabric.alarms.statistics())
+        yield GaugeMetricFamily("plum_leases", "Locks and devices that somebody has",
+                                value=fabric.leases.count)
+
     def _database(self) -> Iterator[Metric]:
         store = self.engine.store
         yield histogram("plum_db_commit_seconds", "How long COMMIT takes, with its sync",
@@ -141,6 +186,14 @@ class Metrics(Collector):
             took.add_metric([route, method, str(status)], in_seconds(spent.buckets),
                             spent.total_ns / 1e9)
         yield took
+
+
+def counted(name: str, text: str, label: str, counts: Mapping[str, int]) -> Metric:
+    """How many there are of each kind."""
+    made = GaugeMetricFamily(name, text, labels=[label])
+    for word, count in sorted(counts.items()):
+        made.add_metric([word], count)
+    return made
 
 
 def histogram(name: str, text: str, counts: Sequence[int], total_s: float) -> Metric:

@@ -16,9 +16,11 @@ from plumd.api.params import query_choice, query_int, query_text
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.devices import BEATS, Devices, Live, Seen
 from plumd.errors import Invalid, NotFound
+from plumd.leases import Leases
 from plumd.operations import Operation, Operations
 from plumd.store import devices
 from plumd.store.devices import FOR_EVER, Device, OpDesc, State, StateDesc
+from plumd.store.leases import DEVICE
 
 BEAT_SEC_DEFAULT: Final = 5.0
 WAIT_SEC_MAX: Final = 60
@@ -122,7 +124,10 @@ class Known(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class DeviceView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """A device. lastSeen: Unix ms, 0 = not since the daemon's start. states: of one device."""
+    """A device. lastSeen: Unix ms, 0 = not since the daemon's start. states: of one device.
+
+    leasedBy: who has it for himself, "" = nobody.
+    """
 
     resource_id: str
     node_id: str
@@ -135,6 +140,7 @@ class DeviceView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     beat_sec: float
     state_desc: tuple[StateDesc, ...]
     op_desc: tuple[OpDesc, ...]
+    leased_by: str = ""
     states: dict[str, State] | UnsetType = UNSET
 
 
@@ -147,15 +153,17 @@ class ReportView(msgspec.Struct, frozen=True, rename="camel"):
     states: dict[str, str]
 
 
-def view(seen: Seen, states: dict[str, State] | UnsetType = UNSET) -> DeviceView:
+def view(leases: Leases, seen: Seen,
+         states: dict[str, State] | UnsetType = UNSET) -> DeviceView:
     """A device as the API shows it."""
     one = seen.row.device
+    held = leases.holder((DEVICE, "", one.device_id))
     return DeviceView(
         resource_id=one.device_id, node_id=one.node_id, type=one.type, url=one.url,
         transport="poll" if one.polls else "callback", health=HEALTHS[not seen.healthy],
         last_seen=seen.seen_ms, registered_at=seen.row.registered_ms,
         beat_sec=one.beat_ms / 1000, state_desc=one.state_desc, op_desc=one.op_desc,
-        states=states)
+        leased_by="" if held is None else held.owner, states=states)
 
 
 def known(live: Live) -> Response:
@@ -172,6 +180,7 @@ class Resources:
         self.context = context
         self.registry = registry
         self.operations = operations
+        self.leases = operations.leases
         self.poke = poke
 
     # ------------------------------------------------------------ from devices
@@ -219,7 +228,8 @@ class Resources:
         """204 when the device says that it is done."""
         device_id = query_text(request.query, "resourceId")
         body = lenient(request.body, OperationsAsked)
-        await self.operations.operate(device_id, body.operations)
+        token = query_int(request.query, "token", 0, low=1, high=(1 << 63) - 1)
+        await self.operations.operate(device_id, body.operations, token or None)
         return Response(204)
 
     async def page(self, request: Request) -> Response:
@@ -233,9 +243,9 @@ class Resources:
                  and health in ("", HEALTHS[not seen.healthy])]
         limit = query_int(query, "limit", 0, low=1, high=LIMIT_MAX)
         if not limit or len(found) <= limit:
-            return answer(200, [view(seen) for seen in found])
+            return answer(200, [view(self.leases, seen) for seen in found])
         link = next_link(request, found[limit - 1].row.device.device_id)
-        return answer(200, [view(seen) for seen in found[:limit]], link)
+        return answer(200, [view(self.leases, seen) for seen in found[:limit]], link)
 
     def known(self, device_id: str) -> Live:
         """Raises: NotFound."""
@@ -248,7 +258,7 @@ class Resources:
         """One device with the newest state of each name."""
         live = self.known(request.params["id"])
         states = self.context.store.peek(devices.latest, live.row.number)
-        return answer(200, view(self.registry.seen(live), states))
+        return answer(200, view(self.leases, self.registry.seen(live), states))
 
     async def states(self, request: Request) -> Response:
         """A device's reports, newest first."""
@@ -267,14 +277,18 @@ class Resources:
 
     async def delete(self, request: Request) -> Response:
         """Forget a device with all its states."""
-        await self.registry.remove(self.known(request.params["id"]).row.device.device_id)
-        self.poke()
+        await self.forget(self.known(request.params["id"]).row.device.device_id)
         return Response(204)
+
+    async def forget(self, device_id: str) -> None:
+        """Forget a device, and whoever has it for himself. Raises: NotFound."""
+        await self.registry.remove(device_id)
+        await self.leases.take_away((DEVICE, "", device_id))
+        self.poke()
 
     async def delete_named(self, request: Request) -> Response:
         """The same by the body."""
-        await self.registry.remove(lenient(request.body, DeviceNamed).resource_id)
-        self.poke()
+        await self.forget(lenient(request.body, DeviceNamed).resource_id)
         return Response(204)
 
 
@@ -299,7 +313,9 @@ def routes(handlers: Resources) -> list[Route]:
         msgspec.structs.replace(
             serve(f"{base}/operation", handlers.operate,
                   "Have a device carry out operations; waits for its answer",
-                  body=OperationsAsked, answers={204: None}, query=(which,),
+                  body=OperationsAsked, answers={204: None},
+                  query=(which, Query("token", int, "Of a lease on the device; without one an "
+                                      "operation of a device that somebody has is refused")),
                   errors=(502, 504), hot=True), permission="devices:operate"),
         read(base, handlers.page, "List devices", answers={200: list[DeviceView]}, query=(
             Query("nodeId", str, "Only of this node"), Query("type", str, "Only of this type"),

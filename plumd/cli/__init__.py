@@ -16,6 +16,7 @@ import click
 
 import plumd
 from plumd.cli import (
+    alarms,
     apps,
     brokers,
     definitions,
@@ -57,8 +58,8 @@ def plum() -> None:
 
 for noun in (tasks.group, definitions.group, simulate.group, run_steps.runs, schedules.group,
              schedules.calendars, triggers.group, webhooks.group, brokers.group, workers.workers,
-             workers.services, devices.group, kv.group, locks.group, nodes.group, apps.group,
-             deployments.group,
+             workers.services, devices.group, alarms.group, kv.group, locks.group, nodes.group,
+             apps.group, deployments.group,
              system.events, system.status, system.stats, system.support_bundle,
              system.completion):
     plum.add_command(noun)

@@ -267,9 +267,13 @@ class AsyncClient:
         """One healthy endpoint by a strategy; ProblemError not_found when there is none."""
         return await self.follow(calls.endpoint(service, strategy, version, protocol))
 
-    async def operate(self, device_id: str, operations: Mapping[str, str]) -> None:
-        """Have a device carry out operations, name by name; returns when it says that it has."""
-        await self.follow(calls.operate(device_id, operations))
+    async def operate(self, device_id: str, operations: Mapping[str, str], *,
+                token: int | None = None) -> None:
+        """Have a device carry out operations, name by name; returns when it says that it has.
+
+        token: of a lease on the device.
+        """
+        await self.follow(calls.operate(device_id, operations, token))
 
     # ------------------------------------------------------------ streams
 

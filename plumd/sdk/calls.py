@@ -77,11 +77,13 @@ def act(path: str, action: str) -> Steps[JsonObject]:
     return object_of((yield from sent(Ask("POST", path, query={"action": action}))))
 
 
-def operate(device_id: str, operations: Mapping[str, str]) -> Steps[None]:
+def operate(device_id: str, operations: Mapping[str, str],
+            token: int | None = None) -> Steps[None]:
     """Have a device carry out operations, in order."""
     body: JsonObject = {"operations": [{"name": name, "value": value}
                                        for name, value in operations.items()]}
-    yield from sent(Ask("POST", "/v1/resources/operation", body, {"resourceId": device_id}))
+    yield from sent(Ask("POST", "/v1/resources/operation", body, {
+        "resourceId": device_id, "token": token}))
 
 
 def endpoint(service: str, strategy: str, version: str, protocol: str) -> Steps[JsonObject]:

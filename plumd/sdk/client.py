@@ -252,9 +252,13 @@ class Client:
         """One healthy endpoint by a strategy; ProblemError not_found when there is none."""
         return self.follow(calls.endpoint(service, strategy, version, protocol))
 
-    def operate(self, device_id: str, operations: Mapping[str, str]) -> None:
-        """Have a device carry out operations, name by name; returns when it says that it has."""
-        self.follow(calls.operate(device_id, operations))
+    def operate(self, device_id: str, operations: Mapping[str, str], *,
+                token: int | None = None) -> None:
+        """Have a device carry out operations, name by name; returns when it says that it has.
+
+        token: of a lease on the device.
+        """
+        self.follow(calls.operate(device_id, operations, token))
 
     # ------------------------------------------------------------ streams
 

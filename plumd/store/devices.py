@@ -10,13 +10,15 @@ import msgspec
 from msgspec import Meta
 
 from plumd.errors import Invalid, NotFound, TooMany
-from plumd.store import sql
+from plumd.store import buckets, sql
 from plumd.store.store import Tx
 
 SQL: Final = sql.load("devices")
 DEVICES_MAX: Final = 100_000
 STATES_MAX: Final = 2_000
 HISTORY_MAX: Final = 10_000
+FOLD: Final = 16
+"""So many reports are forgotten, and folded into buckets, at a time."""
 FOR_EVER: Final = 1 << 62
 ENCODE: Final = msgspec.json.Encoder().encode
 
@@ -150,7 +152,8 @@ def report(tx: Tx, known: Registered, states: Mapping[str, str], at_ms: int, *,
         raise Invalid(f"a device has at most {STATES_MAX} states", field="states")
     seq = sql.number(tx.db, SQL["last_seq"], (number,)) + 1
     tx.db.execute(SQL["report"], (number, seq, at_ms, tx.now_ms, ENCODE(states).decode()))
-    if seq > HISTORY_MAX:
+    if seq > HISTORY_MAX and seq % FOLD == 0:
+        buckets.fold(tx, number, seq - HISTORY_MAX, FOLD)
         tx.db.execute(SQL["bound"], (number, seq - HISTORY_MAX))
     if changed and told:
         tell(tx, device_id, "state")
@@ -186,5 +189,13 @@ def prune(tx: Tx, number: int, before_ms: int, count: int) -> int:
     """Forget up to count reports older than a time, or any of a device that is gone."""
     if not sql.number(tx.db, SQL["exists"], (number,)):
         before_ms = FOR_EVER
+    else:
+        last = sql.number(tx.db, SQL["last_older"], (number, count, before_ms))
+        buckets.fold(tx, number, last, count)
     tx.db.execute(SQL["prune"], (number, number, count, before_ms))
     return tx.db.changes()
+
+
+def exists(db: apsw.Connection, number: int) -> bool:
+    """Whether a device is registered, by its number."""
+    return bool(sql.number(db, SQL["exists"], (number,)))

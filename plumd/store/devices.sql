@@ -38,7 +38,7 @@ SELECT coalesce(max(seq), 0) FROM device_history WHERE device = ?;
 -- name: report
 INSERT INTO device_history (device, seq, at_ms, received_ms, states) VALUES (?,?,?,?,?);
 
--- What is beyond the bound of one device: most often the one row that a report pushes out.
+-- What is beyond the bound of one device: some rows at a time.
 -- name: bound
 DELETE FROM device_history WHERE device = ? AND seq <= ?;
 
@@ -61,3 +61,9 @@ DELETE FROM device_history WHERE device = ? AND seq IN (
     SELECT seq FROM (
         SELECT seq, received_ms FROM device_history WHERE device = ? ORDER BY seq LIMIT ?)
     WHERE received_ms < ?);
+
+-- The last of those that `prune` takes; 0 when it takes none.
+-- name: last_older
+SELECT coalesce(max(seq), 0) FROM (
+    SELECT seq, received_ms FROM device_history WHERE device = ? ORDER BY seq LIMIT ?)
+WHERE received_ms < ?;

@@ -93,6 +93,7 @@ def test_too_many_states_undo_the_report(store: Store, monkeypatch: pytest.Monke
 def test_the_history_of_a_device_is_bounded_at_each_report(
         store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "HISTORY_MAX", 3)
+    monkeypatch.setattr(devices, "FOLD", 1)
     row, other = registered(store), registered(store, Device("s", "", "", "", True, 1))
     report(store, other, a="x")
     for number in range(10):

@@ -14,7 +14,7 @@ from plumd.store import migrate, sql
 SUBJECTS = ("tasks", "events", "workers", "keys", "flows", "definitions", "services", "blobs",
             "kv", "devices", "lists", "schedules",
             "limits", "triggers", "webhooks", "history", "brokers", "nodes", "apps",
-            "deployments", "instances", "leases")
+            "deployments", "instances", "leases", "alarms", "buckets")
 # Few rows, read whole on purpose, or no more of them than the slice's limit.
 WHOLE = {
     ("workers", "all"), ("workers", "prune"), ("services", "all"),
@@ -24,6 +24,7 @@ WHOLE = {
     ("kv", "gone_count"), ("triggers", "listening"), ("webhooks", "all"), ("brokers", "all"),
     ("schedules", "plans"), ("schedules", "shift_paced"), ("schedules", "ahead"),
     ("nodes", "all"), ("apps", "files"), ("deployments", "all"), ("deployments", "in_use"),
+    ("alarms", "rules"), ("alarms", "rule_count"), ("alarms", "prune"), ("buckets", "devices"),
     ("leases", "all"), ("leases", "count"), ("services", "policies"),
     ("services", "policy_count"),
     ("instances", "all"), ("instances", "counts"),

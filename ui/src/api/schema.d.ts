@@ -1410,6 +1410,149 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/resources/history": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** A state over time: min, mean and max of each stretch */
+        get: operations["get_resources_history"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/resources/{id}/retention": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** How long a device's history is kept */
+        get: operations["get_resources_id_retention"];
+        /** Say how long a device's history is kept */
+        put: operations["put_resources_id_retention"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/resources/{id}/stream": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** A device's states as they change (SSE) */
+        get: operations["get_resources_id_stream"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/resources/{id}/lease": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Who has a device for himself */
+        get: operations["get_resources_id_lease"];
+        put?: never;
+        /** Acquire, renew or release a device */
+        post: operations["post_resources_id_lease"];
+        /** Take a device away from whoever has it */
+        delete: operations["delete_resources_id_lease"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/alarm-rules": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List rules about states */
+        get: operations["get_alarm_rules"];
+        put?: never;
+        /** Make a rule */
+        post: operations["post_alarm_rules"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/alarm-rules/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get a rule */
+        get: operations["get_alarm_rules_id"];
+        /** Change a rule */
+        put: operations["put_alarm_rules_id"];
+        post?: never;
+        /** Delete a rule */
+        delete: operations["delete_alarm_rules_id"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/alarms": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List alarms, newest first */
+        get: operations["get_alarms"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/alarms/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get an alarm */
+        get: operations["get_alarms_id"];
+        put?: never;
+        /** Acknowledge an alarm */
+        post: operations["post_alarms_id"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/resources/register": {
         parameters: {
             query?: never;
@@ -4161,6 +4304,147 @@ export interface components {
             token: number | null;
         };
         /**
+         * History
+         * @description A state over time; stretches without a value are left out.
+         */
+        "plumd.api.device_history.History": {
+            resourceId: string;
+            state: string;
+            bucketSec: number;
+            points: components["schemas"]["Point"][];
+        };
+        /**
+         * Point
+         * @description The values of a stretch of time that begins at `at` (Unix ms).
+         */
+        Point: {
+            at: number;
+            count: number;
+            min: number;
+            mean: number;
+            max: number;
+            last: number;
+        };
+        /**
+         * RetentionView
+         * @description How long states are kept; `others`: those that are not named.
+         */
+        RetentionView: {
+            resourceId: string;
+            states: {
+                [key: string]: components["schemas"]["Keep"];
+            };
+            others: components["schemas"]["Keep"];
+        };
+        /**
+         * Keep
+         * @description How long the buckets of a state are kept, in days; 0 = they are not.
+         */
+        Keep: {
+            /** @default 7 */
+            minutesDays: number;
+            /** @default 365 */
+            hoursDays: number;
+        };
+        /**
+         * RetentionGiven
+         * @description Of states by name; those that are not named are kept as every other.
+         */
+        RetentionGiven: {
+            states: {
+                [key: string]: components["schemas"]["KeepGiven"];
+            };
+        };
+        /**
+         * KeepGiven
+         * @description How long the minutes and the hours of a state are kept, in days; 0 = they are not.
+         */
+        KeepGiven: {
+            /** @default 7 */
+            minutesDays: number;
+            /** @default 365 */
+            hoursDays: number;
+        };
+        /**
+         * DeviceLeaseView
+         * @description A device that somebody has. token: to be given with operations, higher than any before.
+         */
+        DeviceLeaseView: {
+            resourceId: string;
+            owner: string;
+            token: number;
+            ttlSec: number;
+            acquiredAt: number;
+            expiresAt: number;
+            waiting: number;
+        };
+        /**
+         * RuleView
+         * @description A rule. active: how many alarms of it are.
+         */
+        RuleView: {
+            ruleId: string;
+            rule: components["schemas"]["Rule"];
+            active: number;
+        };
+        /**
+         * Rule
+         * @description A threshold. forSec: so long the condition must hold.  hysteresis: how far back it clears.
+         *
+         *         resourceId: of one device; else of all of a type, "" and "" = of all.
+         */
+        Rule: {
+            name: string;
+            state: string;
+            /** @enum {unknown} */
+            op: "!=" | "<" | "<=" | "==" | ">" | ">=";
+            value: string | number | boolean;
+            /** @default 0 */
+            hysteresis: number;
+            /** @default 0 */
+            forSec: number;
+            /** @default  */
+            resourceId: string;
+            /** @default  */
+            type: string;
+            /**
+             * @default warning
+             * @enum {unknown}
+             */
+            severity: "critical" | "info" | "warning";
+        };
+        /**
+         * AlarmView
+         * @description A rule that was broken. clearedAt, acknowledgedAt: null = it is active, nobody knows of it.
+         *
+         *         value: at its raising.  clearedBy: the value that cleared it.
+         */
+        AlarmView: {
+            alarmId: string;
+            ruleId: string;
+            name: string;
+            severity: string;
+            resourceId: string;
+            state: string;
+            value: string;
+            raisedAt: number;
+            clearedAt: number | null;
+            clearedBy: string;
+            acknowledgedAt: number | null;
+            acknowledgedBy: string;
+            note: string;
+        };
+        /**
+         * Acknowledged
+         * @description Who knows of it, and what he says.
+         */
+        Acknowledged: {
+            /** @default  */
+            by: string;
+            /** @default  */
+            note: string;
+        };
+        /**
          * Registration
          * @description A device. url: where its operations are POSTed; without one it fetches them (poll).
          */
@@ -4303,6 +4587,8 @@ export interface components {
         /**
          * DeviceView
          * @description A device. lastSeen: Unix ms, 0 = not since the daemon's start. states: of one device.
+         *
+         *         leasedBy: who has it for himself, "" = nobody.
          */
         DeviceView: {
             resourceId: string;
@@ -4316,6 +4602,8 @@ export interface components {
             beatSec: number;
             stateDesc: components["schemas"]["StateDesc"][];
             opDesc: components["schemas"]["OpDesc"][];
+            /** @default  */
+            leasedBy: string;
             states?: {
                 [key: string]: components["schemas"]["plumd.store.devices.State"];
             };
@@ -5139,7 +5427,7 @@ export interface components {
          * History
          * @description Columns of equal length, oldest first. at: Unix ms of each step's end.
          */
-        History: {
+        "plumd.stats.History": {
             stepSec: number;
             at: number[];
             series: components["schemas"]["Series"];
@@ -10415,6 +10703,593 @@ export interface operations {
             503: components["responses"]["503"];
         };
     };
+    get_resources_history: {
+        parameters: {
+            query: {
+                /** @description The device */
+                resourceId: string;
+                /** @description Which state */
+                state: string;
+                /** @description Unix ms; default a day before `to` */
+                from?: number;
+                /** @description Unix ms; default now */
+                to?: number;
+                /** @description How long a stretch is; default so that there are at most about 300 */
+                bucketSec?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["plumd.api.device_history.History"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_resources_id_retention: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RetentionView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    put_resources_id_retention: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RetentionGiven"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RetentionView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_resources_id_stream: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": string;
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_resources_id_lease: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeviceLeaseView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_resources_id_lease: {
+        parameters: {
+            query: {
+                /** @description What to do */
+                action: "acquire" | "renew" | "release";
+            };
+            header?: {
+                /** @description wait=N: wait in line for it, at most N seconds (at most 60). */
+                Prefer?: string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["LeaseAsked"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeviceLeaseView"];
+                };
+            };
+            /** @description Done; there is nothing to say. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    delete_resources_id_lease: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done; there is nothing to say. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_alarm_rules: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RuleView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_alarm_rules: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Sent again with the same body within 24 h, the same answer comes back and nothing is made twice; with another body the answer is 422. */
+                "Idempotency-Key"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Rule"];
+            };
+        };
+        responses: {
+            /** @description Made. */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RuleView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_alarm_rules_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RuleView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    put_alarm_rules_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Rule"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RuleView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    delete_alarm_rules_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done; there is nothing to say. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_alarms: {
+        parameters: {
+            query?: {
+                /** @description default active */
+                state?: "active" | "all";
+                /** @description Only of this device */
+                resourceId?: string;
+                /** @description How many to show, 1 to 1000 (default 100). */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AlarmView"][];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_alarms_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AlarmView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
+    post_alarms_id: {
+        parameters: {
+            query: {
+                /** @description What to do */
+                action: "acknowledge";
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["Acknowledged"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AlarmView"];
+                };
+            };
+            400: components["responses"]["400"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            405: components["responses"]["405"];
+            408: components["responses"]["408"];
+            409: components["responses"]["409"];
+            412: components["responses"]["412"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            431: components["responses"]["431"];
+            500: components["responses"]["500"];
+            503: components["responses"]["503"];
+        };
+    };
     post_resources_register: {
         parameters: {
             query?: never;
@@ -10572,6 +11447,8 @@ export interface operations {
             query: {
                 /** @description The device */
                 resourceId: string;
+                /** @description Of a lease on the device; without one an operation of a device that somebody has is refused */
+                token?: number;
             };
             header?: never;
             path?: never;
@@ -12281,7 +13158,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["History"];
+                    "application/json": components["schemas"]["plumd.stats.History"];
                 };
             };
             400: components["responses"]["400"];

@@ -1,0 +1,171 @@
+"""Alarms over a real database in virtual time: once raised, once cleared, through everything."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+from trio.testing import MockClock
+
+from plumd.alarms import Alarms
+from plumd.devices import Devices
+from plumd.store import alarms
+from plumd.store.alarms import FOR_EVER
+from plumd.store.devices import Device
+from plumd.thresholds import Rule
+from tests.fabric_rig import Disk
+
+HOT = Rule("hot", "temp", ">", 80, 5.0, 0.0)
+LONG = Rule("long", "temp", ">", 80, 0.0, 10.0, type="oven")
+
+
+class Plant:
+    """Devices and their alarms."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.disk = disk
+        self.devices = Devices(disk.store, disk.clock, disk.write)
+        self.devices.load()
+        self.alarms = Alarms(disk.store, disk.clock, disk.write, disk.new_id, self.devices)
+        self.alarms.load()
+
+    async def device(self, name: str, kind: str = "oven") -> None:
+        await self.devices.register(Device(name, "n", kind, "", True, 5_000))
+
+    async def report(self, name: str, value: object) -> None:
+        """And what follows from it."""
+        await self.devices.report(self.devices.find(name), {"temp": str(value)}, None)
+        await trio.sleep(0.01)
+
+    def told(self) -> list[str]:
+        """What happened to alarms since the last look."""
+        found = [f"{event[2]} {event[3]}" for event in self.disk.events if event[0] == "alarm"]
+        self.disk.events.clear()
+        return found
+
+    def active(self) -> list[tuple[str, str]]:
+        """(rule, device) of those that are active, as they are on disk."""
+        return [(one.name, one.device) for one in self.disk.store.peek(
+            alarms.page, "", True, FOR_EVER, 100)]
+
+
+@asynccontextmanager
+async def plant(path: Path, clock: MockClock) -> AsyncIterator[Plant]:
+    disk = Disk(path, clock)
+    made = Plant(disk)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(made.alarms.run)
+        yield made
+        nursery.cancel_scope.cancel()
+    disk.store.close()
+
+
+async def test_raised_once_and_cleared_once(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with plant(tmp_path, autojump_clock) as one:
+        await one.device("a")
+        await one.alarms.put_rule(one.disk.new_id(), HOT)
+        for value in (80, 81, 99, 77, 82, "rubbish", 75.5):
+            await one.report("a", value)
+        assert one.told() == ["raised a"]
+        assert one.active() == [("hot", "a")]
+        commits = one.disk.commits
+        await one.report("a", 85)
+        assert one.disk.commits == commits + 1, "the report alone is written"
+        await one.report("a", 75)
+        assert one.told() == ["cleared a"]
+        assert one.active() == []
+        await one.report("a", 81)
+        assert one.told() == ["raised a"]
+
+
+async def test_a_condition_must_hold_for_its_time_without_a_further_report(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with plant(tmp_path, autojump_clock) as one:
+        await one.device("a")
+        await one.device("other", "fridge")
+        await one.alarms.put_rule(one.disk.new_id(), LONG)
+        await one.report("other", 99)
+        await one.report("a", 99)
+        await trio.sleep(9)
+        await one.report("a", 70)
+        await trio.sleep(30)
+        assert one.told() == [], "it did not hold long enough; the fridge is not meant"
+        await one.report("a", 99)
+        await trio.sleep(9.5)
+        assert one.told() == []
+        await trio.sleep(1)
+        assert one.told() == ["raised a"]
+
+
+async def test_a_restart_keeps_what_is_active_and_finds_what_was_not_written(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with plant(tmp_path, autojump_clock) as one:
+        await one.device("a")
+        await one.device("b")
+        await one.alarms.put_rule(one.disk.new_id(), HOT)
+        await one.report("a", 99)
+        one.told()
+        one.alarms.see = lambda *_: None  # type: ignore[method-assign]  # the daemon dies before
+        one.devices.reported = one.alarms.see
+        await one.report("b", 99)
+        again = Plant(one.disk)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(again.alarms.run)
+            await trio.sleep(1)
+            assert sorted(again.active()) == [("hot", "a"), ("hot", "b")]
+            assert one.told() == ["raised b"]
+            await again.report("a", 20)
+            assert again.active() == [("hot", "b")]
+            nursery.cancel_scope.cancel()
+
+
+async def test_while_the_disk_is_down_nothing_is_lost_or_doubled(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with plant(tmp_path, autojump_clock) as one:
+        await one.device("a")
+        await one.alarms.put_rule(one.disk.new_id(), LONG)
+        await one.report("a", 99)
+        one.disk.down = True
+        await trio.sleep(15)
+        assert one.active() == []
+        one.disk.down = False
+        await trio.sleep(3)
+        assert one.active() == [("long", "a")]
+        assert one.told() == ["raised a"]
+        await one.report("a", 20)
+        assert one.told() == ["cleared a"]
+
+
+async def test_rules_and_devices_that_go_take_their_alarms(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with plant(tmp_path, autojump_clock) as one:
+        await one.device("a")
+        await one.device("b")
+        rule = one.disk.new_id()
+        await one.alarms.put_rule(rule, HOT)
+        await one.report("a", 99)
+        await one.report("b", 99)
+        await one.devices.remove("b")
+        await trio.sleep(0.1)
+        assert one.active() == [("hot", "a")]
+        await one.alarms.delete_rule(rule)
+        assert one.active() == []
+        await one.report("a", 100)
+        assert one.active() == []
+        assert one.alarms.statistics() == {"info": 0, "warning": 0, "critical": 0}
+
+
+async def test_a_new_rule_looks_at_what_is_there(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with plant(tmp_path, autojump_clock) as one:
+        await one.device("a")
+        await one.report("a", 99)
+        rule = one.disk.new_id()
+        await one.alarms.put_rule(rule, HOT)
+        await trio.sleep(0.1)
+        assert one.active() == [("hot", "a")]
+        await one.alarms.put_rule(rule, Rule("hot", "temp", ">", 100))
+        await trio.sleep(0.1)
+        assert one.active() == [], "the newest value clears it by the rule as it is now"
