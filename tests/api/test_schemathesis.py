@@ -32,7 +32,8 @@ pytestmark = pytest.mark.daemon
 api = pytest.fixture(scope="module", name="api")(serving)
 
 EXAMPLES = int(os.environ.get("PLUM_SCHEMATHESIS_EXAMPLES", "5"))
-ENDLESS = ("/v1/events", "/v1/embedded-workers/{id}/stream", "/v1/resources/{id}/exchange")
+ENDLESS = ("/v1/events", "/v1/embedded-workers/{id}/stream", "/v1/resources/{id}/exchange",
+           "/v1/resources/{id}/stream")
 """Event streams never end, a WebSocket is no JSON, and a long poll takes its time:
 test_events_api, tests/stream and test_resources_api."""
 
