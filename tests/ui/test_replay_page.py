@@ -67,3 +67,59 @@ def test_a_past_run_is_played_again(api: Api, browser: Browser) -> None:
         at.part("replay-now").click()
         expect(at.page).not_to_have_url(re.compile(r"[?&]at="))
         at.calm()
+
+
+def test_versions_differ_and_an_older_one_comes_back(api: Api, browser: Browser) -> None:
+    echo = {"name": "builtin.echo"}
+    flow = api.made("/v1/workflows", {"name": "versioned", "steps": [
+        {"id": "a", "task": echo, "payload": {"n": 1}}, {"id": "old", "task": echo}]})
+    one = f"/v1/workflows/{flow['workflowId']}"
+    api.done("PUT", one, {"name": "versioned", "steps": [
+        {"id": "a", "task": echo, "payload": {"n": 2}}, {"id": "new", "task": echo}]})
+    with screen(browser, api.daemon.url) as at:
+        at.go(f"/workflows/{flow['workflowId']}?tab=versions")
+        marked = {step: at.page.locator(f"[data-step={step}][data-mark]") for step in
+                  ("a", "old", "new")}
+        for step, mark in (("a", "changed"), ("old", "removed"), ("new", "added")):
+            expect(marked[step]).to_have_attribute("data-mark", mark)
+        change = at.part("diff").locator("[data-mark=changed]").first
+        expect(change.locator("code")).to_have_text("payload.n")
+        expect(change.locator("del")).to_have_text("1")
+        expect(change.locator("ins")).to_have_text("2")
+        at.part("rollback").click()
+        at.page.locator(".el-message-box").get_by_role(
+            "button", name=at.t("diff.rollback", version=1)).click()
+        expect(at.page.get_by_text(at.t("def.versionNumber", version=3)).first).to_be_visible()
+        at.part("version-from").locator(".el-select__wrapper").click()
+        at.page.get_by_role("option", name=at.t("def.versionNumber", version=1)).click()
+        expect(at.page.get_by_text(at.t("diff.none"))).to_be_visible()      # 1 and 3
+        at.calm()
+    steps = api.get(one)["steps"]
+    assert isinstance(steps, list)
+    assert [step["id"] for step in steps] == ["a", "old"]
+
+
+def test_what_a_workflow_would_do(api: Api, browser: Browser) -> None:
+    flow = api.made("/v1/workflows", {"name": "foretold", "steps": [
+        {"id": "fetch", "task": {"name": "fetch"}},
+        {"id": "each", "type": "map", "items": 8, "concurrency": 8,
+         "body": [{"id": "solve", "task": {"name": "solve"}}]},
+        {"id": "tell", "task": {"name": "tell"}}]})
+    with screen(browser, api.daemon.url) as at:
+        at.go(f"/workflows/{flow['workflowId']}")
+        at.part("simulate").click()
+        expect(at.part("simulated")).to_be_visible()        # with what is known, at once
+        at.write(at.part("duration-solve"), "later")
+        at.part("simulate-go").click()
+        expect(at.page.get_by_text(at.t("simulate.durationFault")).first).to_be_visible()
+        at.write(at.part("duration-solve"), "60")
+        at.part("simulate-go").click()
+        # 4 slots: 1 s, twice 60 s, 1 s; with 8 slots once 60 s.
+        figures = at.part("what-if").locator("tbody tr")
+        expect(figures.filter(has=at.page.get_by_role("rowheader", name="4", exact=True))
+               ).to_contain_text("2 m 02 s")
+        expect(figures.filter(has=at.page.get_by_role("rowheader", name="8", exact=True))
+               ).to_contain_text("1 m 02 s")
+        expect(at.part("critical")).to_contain_text("fetch → each → tell")
+        expect(at.page.locator("[data-row='0/each[7].solve'] .bar.wait")).to_be_visible()
+        at.calm()

@@ -99,6 +99,9 @@ def fill(api: Api) -> dict[str, str]:
            labels={"servicePath": "/quote"})
     nightly = workflow(api, "nightly-import", {"definitionId": clean}, {"definitionId": count},
                        {"definitionId": orders}, {"definitionId": echo, "name": "report"})
+    api.done("PUT", f"/v1/workflows/{nightly}", {"name": "nightly-import", "steps": [
+        {"definitionId": clean}, {"definitionId": count}, {"definitionId": orders},
+        {"definitionId": echo, "name": "report", "payload": {"hello": "night"}}]})
     hello = workflow(api, "hello", {"definitionId": echo}, {"definitionId": count})
     runs = [str(api.made(f"/v1/workflows/{flow}?action=run")["runId"])
             for flow in (hello, nightly)]
@@ -133,7 +136,10 @@ def fill(api: Api) -> dict[str, str]:
         "definition": f"/task-defs/{clean}", "definition-new": "/task-defs/new",
         "definition-edit": f"/task-defs/{orders}/edit", "workflows": "/workflows",
         "workflow": f"/workflows/{nightly}", "workflow-new": "/workflows/new",
-        "workflow-edit": f"/workflows/{nightly}/edit", "runs": "/runs",
+        "workflow-edit": f"/workflows/{nightly}/edit",
+        "workflow-yaml": f"/workflows/{nightly}/edit?tab=yaml",
+        "workflow-versions": f"/workflows/{nightly}?tab=versions",
+        "workflow-simulate": f"/workflows/{nightly}/simulate", "runs": "/runs",
         "triggers": "/triggers", "trigger": f"/triggers/{after}",
         "trigger-new": "/triggers/new", "trigger-edit": f"/triggers/{after}/edit",
         "schedules": "/schedules", "schedule": f"/schedules/{nightly_at_two}",

@@ -59,6 +59,12 @@ const routes: RouteRecordRaw[] = [
     component: () => import("@/pages/WorkflowEdit.vue"),
     meta: { place: "workflows" },
   },
+  {
+    path: "/workflows/:id/simulate",
+    name: "workflowSimulate",
+    component: () => import("@/pages/WorkflowSimulate.vue"),
+    meta: { place: "workflows" },
+  },
   { path: "/schedules", name: "schedules", component: () => import("@/pages/ScheduleList.vue") },
   {
     path: "/schedules/new",

@@ -1,11 +1,17 @@
 /** A picture's parts: steps and what follows what. */
 
+import type { Spot } from "./spot";
+
 export interface GraphStep {
   readonly id: string;
   readonly title: string;
   /** "" or undefined: not of a run. */
   readonly state?: string;
   readonly note?: string;
+  /** Of two versions: what became of it. */
+  readonly mark?: "added" | "removed" | "changed";
+  /** Where somebody put it. */
+  readonly position?: Spot;
 }
 
 export interface GraphEdge {
