@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import random
+import resource
+import subprocess
+import sys
 import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
-from bench.harness import Figures
+import apsw
+import msgspec
+
+from bench import harness
+from bench.harness import Daemon, Figures
+from bench.load import Connection
 from plumd.fleet import Body, Copy, DeploymentEntry, Phase, Slot, slots_of
 from plumd.placement import Board, Need, Node
 from plumd.rollout import LOST_NODE, View, settle
 
 INSTANCES_OF_EACH = 10
+TTL_S = 15
+WAIT_S = 120
 
 
 def copies_of(number: int, body: Body, nodes: list[str], first: int) -> list[Copy]:
@@ -70,3 +84,97 @@ def failover(seconds: float, node_count: int = 500, lost_count: int = 50) -> Fig
     return Figures(f"failover of {lost_count} of {node_count} nodes", {
         "nodes": node_count, "instances": node_count * INSTANCES_OF_EACH, "moved": moved,
         "planned_cpu_s": took}, digest.hexdigest()[:12])
+
+
+# ---- the real controller with agents that are played --------------------------------------------
+
+def deploy(port: int, count: int) -> None:
+    """So many deployments, as large as nodes have instances."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("start.sh", "exec sleep 1000")
+        archive.writestr("meta.ini", "name=bench\nversion=1\n")
+    with Connection(port) as line:
+        url = line.text(line.json("POST", "/v1/apps/upload", made.getvalue())["url"])
+    with Connection(port) as line:
+        for number in range(count):
+            found = line.json("POST", "/v1/deployments", msgspec.json.encode({
+                "name": f"d{number}", "entries": [
+                    {"artifactUrl": url, "replicas": INSTANCES_OF_EACH}]}))
+            line.call("POST", f"/v1/deployments/{line.text(found['deploymentId'])}?action=start")
+
+
+def count(daemon: Daemon, statement: str) -> int:
+    """A number out of the daemon's file."""
+    db = apsw.Connection(str(daemon.data / "plum.db"), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        return next(iter(db.execute(statement)))[0] or 0
+    finally:
+        db.close()
+
+
+def wait_for(daemon: Daemon, statement: str, wanted: int) -> None:
+    """Until the number is as large."""
+    until = time.monotonic() + WAIT_S
+    while count(daemon, statement) < wanted:
+        assert time.monotonic() < until, f"{count(daemon, statement)} of {wanted}"
+        time.sleep(0.2)
+
+
+@contextmanager
+def fleet(daemon: Daemon, nodes: int) -> Iterator[subprocess.Popen[bytes]]:
+    """So many agents, in a process of their own."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, nodes * 4 + 1_000), hard))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.fleet_nodes", str(daemon.port), str(nodes)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdin is not None
+    try:
+        process.stdout.readline()
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+RUNNING = "SELECT count(*) FROM instances WHERE phase = 2 AND retired = ''"
+MOVED = ("SELECT count(*) FROM instances WHERE retired = 'lost' AND node_id IN "
+         "(SELECT id FROM nodes WHERE lost_ms > 0)")
+LAG_MS = ("SELECT max(new.created_ms - nodes.lost_ms) FROM instances AS old "
+          "JOIN nodes ON nodes.id = old.node_id "
+          "JOIN instances AS new ON new.deployment_id = old.deployment_id "
+          "AND new.ordinal = old.ordinal AND new.generation = old.generation + 1 "
+          "WHERE old.retired = 'lost'")
+
+
+def steady(seconds: float, nodes: int = 500, lost: int = 50) -> Figures:
+    """What beats, looks and reports cost in the daemon, and how long after the news of a lost node
+    its instances have new places on disk."""
+    instances = nodes * INSTANCES_OF_EACH
+    with harness.daemon(("--node-ttl-sec", str(TTL_S))) as daemon, \
+            fleet(daemon, nodes) as agents:
+        deploy(daemon.port, nodes)
+        wait_for(daemon, RUNNING, instances)
+        time.sleep(2)           # it settles; then a window is measured
+        cpu_s, commits, begun = daemon.cpu_s(), daemon.commits(), time.monotonic()
+        time.sleep(seconds)
+        took_s = time.monotonic() - begun
+        found = {"nodes": nodes, "instances": instances,
+                 "core_percent": (daemon.cpu_s() - cpu_s) / took_s * 100,
+                 "commits_per_s": (daemon.commits() - commits) / took_s,
+                 "rss_mb": daemon.status("VmRSS") / 1024}
+        if lost:
+            assert agents.stdin is not None
+            agents.stdin.write(f"silent {lost}\n".encode())
+            agents.stdin.flush()
+            moved = lost * INSTANCES_OF_EACH
+            wait_for(daemon, MOVED, moved)
+            wait_for(daemon, RUNNING, instances)
+            found |= {"moved": moved, "moved_after_ms_max": count(daemon, LAG_MS)}
+        return Figures(f"{nodes} nodes and {instances} instances", found,
+                       harness.digest_of(f"{nodes} {instances}"))

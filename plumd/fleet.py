@@ -228,3 +228,25 @@ def slots_of(entry: DeploymentEntry) -> list[Slot]:
         return [Slot(entry.name, "", index) for index in range(entry.replicas)]
     return [Slot(entry.name, node, index) for node, count in sorted(entry.replicas.items())
             for index in range(count)]
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What a copy's processes use, by its agent's word. Bytes; what is read and written so far."""
+
+    cpu_sec: float
+    memory_bytes: float
+    peak_memory_bytes: float
+    processes: float
+    read_bytes: float
+    written_bytes: float
+
+
+class Used(msgspec.Struct, frozen=True):
+    """The same as it was at a time; it is known since the start of the daemon alone.
+
+    cpu_percent: of one processor, between the look before and this one.
+    """
+
+    now: Usage
+    cpu_percent: float
+    at_ms: int

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from heapq import heappop, heappush
 from typing import Final, TypeVar
@@ -40,6 +41,8 @@ AGAIN_S: Final = 1.0
 AWAY_S: Final = 2.0
 """When the daemon looks so much later than it meant to, it was away."""
 ALERT_MS: Final = 60_000
+PLACES_MS: Final = 5_000
+"""So long placement goes by what was measured on nodes before."""
 HEALTHY, DRAINING, UNHEALTHY, OFFLINE = "Healthy", "Draining", "Unhealthy", "Offline"
 HEALTHS: Final = (HEALTHY, DRAINING, UNHEALTHY, OFFLINE)
 
@@ -57,12 +60,16 @@ class Beat(msgspec.Struct, frozen=True):
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """A node and how it is. seen_ms: its last sign of life, 0 = none since our start."""
+    """A node and how it is. seen_ms: its last sign of life, 0 = none since our start.
+
+    assignments: a name for what it shall run, another one whenever that changes; "" = look.
+    """
 
     row: NodeRow
     facts: Facts
     health: str
     seen_ms: int
+    assignments: str = ""
 
 
 class Live:
@@ -118,6 +125,10 @@ class Nodes:
         self._saving = trio.Lock()
         self._wake = trio.Event()
         self._bells: dict[str, Bell] = {}
+        self._places: list[Node] = []
+        self._placed_ms = 0
+        self._rings: Counter[str] = Counter()
+        self._epoch = f"{clock.now().wall_ms:x}"
 
     def load(self) -> None:
         """Read who is known."""
@@ -140,6 +151,7 @@ class Nodes:
         live = self._live.get(beat.node_id)
         if live is not None:
             await self._check_owner(live, digest, peer)
+        was_away = live is None or live.row.lost_ms > 0     # then it may have been replaced
         if live is None or live.row.lost_ms or self._told(live.row, beat, digest) != live.row:
             await self._change(beat.node_id, lambda row: self._met(row, beat, digest))
             live = self._live.get(beat.node_id)
@@ -148,7 +160,8 @@ class Nodes:
         if beat.facts is not None:
             live.facts = beat.facts
         self._renew(live)
-        return self.seen(live)
+        return msgspec.structs.replace(
+            self.seen(live), assignments="" if was_away else self.revision(beat.node_id))
 
     async def _check_owner(self, live: Live, digest: bytes | None, peer: str) -> None:
         """The first key owns the name."""
@@ -254,6 +267,7 @@ class Nodes:
             with trio.CancelScope(shield=True):
                 await self._write(lambda tx: nodes.delete(tx, node_id))
                 del self._live[node_id]
+                self._places = []
         self._tell(node_id)
 
     async def _change(self, node_id: str, decide: Callable[
@@ -272,6 +286,7 @@ class Nodes:
                 else:
                     returned = live.row.lost_ms and not row.lost_ms
                     live.row = row
+                    self._places = []
                     if returned:
                         live.expires_ns = self.clock.now().mono_ns + self.ttl_ns
                         self._watch(live)
@@ -283,6 +298,7 @@ class Nodes:
     def _add(self, row: NodeRow) -> None:
         live = Live(row, self.clock.now().mono_ns + self.ttl_ns)
         self._live[row.node_id] = live
+        self._places = []
         if row.lost_ms:
             now = self.clock.now()
             silent_ns = (now.wall_ms - row.lost_ms) * 1_000_000
@@ -359,6 +375,7 @@ class Nodes:
                 return False
             for live, (row, what) in zip(silent, changes, strict=True):
                 live.row = row
+                self._places = []
                 live.offline_ns = 0
                 if what == "unhealthy":
                     log.warning("a node is lost", extra={"node_id": row.node_id})
@@ -400,15 +417,24 @@ class Nodes:
         live = self._live.get(node_id)
         return live is None or live.row.lost_ms > 0
 
-    def for_placement(self) -> list[Node]:
+    def for_placement(self) -> Sequence[Node]:
         """All nodes as placement sees them, by id."""
         now_ms = self.clock.now().wall_ms
-        return [as_place(live.row, live.facts, now_ms) for _, live in sorted(self._live.items())]
+        if not self._places or abs(now_ms - self._placed_ms) > PLACES_MS:
+            self._placed_ms = now_ms
+            self._places = [as_place(live.row, live.facts, now_ms)
+                            for _, live in sorted(self._live.items())]
+        return self._places
 
     # ------------------------------------------------------------ wake-ups
 
+    def revision(self, node_id: str) -> str:
+        """A name for what a node shall run, another one whenever that changes."""
+        return f"{self._epoch}.{self._rings[node_id]}"
+
     def ring(self, node_id: str) -> None:
         """There is something new for a node's agent to look at."""
+        self._rings[node_id] += 1
         for name in (node_id, ""):
             bell = self._bells.get(name)
             if bell is not None:

@@ -10,7 +10,7 @@ least loaded, then the first by name. So the same question has always the same a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -67,16 +67,31 @@ class Load:
 
 
 class Board:
-    """All nodes with what is on them; copies are put on and taken off while one plans."""
+    """All nodes with what is on them; copies are put on and taken off while one plans.
 
-    def __init__(self, nodes: Iterable[Node]) -> None:
+    fill: puts on what is there already; called when it is first asked for, so that an answer that
+    needs no place costs nothing of it.
+    """
+
+    def __init__(self, nodes: Iterable[Node],
+                 fill: Callable[[Board], None] | None = None) -> None:
         self.nodes = {node.node_id: node for node in nodes}
-        self.loads = {node_id: Load() for node_id in self.nodes}
+        self._fill = fill
+        self._loads: dict[str, Load] | None = None
         self._domains: dict[tuple[tuple[int, str], str], Counter[str]] = {}
         self._by_labels: dict[tuple[tuple[str, str], ...],
                               list[tuple[str, Node, Load]]] = {}
         self._refused: dict[tuple[object, ...], Choice] = {}
         """What found no place finds none until something is taken off."""
+
+    @property
+    def loads(self) -> Mapping[str, Load]:
+        """What is on each node."""
+        if self._loads is None:
+            self._loads = {node_id: Load() for node_id in self.nodes}
+            if self._fill is not None:
+                self._fill(self)
+        return self._loads
 
     def put(self, node_id: str, need: Need, count: int = 1) -> None:
         """A copy is on a node, or, with count -1, no more. Nodes that are not known are passed

@@ -34,6 +34,7 @@ def test_floor() -> None:
 
 def test_nodes() -> None:
     look(nodes.failover(0, 40, 4), "moved")
+    look(nodes.steady(0.3, 3, 0), "instances")
 
 
 def test_latency() -> None:

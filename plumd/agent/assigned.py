@@ -106,9 +106,11 @@ class Assigned(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Assignments(msgspec.Struct, frozen=True, rename="camel"):
-    """The answer of GET /v1/assignments; its items as they came."""
+    """The answer of GET /v1/assignments; its items as they came. Older controllers say no revision.
+    """
 
     items: list[msgspec.Raw]
+    revision: str = ""
 
 
 class Named(msgspec.Struct, frozen=True, rename="camel"):

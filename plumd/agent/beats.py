@@ -14,6 +14,7 @@ from plumd.agent import facts
 from plumd.agent.http import CallFailed, Http
 from plumd.agent.identity import Identity
 from plumd.agent.settings import Settings
+from plumd.executors import shim
 
 log = logging.getLogger("plumd.agent")
 BEAT_S_MIN: Final = 0.2
@@ -41,6 +42,7 @@ class Heard(msgspec.Struct, frozen=True, rename="camel"):
     ttl_sec: float = 15.0
     beat_sec: float = 0.0
     draining: bool = False
+    assignments: str = ""
 
 
 @final
@@ -49,6 +51,8 @@ class Beats:
 
     owned: an event, set while the controller takes this agent for the node's. draining: the node
     shall take nothing new. heard_again: called when the controller is heard after it was not.
+    confirmed: called with when a beat was sent (clock of leases, ms) and the revision of the
+    assignments that it was answered with, "" = none.
     """
 
     def __init__(self, settings: Settings, who: Identity, http: Http) -> None:
@@ -56,6 +60,7 @@ class Beats:
         self.taken = trio.Event()
         self.draining = False
         self.heard_again: Callable[[], None] = nobody
+        self.confirmed: Callable[[int, str], None] = no_one
         self._away = False
         self._settings = settings
         self._who = who
@@ -80,6 +85,7 @@ class Beats:
         told = Beat(settings.node_id, settings.ip or self._http.own_address(), settings.labels,
                     facts.look(settings.data_dir), plumd.__version__, facts.boot_id(),
                     self._who.key)
+        sent_ms = shim.boot_ms()
         try:
             answer = await self._http.call("POST", "v1/nodes/heartbeat", told, within_s)
         except CallFailed as error:
@@ -103,6 +109,7 @@ class Beats:
         except msgspec.DecodeError:
             heard = Heard()
         self.draining = heard.draining
+        self.confirmed(sent_ms, heard.assignments)
         return heard
 
     def _own(self, is_ours: bool) -> None:
@@ -126,3 +133,8 @@ class Beats:
 
 def nobody() -> None:
     """Nobody wants to know."""
+
+
+def no_one(sent_ms: int, revision: str) -> None:
+    """The same."""
+    del sent_ms, revision

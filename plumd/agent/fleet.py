@@ -8,6 +8,7 @@ sent; a controller that is away changes nothing for all others.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from pathlib import Path
 from typing import Final, final
@@ -26,6 +27,7 @@ from plumd.executors import shim
 log = logging.getLogger("plumd.agent")
 WAKE_AGAIN_S: Final = 1.0
 WAKE_AGAIN_S_MAX: Final = 15.0
+STATS_S: Final = 15.0
 RENEW_AT: Final = 0.25
 """Of a lease: so often it is renewed."""
 LINE_S_MAX: Final = 60.0
@@ -50,7 +52,11 @@ class Fleet:
         self._answered_ms = 0       # when the last request was sent that was answered
         self._said = ""
         self._listening = trio.CancelScope()
+        self._revision = ""         # of the assignments that are carried out
+        self._leases: dict[str, int] = {}       # of fenced instances that shall run, in ms
+        self._looked_s = -math.inf
         beats.heard_again = self.heard_again
+        beats.confirmed = self.confirmed
 
     def heard_again(self) -> None:
         """The controller is heard after it was not: look at once, over new connections."""
@@ -58,6 +64,20 @@ class Fleet:
         self._listening.cancel()
         self._around.reports.heard_again()
         self._wake.set()
+
+    def confirmed(self, sent_ms: int, revision: str) -> None:
+        """A beat was answered: the assignments are those of that revision. Where we carry them out
+        that is worth as much as a look at them."""
+        self._around.reports.together = bool(revision)
+        if not self._revision or revision != self._revision:
+            if self._revision:
+                self._wake.set()
+            return
+        self._answered_ms = sent_ms
+        self._looked_s = trio.current_time()
+        for instance_id, lease_ms in self._leases.items():
+            if instance_id in self.instances:
+                self.instances[instance_id].lease_until(sent_ms + lease_ms)
 
     def recover(self) -> None:
         """Find what an earlier agent kept running. Reads files."""
@@ -75,17 +95,27 @@ class Fleet:
                 nursery.start_soon(self._carry, instance)
             nursery.start_soon(self._listen)
             nursery.start_soon(self._around.reports.run)
+            nursery.start_soon(self._measure)
             while True:
+                self._looked_s = trio.current_time()
                 await self.sync(nursery)
-                with trio.move_on_after(self._sync_s()):
-                    await self._wake.wait()
+                while not self._wake.is_set() and (left_s := self._left_s()) > 0:
+                    with trio.move_on_after(left_s):
+                        await self._wake.wait()
                 self._wake = trio.Event()
 
-    def _sync_s(self) -> float:
+    async def _measure(self) -> None:
+        """Tell every now and then what instances use, of all at once."""
+        while True:
+            await trio.sleep(STATS_S)
+            for instance in list(self.instances.values()):
+                await instance.measure()
+
+    def _left_s(self) -> float:
         """How soon to ask again: a lease that is to be renewed does not wait for its end."""
-        fences = (instance.assigned.fence for instance in self.instances.values())
-        return min((self._settings.sync_s, *(
-            fence.lease_ms * RENEW_AT / 1000 for fence in fences if fence is not None)))
+        soon_s = min((self._settings.sync_s, *(
+            lease_ms * RENEW_AT / 1000 for lease_ms in self._leases.values())))
+        return self._looked_s + soon_s - trio.current_time()
 
     async def _carry(self, instance: Instance) -> None:
         await instance.run()
@@ -100,7 +130,7 @@ class Fleet:
         path = f"v1/assignments?nodeId={quote(self._settings.node_id, safe='')}"
         try:
             answer = await self._http.call("GET", path)
-            wanted = self._read(answer.body) if answer.ok else None
+            wanted, revision = self._read(answer.body) if answer.ok else (None, "")
         except CallFailed as error:
             self._say(f"the assignments cannot be had: {error}")
             if error.refused:
@@ -115,12 +145,14 @@ class Fleet:
             return
         self._answered_ms = sent_ms
         self._apply(wanted, sent_ms, nursery)
+        self._revision = revision
 
-    def _read(self, body: bytes) -> dict[str, Assigned]:
-        """What is wanted, by the ids. An item that this agent does not understand spoils no other,
-        and what runs of it stays as it is.  Raises msgspec.DecodeError."""
+    def _read(self, body: bytes) -> tuple[dict[str, Assigned], str]:
+        """What is wanted, by the ids, and its revision. An item that this agent does not understand
+        spoils no other, and what runs of it stays as it is.  Raises msgspec.DecodeError."""
         found: dict[str, Assigned] = {}
-        for raw in _DECODE(body).items:
+        said = _DECODE(body)
+        for raw in said.items:
             try:
                 one = msgspec.json.decode(raw, type=Assigned)
             except msgspec.ValidationError as error:
@@ -131,10 +163,12 @@ class Fleet:
                     found[instance_id] = self.instances[instance_id].assigned
             else:
                 found[one.instance_id] = one
-        return found
+        return found, said.revision
 
     def _apply(self, wanted: dict[str, Assigned], sent_ms: int, nursery: trio.Nursery) -> None:
         """Want what is listed, and nothing else."""
+        self._leases = {one.instance_id: one.fence.lease_ms for one in wanted.values()
+                        if one.fence is not None and one.wanted}
         for instance_id, instance in self.instances.items():
             if instance_id not in wanted:
                 instance.want(None)

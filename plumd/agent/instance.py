@@ -31,7 +31,6 @@ from plumd.executors.os_process import signal_name
 log = logging.getLogger("plumd.agent")
 KEPT_RUNS: Final = 3
 LOG_BYTES_MAX: Final = 16 << 20
-STATS_S: Final = 15.0
 TERM_AT: Final = 2 / 3
 """Of a lease: then the instance is asked to end, so that it has a while before it is killed."""
 
@@ -72,6 +71,7 @@ class Instance:
         self._process: Process | None = None
         self._running_as: Assigned | None = None
         self._healthy = False
+        self._unwell = ""       # why it is not well, for people
         self._started_ms = 0
         self._pid = 0
         self._failures = 0
@@ -231,34 +231,33 @@ class Instance:
         self._lease_ms = max(self._lease_ms, lease_ms)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._steer, process, wanted)
-            nursery.start_soon(self._tell_running, process)
+            self._healthy = wanted.health_check is None
+            self._started_ms = time.time_ns() // 1_000_000
+            self._say("Running")
             if wanted.health_check is not None:
                 nursery.start_soon(health.watch, wanted.health_check, self._around.http,
                                    self._is_well)
             status = await process.wait()
             nursery.cancel_scope.cancel()
         self._process = self._running_as = None
-        self._pid, self._healthy = 0, False
+        self._pid, self._healthy, self._started_ms, self._unwell = 0, False, 0, ""
         await trio.to_thread.run_sync(self._tidy, number)
         lived_s = trio.current_time() - begun_s
         await self._settle(status, wanted, lived_s)
 
-    async def _tell_running(self, process: Process) -> None:
-        """Say that it runs, and every now and then what it uses."""
-        self._healthy = self.assigned.health_check is None
-        self._started_ms = time.time_ns() // 1_000_000
-        self._say("Running")
-        while True:
-            await trio.sleep(STATS_S)
-            usage = await process.usage()
-            if usage is not None:
-                self._say("Running", stats=Stats(
-                    usage.cpu_us / 1e6, usage.memory_bytes, usage.peak_memory_bytes,
-                    usage.processes, usage.read_bytes, usage.written_bytes))
+    async def measure(self) -> None:
+        """Say what it uses, if it runs."""
+        process = self._process
+        usage = None if process is None else await process.usage()
+        if usage is not None and self._process is process and self._started_ms:
+            self._say("Running", message=self._unwell, stats=Stats(
+                usage.cpu_us / 1e6, usage.memory_bytes, usage.peak_memory_bytes,
+                usage.processes, usage.read_bytes, usage.written_bytes))
 
     def _is_well(self, well: bool) -> None:
         self._healthy = well
-        self._say("Running", message="" if well else "the health check fails")
+        self._unwell = "" if well else "the health check fails"
+        self._say("Running", message=self._unwell)
 
     async def _steer(self, process: Process, ran: Assigned) -> None:
         """Stop the run when it shall not be, and renew its lease while it may."""

@@ -4,12 +4,14 @@ is heard."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from itertools import islice
 from typing import Final, final
 
 import trio
 
 from plumd.agent.assigned import Report
-from plumd.agent.http import CallFailed, Http
+from plumd.agent.http import Answer, CallFailed, Http
 
 log = logging.getLogger("plumd.agent")
 AGAIN_S: Final = 1.0
@@ -17,6 +19,7 @@ AGAIN_S_MAX: Final = 15.0
 UNKNOWN: Final = 404
 ENDS: Final = ("Failed", "Completed")
 ENDS_MAX: Final = 20
+TOGETHER_MAX: Final = 100
 
 
 @final
@@ -29,6 +32,8 @@ class Reports:
         self._news = trio.Event()
         self._told = trio.Event()
         self._heard = trio.Event()
+        self.together = False
+        """Whether the controller takes several reports at once."""
 
     def heard_again(self) -> None:
         """The controller is heard after it was not: what waits is told now."""
@@ -56,14 +61,12 @@ class Reports:
             while not self._waiting:
                 self._news = trio.Event()
                 await self._news.wait()
-            instance_id, reports = next(iter(self._waiting.items()))
-            report = reports[0]
-            if await self._say(report):
+            count = TOGETHER_MAX if self.together else 1
+            first = [waiting[0] for waiting in islice(self._waiting.values(), count)]
+            if done := await self._say_all(first):
                 pause_s = AGAIN_S
-                left = [one for one in self._waiting[instance_id] if one is not report]
-                self._waiting[instance_id] = left
-                if not left:
-                    del self._waiting[instance_id]
+                for report in done:
+                    self._forget(report)
                 self._told.set()
             else:
                 with trio.move_on_after(pause_s) as pausing:
@@ -71,15 +74,37 @@ class Reports:
                 self._heard = trio.Event()
                 pause_s = min(2 * pause_s, AGAIN_S_MAX) if pausing.cancelled_caught else AGAIN_S
 
+    def _forget(self, report: Report) -> None:
+        """It was told. Others of the instance may have come meanwhile."""
+        left = [one for one in self._waiting.get(report.instance_id, ()) if one is not report]
+        if left:
+            self._waiting[report.instance_id] = left
+        else:
+            self._waiting.pop(report.instance_id, None)
+
+    async def _say_all(self, reports: Sequence[Report]) -> Sequence[Report]:
+        """Tell several at once; those that were heard, or never will be. Where one of them spoils
+        the others it is told alone."""
+        if len(reports) == 1:
+            return reports if await self._say(reports[0]) else ()
+        answer = await self._call({"items": reports})
+        if answer is None or answer.ok:
+            return reports if answer is not None else ()
+        return reports[:1] if await self._say(reports[0]) else ()
+
     async def _say(self, report: Report) -> bool:
         """Whether it was heard, or never will be."""
-        try:
-            answer = await self._http.call("POST", "v1/instances/status", report)
-        except CallFailed as error:
-            log.debug("a report waits", extra={"reason": str(error)})
-            return False
-        if answer.ok or answer.status == UNKNOWN:
-            return True
+        answer = await self._call(report)
+        if answer is None or answer.ok or answer.status == UNKNOWN:
+            return answer is not None
         log.warning("a report was not taken", extra={
             "instance_id": report.instance_id, "reason": answer.problem})
         return answer.status < 500 and answer.status != 429
+
+    async def _call(self, body: object) -> Answer | None:
+        """What the controller answers, None when nothing came."""
+        try:
+            return await self._http.call("POST", "v1/instances/status", body)
+        except CallFailed as error:
+            log.debug("reports wait", extra={"reason": str(error)})
+            return None

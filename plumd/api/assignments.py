@@ -19,7 +19,7 @@ from plumd.api.params import query_text
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.deployments import Deployments, Report
 from plumd.errors import NotFound
-from plumd.fleet import PHASES, Phase
+from plumd.fleet import PHASES, Phase, Usage
 from plumd.model import parse_id
 
 
@@ -40,7 +40,8 @@ class Assignments:
         """What a node shall run; asking is a sign of life."""
         node_id = query_text(request.query, "nodeId")
         found = await self.room.assignments(node_id)
-        return answer(200, AssignmentsView([assignment_view(one) for one in found]))
+        return answer(200, AssignmentsView([assignment_view(one) for one in found],
+                                           self.room.nodes.revision(node_id)))
 
     async def change(self, request: Request) -> Response:
         """Stop one copy alone, or let it run again."""
@@ -76,7 +77,9 @@ def report_of(given: Status) -> Report | None:
         return None
     return Report(number, Phase(PHASES.index(given.phase)), given.healthy, given.exit_code,
                   given.signal or None, given.restarts, given.pid, given.message,
-                  given.started_at)
+                  given.started_at,
+                  None if given.stats is None else msgspec.convert(given.stats, Usage,
+                                                                   from_attributes=True))
 
 
 def routes(handlers: Assignments) -> list[Route]:

@@ -147,6 +147,9 @@ def _first_value(body: bytes) -> bytes:
     return first
 
 
+_NULL: Final = msgspec.Raw(b"null")
+
+
 def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is no JSON")
 
@@ -179,18 +182,21 @@ def _rebuild(raw: bytes, kind: object) -> bytes:
 def _rebuild_struct(raw: bytes, kind: object) -> bytes:
     if raw[:1] != b"{":
         return raw
-    exact, folded = _fields(kind)
+    exact, folded, plain = _fields(kind)
+    parts = _parts(raw, dict[str, msgspec.Raw])
+    if parts.keys() <= plain and _NULL not in parts.values():
+        return raw              # it is as right as it can be, as nearly always
     chosen: dict[str, bytes] = {}
     is_exact: set[str] = set()
-    for key, value in _parts(raw, dict[str, msgspec.Raw]).items():
+    for key, value in parts.items():
         name = key if key in exact else folded.get(key.lower())
         if name is None or (name in is_exact and name != key):
             continue
         if name == key:
             is_exact.add(name)
-        if bytes(value) == b"null":
+        if value == _NULL:
             continue
-        chosen[name] = _rebuild(bytes(value), exact[name])
+        chosen[name] = bytes(value) if name in plain else _rebuild(bytes(value), exact[name])
     return _join(chosen)
 
 
@@ -238,11 +244,12 @@ def _holds_struct(kind: object) -> bool:
 
 
 @lru_cache(maxsize=512)
-def _fields(kind: object) -> tuple[Mapping[str, object], Mapping[str, str]]:
-    """(wire name -> type, lower-case wire name -> wire name) of a Struct."""
+def _fields(kind: object) -> tuple[Mapping[str, object], Mapping[str, str], frozenset[str]]:
+    """(wire name -> type, lower-case wire name -> wire name, names without Structs) of a Struct."""
     assert isinstance(kind, type)
     assert issubclass(kind, msgspec.Struct)
     hints = get_type_hints(kind, include_extras=True)
     exact = dict(zip(kind.__struct_encode_fields__,
                      (hints[name] for name in kind.__struct_fields__), strict=True))
-    return exact, {name.lower(): name for name in exact}
+    return exact, {name.lower(): name for name in exact}, frozenset(
+        name for name, inner in exact.items() if not _holds_struct(inner))

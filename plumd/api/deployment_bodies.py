@@ -31,6 +31,7 @@ from plumd.fleet import (
     Sec,
     Slot,
     Update,
+    Used,
     slots_of,
 )
 from plumd.model import id_text
@@ -116,6 +117,7 @@ class InstanceView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     app_version: str
     started_at: int | None
     last_report_at: int | None
+    stats: StatsView | None
     created_at: int
 
 
@@ -202,9 +204,10 @@ class AssignmentView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 
 
 class AssignmentsView(msgspec.Struct, frozen=True, rename="camel"):
-    """All copies of a node."""
+    """All copies of a node. revision: another one whenever they change."""
 
     items: list[AssignmentView]
+    revision: str
 
 
 class AssignmentWrite(msgspec.Struct, frozen=True, rename="camel"):
@@ -213,19 +216,40 @@ class AssignmentWrite(msgspec.Struct, frozen=True, rename="camel"):
     desired: Literal["Running", "Stopped"]
 
 
-class StatsGiven(msgspec.Struct, frozen=True, rename="camel"):
-    """What a copy used; told, not stored."""
+Amount = Annotated[float, Meta(ge=0, le=1 << 60)]
 
-    cpu_sec: float = 0.0
-    memory_bytes: float = 0.0
-    peak_memory_bytes: float = 0.0
-    processes: float = 0.0
-    read_bytes: float = 0.0
-    written_bytes: float = 0.0
+
+class StatsGiven(msgspec.Struct, frozen=True, rename="camel"):
+    """What a copy uses, or used until its end."""
+
+    cpu_sec: Amount = 0.0
+    memory_bytes: Amount = 0.0
+    peak_memory_bytes: Amount = 0.0
+    processes: Amount = 0.0
+    read_bytes: Amount = 0.0
+    written_bytes: Amount = 0.0
+    oom_kills: Amount = 0.0
+
+
+class StatsView(msgspec.Struct, frozen=True, rename="camel"):
+    """What a copy used when its agent looked last (`at`, Unix ms). cpuPercent: of one processor,
+    since the look before."""
+
+    cpu_sec: float
+    cpu_percent: float
+    memory_bytes: int
+    peak_memory_bytes: int
+    processes: int
+    read_bytes: int
+    written_bytes: int
+    at: int
 
 
 class Status(msgspec.Struct, frozen=True, rename="camel"):
-    """What an agent says of a copy. tsUnix: its own time, in seconds.  startedAt: Unix ms."""
+    """What an agent says of a copy. tsUnix: its own time, in seconds.  startedAt: Unix ms.
+
+    nodeId and generation: as the agent knows them; the copy's own count.
+    """
 
     instance_id: Annotated[Name, Meta(min_length=1)]
     phase: Literal["Pending", "Starting", "Running", "Stopped", "Failed", "Completed"]
@@ -238,6 +262,8 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     message: Annotated[str, Meta(max_length=100_000)] = ""
     started_at: Annotated[int, Meta(ge=0, le=1 << 53)] = 0
     stats: StatsGiven | None = None
+    node_id: Name = ""
+    generation: Annotated[int, Meta(ge=0, le=1 << 53)] | None = None
 
 
 class Statuses(msgspec.Struct, frozen=True, rename="camel"):
@@ -313,7 +339,17 @@ def instance_view(copy: Copy, row: DeploymentRow | None, room: Deployments) -> I
         app_name=entry.app_name if entry is not None else "",
         app_version=entry.app_version if entry is not None else "",
         started_at=copy.started_ms or None, last_report_at=room.heard_ms(copy) or None,
-        created_at=copy.created_ms)
+        stats=stats_view(room.usage(copy.number)), created_at=copy.created_ms)
+
+
+def stats_view(used: Used | None) -> StatsView | None:
+    """What a copy uses, as the API shows it; None: nobody said."""
+    if used is None:
+        return None
+    now = used.now
+    return StatsView(now.cpu_sec, used.cpu_percent, round(now.memory_bytes),
+                     round(now.peak_memory_bytes), round(now.processes), round(now.read_bytes),
+                     round(now.written_bytes), used.at_ms)
 
 
 def deployment_view(row: DeploymentRow, copies: list[Copy], room: Deployments) -> DeploymentView:

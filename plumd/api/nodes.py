@@ -56,12 +56,16 @@ class NodeBeat(msgspec.Struct, frozen=True, rename="camel"):
     key: Annotated[str, Meta(max_length=500)] = ""
 
 
-class BeatAnswer(msgspec.Struct, frozen=True, rename="camel"):
-    """ttlSec: the node is lost after so long without a word.  beatSec: how often to beat."""
+class BeatAnswer(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """ttlSec: the node is lost after so long without a word.  beatSec: how often to beat.
+
+    assignments: the `revision` of what the node shall run; left out: look in any case.
+    """
 
     ttl_sec: float
     beat_sec: float
     draining: bool
+    assignments: str = ""
 
 
 class NodeView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -129,7 +133,8 @@ class NodeRoutes:
             Beat(given.node_id, given.ip or request.peer, given.labels, facts,
                  given.agent_version, given.boot_id, given.key), request.peer)
         ttl_s = self.nodes.ttl_s
-        return answer(200, BeatAnswer(whole(ttl_s), whole(ttl_s / BEATS), seen.row.draining))
+        return answer(200, BeatAnswer(whole(ttl_s), whole(ttl_s / BEATS), seen.row.draining,
+                                      seen.assignments))
 
     async def page(self, request: Request) -> Response:
         """Nodes by id; all of them unless ?limit= is given."""

@@ -41,10 +41,32 @@ COLUMNS: Final = (
     Column("READY", ready), column("VERSION", "version"), Column("ROLLOUT", rollout_of),
     moment_column("UPDATED", "updatedAt"),
 )
+
+
+def used(item: JsonObject, name: str) -> float | None:
+    """What an instance uses, None when nobody said."""
+    stats = item.get("stats")
+    found = stats.get(name) if isinstance(stats, dict) else None
+    return found if isinstance(found, int | float) else None
+
+
+def cpu_of(item: JsonObject) -> str:
+    """`12 %` of one processor"""
+    found = used(item, "cpuPercent")
+    return "" if found is None else f"{found:.0f} %"
+
+
+def memory_of(item: JsonObject) -> str:
+    """`34 MiB`"""
+    found = used(item, "memoryBytes")
+    return "" if found is None else f"{found / (1 << 20):.0f} MiB"
+
+
 INSTANCES: Final = (
     column("ID", "instanceId"), column("ENTRY", "entry"), column("#", "ordinal"),
     column("NODE", "nodeId"), column("STATE", "state"), column("VERSION", "appVersion"),
-    column("RESTARTS", "restarts"), column("EXIT", "exitCode"), column("ENDS", "retired"),
+    column("RESTARTS", "restarts"), Column("CPU", cpu_of), Column("MEMORY", memory_of),
+    column("EXIT", "exitCode"), column("ENDS", "retired"),
     column("WHY", "why"),
 )
 PLAN: Final = (column("ENTRY", "entry"), column("#", "ordinal"), column("NODE", "nodeId"),

@@ -12,7 +12,7 @@ import trio
 from plumd import artifacts
 from plumd.clock import Clock
 from plumd.errors import NotFound, PlumError, VersionMismatch
-from plumd.fleet import PHASES, Body, Copy, DeploymentEntry, Phase, Rollout, Slot
+from plumd.fleet import PHASES, Body, Copy, DeploymentEntry, Phase, Rollout, Slot, Used
 from plumd.nodes import Nodes
 from plumd.placement import Board, Need
 from plumd.services import Registry, Verdict
@@ -55,6 +55,7 @@ class Book:
         self._of: dict[int, dict[int, Copy]] = {}       # deployment -> its copies
         self._on: dict[str, dict[int, Copy]] = {}       # node -> the copies on it
         self._heard: dict[int, int] = {}                # copy -> when its agent last spoke of it
+        self._used: dict[int, Used] = {}                # copy -> what it uses
         self._found: dict[int, tuple[Verdict, ...]] = {}    # copies that discovery knows
         self._waits: dict[int, dict[Slot, str]] = {}
         self._looks: dict[int, int] = {}                # deployment -> when to look again
@@ -214,7 +215,7 @@ class Book:
         if copy.node_id:
             self._on.get(copy.node_id, {}).pop(copy.number, None)
             self._rung.add(copy.node_id)
-        for kept in (self._heard, self._stops, self._dirty):
+        for kept in (self._heard, self._used, self._stops, self._dirty):
             kept.pop(copy.number, None)
         self._gone[copy.number] = copy
 
@@ -225,12 +226,19 @@ class Book:
 
     def board(self) -> Board:
         """All nodes with all copies."""
-        board = Board(self.nodes.for_placement())
+        return Board(self.nodes.for_placement(), self._put_all)
+
+    def _put_all(self, board: Board) -> None:
+        needs: dict[tuple[int, int, str], Need | None] = {}
         for copy in self._copies.values():
-            entry = self.program(copy.deployment, copy.version, copy.entry)
-            if entry is not None and self._is_there(copy):
-                board.put(copy.node_id, self.need(copy.deployment, entry))
-        return board
+            if not self._is_there(copy):
+                continue
+            key = copy.deployment, copy.version, copy.entry
+            if key not in needs:
+                entry = self.program(*key)
+                needs[key] = None if entry is None else self.need(copy.deployment, entry)
+            if (need := needs[key]) is not None:
+                board.put(copy.node_id, need)
 
     def copies_of(self, number: int) -> list[Copy]:
         """A deployment's copies as they will be, for whoever is being asked."""
@@ -248,6 +256,10 @@ class Book:
     def heard_ms(self, copy: Copy) -> int:
         """When its agent spoke of it last."""
         return self._heard.get(copy.number, copy.reported_ms)
+
+    def usage(self, number: int) -> Used | None:
+        """What a copy uses, by its agent's last word since our start."""
+        return self._used.get(number)
 
     def statistics(self) -> Mapping[str, int]:
         """How many copies there are in each phase."""

@@ -9,7 +9,7 @@ import msgspec
 
 from plumd.deployments.book import Ask, Book
 from plumd.errors import NotFound
-from plumd.fleet import FENCE_MARGIN_MS, OVER, Copy, DeploymentEntry, Phase
+from plumd.fleet import FENCE_MARGIN_MS, OVER, Copy, DeploymentEntry, Phase, Usage, Used
 from plumd.model import id_text
 from plumd.store import instances
 from plumd.store.apps import AppRow
@@ -29,6 +29,7 @@ class Report(msgspec.Struct, frozen=True):
     pid: int = 0
     message: str = ""
     started_ms: int = 0
+    usage: Usage | None = None
 
 
 class Fence(msgspec.Struct, frozen=True, rename="camel"):
@@ -58,16 +59,20 @@ class Reports(Book):
 
         strict: raises NotFound for a copy that is not known.  Raises: as Engine.write.
         """
-        now_ms, news = self.now_ms, []
+        now_ms, told = self.now_ms, []
         for one in reports:
             copy = self._copies.get(one.number)
-            if copy is None:
-                if strict:
-                    raise NotFound("no such instance; end it", field="instanceId")
-                continue
-            self._heard[one.number] = now_ms
-            if copy.node_id:
-                await self.nodes.alive(copy.node_id)
+            if copy is not None:
+                told.append((copy, one))
+            elif strict:
+                raise NotFound("no such instance; end it", field="instanceId")
+        for node_id in {copy.node_id for copy, _ in told if copy.node_id}:
+            await self.nodes.alive(node_id)
+        news = []
+        for copy, one in told:
+            self._heard[copy.number] = now_ms
+            if one.usage is not None:
+                self._used[copy.number] = used(self._used.get(copy.number), one.usage, now_ms)
             if self._is_news(copy, one):
                 news.append(one)
         if news:
@@ -116,7 +121,10 @@ class Reports(Book):
 
         Raises: as Engine.write, when the node was lost and cannot be written down as back.
         """
+        was_lost = self.nodes.is_lost(node_id)
         await self.nodes.alive(node_id)
+        if was_lost:        # what was decided while it was lost is written before it is told
+            await self.ask(nothing)
         found, now_ms = [], self.now_ms
         for copy in self.store.peek(instances.of_node, node_id):
             row = self._shown.get(copy.deployment)
@@ -157,3 +165,15 @@ class Reports(Book):
         lost = self.nodes.is_lost(node_id)
         return sum(1 for copy in self._on.get(node_id, {}).values()
                    if not copy.gone and not (lost and copy.retired))
+
+
+def used(before: Used | None, now: Usage, now_ms: int) -> Used:
+    """What is known after a word of an agent."""
+    if before is None or now_ms <= before.at_ms or now.cpu_sec < before.now.cpu_sec:
+        return Used(now, 0.0, now_ms)
+    spent_s = now.cpu_sec - before.now.cpu_sec
+    return Used(now, round(spent_s * 100_000 / (now_ms - before.at_ms), 1), now_ms)
+
+
+def nothing() -> None:
+    """Asked only to wait for what is under way."""

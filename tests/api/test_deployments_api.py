@@ -110,6 +110,52 @@ def test_an_old_agent_to_the_byte(api: Api) -> None:
     api.gone(f"/v1/apps/{artifact['artifactId']}")
 
 
+def test_a_beat_says_whether_the_assignments_changed(api: Api) -> None:
+    def told() -> object:
+        return api.done("POST", "/v1/nodes/heartbeat", {"nodeId": "rev"}).get("assignments")
+
+    def revision() -> object:
+        return api.get("/v1/assignments?nodeId=rev")["revision"]
+
+    assert told() is None, "the first beat: look in any case"
+    before = told()
+    assert before == revision() == told()
+    found = api.done("POST", BASE, {"name": "rev", "entries": [
+        {"artifactUrl": app(api, "rev"), "replicas": {"rev": 1}}]})["deploymentId"]
+    api.done("POST", f"{BASE}/{found}?action=start")
+    eventually(lambda: told() != before)
+    started = revision()
+    instance = assigned(api, "rev")[0]["instanceId"]
+    report(api, instance)
+    eventually(lambda: told() == revision())
+    api.done("POST", f"{BASE}/{found}?action=stop")
+    eventually(lambda: told() not in (before, started))
+    assert told() == revision()
+    api.gone(f"{BASE}/{found}")
+
+
+def test_what_an_instance_uses_is_shown(api: Api) -> None:
+    beat(api, "use")
+    found = api.done("POST", BASE, {"name": "use", "entries": [
+        {"artifactUrl": app(api, "use"), "replicas": {"use": 1}}]})["deploymentId"]
+    api.done("POST", f"{BASE}/{found}?action=start")
+    instance = assigned(api, "use")[0]["instanceId"]
+    assert api.get(f"/v1/instances/{instance}")["stats"] is None
+    commits = api.get("/v1/status")["commits"]
+    for cpu_s in (1.0, 1.5):
+        stats = {"cpuSec": cpu_s, "memoryBytes": 5 << 20, "peakMemoryBytes": 6 << 20,
+                 "processes": 2, "readBytes": 3, "writtenBytes": 4}
+        assert report(api, instance, stats=stats, nodeId="use", generation=1).status_code == 204
+    shown = api.get(f"/v1/instances/{instance}")["stats"]
+    assert isinstance(shown, dict)
+    assert {name: shown[name] for name in ("cpuSec", "memoryBytes", "processes")} == {
+        "cpuSec": 1.5, "memoryBytes": 5 << 20, "processes": 2}
+    assert float(str(shown["cpuPercent"])) > 0
+    assert int(str(api.get("/v1/status")["commits"])) - int(str(commits)) <= 1, "kept in memory"
+    refused(report(api, instance, stats={"cpuSec": -1}), 422, "invalid", "stats.cpuSec")
+    api.gone(f"{BASE}/{found}")
+
+
 def test_scale_edit_plan_and_versions(api: Api) -> None:
     url = app(api, "web")
     beat(api, "w1", "w2", rack="1")

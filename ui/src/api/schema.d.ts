@@ -4685,11 +4685,15 @@ export interface components {
         /**
          * BeatAnswer
          * @description ttlSec: the node is lost after so long without a word.  beatSec: how often to beat.
+         *
+         *         assignments: the `revision` of what the node shall run; left out: look in any case.
          */
         BeatAnswer: {
             ttlSec: number;
             beatSec: number;
             draining: boolean;
+            /** @default  */
+            assignments: string;
         };
         /**
          * NodeView
@@ -5172,7 +5176,23 @@ export interface components {
             appVersion: string;
             startedAt: number | null;
             lastReportAt: number | null;
+            stats: components["schemas"]["StatsView"] | null;
             createdAt: number;
+        };
+        /**
+         * StatsView
+         * @description What a copy used when its agent looked last (`at`, Unix ms). cpuPercent: of one processor,
+         *         since the look before.
+         */
+        StatsView: {
+            cpuSec: number;
+            cpuPercent: number;
+            memoryBytes: number;
+            peakMemoryBytes: number;
+            processes: number;
+            readBytes: number;
+            writtenBytes: number;
+            at: number;
         };
         /**
          * VersionView
@@ -5186,10 +5206,11 @@ export interface components {
         };
         /**
          * AssignmentsView
-         * @description All copies of a node.
+         * @description All copies of a node. revision: another one whenever they change.
          */
         AssignmentsView: {
             items: components["schemas"]["AssignmentView"][];
+            revision: string;
         };
         /**
          * AssignmentView
@@ -5239,6 +5260,8 @@ export interface components {
         /**
          * Status
          * @description What an agent says of a copy. tsUnix: its own time, in seconds.  startedAt: Unix ms.
+         *
+         *         nodeId and generation: as the agent knows them; the copy's own count.
          */
         Status: {
             instanceId: string;
@@ -5262,10 +5285,14 @@ export interface components {
             startedAt: number;
             /** @default null */
             stats: components["schemas"]["StatsGiven"] | null;
+            /** @default  */
+            nodeId: string;
+            /** @default null */
+            generation: number | null;
         };
         /**
          * StatsGiven
-         * @description What a copy used; told, not stored.
+         * @description What a copy uses, or used until its end.
          */
         StatsGiven: {
             /** @default 0 */
@@ -5280,6 +5307,8 @@ export interface components {
             readBytes: number;
             /** @default 0 */
             writtenBytes: number;
+            /** @default 0 */
+            oomKills: number;
         };
         /**
          * PastEvent
