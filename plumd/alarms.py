@@ -26,6 +26,7 @@ from plumd.thresholds import Phase, Rule, Watch
 log = logging.getLogger("plumd.alarms")
 AGAIN_S: Final = 1.0
 ACTIVE_MAX: Final = 100_000
+LOOKS: Final = 100
 
 
 class Change(NamedTuple):
@@ -65,20 +66,28 @@ class Alarms:
         for alarm in self.store.peek(alarms.page, "", True, FOR_EVER, ACTIVE_MAX):
             self.active[alarm.rule, alarm.device] = alarm.id
             self._watches[alarm.rule, alarm.device] = Watch(Phase.RAISED)
-        if self.rules:
-            self._look_at_all()
+        for live in self._meant(self.rules.values()):
+            self._look_at(live)
 
     def _index(self) -> None:
         self._by_state = {}
         for number, rule in self.rules.items():
             self._by_state.setdefault(rule.state, []).append(number)
 
-    def _look_at_all(self) -> None:
-        for seen in self.registry.every():
-            newest = self.store.peek(devices.latest, seen.row.number)
-            self.see(self.registry.find(seen.row.device.device_id),
-                     {name: state.value for name, state in newest.items()
-                      if name in self._by_state})
+    def _meant(self, rules: Iterable[Rule]) -> list[Live]:
+        """The devices that one of these watches."""
+        wanted = list(rules)
+        if not wanted:
+            return []
+        found = (seen.row.device for seen in self.registry.every())
+        return [self.registry.find(one.device_id) for one in found
+                if any(rule.means(one.device_id, one.type) for rule in wanted)]
+
+    def _look_at(self, live: Live) -> None:
+        """Its newest values, as if they came now."""
+        newest = self.store.peek(devices.latest, live.row.number)
+        self.see(live, {name: state.value for name, state in newest.items()
+                        if name in self._by_state})
 
     # ------------------------------------------------------------ rules
 
@@ -88,10 +97,15 @@ class Alarms:
             await self._write(lambda tx: alarms.put_rule(tx, number, rule))
             self.rules[number] = rule
             self._index()
-            for key in [key for key in self._watches if key[0] == number]:
-                if key not in self.active:
-                    del self._watches[key]
-            self._look_at_all()
+            known = {key[1] for key in self._watches if key[0] == number}
+            for device in known:
+                if (number, device) not in self.active:
+                    del self._watches[number, device]
+            for count, live in enumerate(self._meant([rule])):
+                if not live.gone:
+                    self._look_at(live)
+                if count % LOOKS == LOOKS - 1:
+                    await trio.lowlevel.checkpoint()    # others have their turn
 
     async def delete_rule(self, number: int) -> None:
         """Forget a rule; what is active of it is over. Raises: NotFound, and as Engine.write."""

@@ -76,9 +76,17 @@ def values(raw: Raw) -> Iterator[tuple[str, Bucket]]:
     _, at_ms, received_ms, states = raw
     when_ms = moment(at_ms, received_ms)
     for name, text in DECODE(states).items():
-        value = number(text)
-        if value is not None and abs(value) <= VALUE_MAX:
-            yield name, Bucket(when_ms, 1, value, value, value, value)
+        one = bucket_of(when_ms, text)
+        if one is not None:
+            yield name, one
+
+
+def bucket_of(when_ms: int, text: str) -> Bucket | None:
+    """One value, None when it is no number."""
+    value = number(text)
+    if value is None or abs(value) > VALUE_MAX:
+        return None
+    return Bucket(when_ms, 1, value, value, value, value)
 
 
 def fold(tx: Tx, device: int, up_to_seq: int, count: int) -> None:
@@ -110,13 +118,14 @@ def history(db: apsw.Connection, device: int, state: str, from_ms: int, to_ms: i
     for one in minutes:
         if one.at_ms >= until_ms:
             into(found, one.at_ms, width_ms, one)
-    raws: Iterator[Raw] = sql.rows(db, SQL["since"], (device,))
+    raws: Iterator[Raw] = sql.rows(db, SQL["between"], (
+        device, from_ms - STRAY_MS, to_ms + STRAY_MS))
     for raw in raws:
         when_ms = moment(raw[1], raw[2])
         if from_ms <= when_ms < to_ms:
-            for name, one in values(raw):
-                if name == state:
-                    into(found, when_ms, width_ms, one)
+            value = bucket_of(when_ms, DECODE(raw[3]).get(state, ""))
+            if value is not None:
+                into(found, when_ms, width_ms, value)
     return [one for _, one in sorted(found.items())]
 
 

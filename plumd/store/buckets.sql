@@ -40,5 +40,6 @@ DELETE FROM device_retention WHERE device = ?;
 SELECT seq, at_ms, received_ms, states FROM device_history WHERE device = ? AND seq <= ?
 ORDER BY seq LIMIT ?;
 
--- name: since
-SELECT seq, at_ms, received_ms, states FROM device_history WHERE device = ? ORDER BY seq;
+-- name: between
+SELECT seq, at_ms, received_ms, states FROM device_history
+WHERE device = ? AND received_ms >= ? AND received_ms < ? ORDER BY seq;

@@ -27,6 +27,7 @@ from schemathesis.specs.openapi.schemas import OpenApiSchema
 
 from tests import zips
 from tests.api.live import Api, serving
+from tests.daemon.plant import wait_for
 
 pytestmark = pytest.mark.daemon
 api = pytest.fixture(scope="module", name="api")(serving)
@@ -107,7 +108,14 @@ def things(api: Api, number: int) -> dict[str, str]:
     app = api.http.post("/v1/apps/upload", content=zips.app("there", str(number))).json()
     made = api.done("POST", "/v1/deployments", {"name": "there", "artifactUrl": app["url"],
                                                 "replicas": {"there": 1}})
-    return {"nodes": "there", "apps": str(app["artifactId"]),
+    api.done("POST", "/v1/resources/register", {"resourceId": "there"})
+    rule = api.made("/v1/alarm-rules", {"name": f"there {number}", "state": "s", "op": ">",
+                                        "value": 0, "resourceId": "there"})
+    api.ask("POST", "/v1/resources/state", {"resourceId": "there", "states": {"s": "1"}})
+    wait_for(lambda: bool(api.items("/v1/alarms?resourceId=there")), "an alarm")
+    [alarm, *_] = api.items("/v1/alarms?resourceId=there")
+    return {"resources": "there", "alarm-rules": str(rule["ruleId"]),
+            "alarms": str(alarm["alarmId"]), "nodes": "there", "apps": str(app["artifactId"]),
             "deployments": str(made["deploymentId"]), "instances": str(listed_first(made)),
             "tasks": str(task["taskId"]), "schedules": str(plan["scheduleId"]),
             "triggers": str(trigger["triggerId"]), "webhooks": str(hook["webhookId"]),
