@@ -32,7 +32,7 @@ ENCODE: Final = msgspec.json.Encoder().encode
 Days = Annotated[float, Meta(ge=0, le=36_500)]
 
 
-class Point(msgspec.Struct, frozen=True, rename="camel"):
+class StatePoint(msgspec.Struct, frozen=True, rename="camel"):
     """The values of a stretch of time that begins at `at` (Unix ms)."""
 
     at: int
@@ -43,13 +43,13 @@ class Point(msgspec.Struct, frozen=True, rename="camel"):
     last: float
 
 
-class History(msgspec.Struct, frozen=True, rename="camel"):
+class StateHistory(msgspec.Struct, frozen=True, rename="camel"):
     """A state over time; stretches without a value are left out."""
 
     resource_id: str
     state: str
     bucket_sec: int
-    points: list[Point]
+    points: list[StatePoint]
 
 
 class KeepGiven(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -106,8 +106,8 @@ class DeviceHistory:
             raise Invalid(f"that would be more than {POINTS_MAX} points", field="bucketSec")
         found = await self.store.read(buckets.history, live.row.number, state, from_ms, to_ms,
                                       width_s * 1000)
-        return answer(200, History(live.row.device.device_id, state, width_s, [
-            Point(one.at_ms, one.count, one.low, one.total / one.count, one.high, one.last)
+        return answer(200, StateHistory(live.row.device.device_id, state, width_s, [
+            StatePoint(one.at_ms, one.count, one.low, one.total / one.count, one.high, one.last)
             for one in found]))
 
     async def retention(self, request: Request) -> Response:
@@ -180,7 +180,7 @@ def routes(handlers: DeviceHistory) -> list[Route]:
     return [
         Route("GET", f"{base}/history", handlers.history,
               "A state over time: min, mean and max of each stretch", tag, read,
-              answers={200: History},
+              answers={200: StateHistory},
               query=(Query("resourceId", str, "The device", required=True),
                      Query("state", str, "Which state", required=True),
                      Query("from", int, "Unix ms; default a day before `to`"),

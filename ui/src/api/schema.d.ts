@@ -4304,20 +4304,20 @@ export interface components {
             token: number | null;
         };
         /**
-         * History
+         * StateHistory
          * @description A state over time; stretches without a value are left out.
          */
-        "plumd.api.device_history.History": {
+        StateHistory: {
             resourceId: string;
             state: string;
             bucketSec: number;
-            points: components["schemas"]["Point"][];
+            points: components["schemas"]["StatePoint"][];
         };
         /**
-         * Point
+         * StatePoint
          * @description The values of a stretch of time that begins at `at` (Unix ms).
          */
-        Point: {
+        StatePoint: {
             at: number;
             count: number;
             min: number;
@@ -5456,7 +5456,7 @@ export interface components {
          * History
          * @description Columns of equal length, oldest first. at: Unix ms of each step's end.
          */
-        "plumd.stats.History": {
+        History: {
             stepSec: number;
             at: number[];
             series: components["schemas"]["Series"];
@@ -10758,7 +10758,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["plumd.api.device_history.History"];
+                    "application/json": components["schemas"]["StateHistory"];
                 };
             };
             400: components["responses"]["400"];
@@ -13187,7 +13187,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["plumd.stats.History"];
+                    "application/json": components["schemas"]["History"];
                 };
             };
             400: components["responses"]["400"];
