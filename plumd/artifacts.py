@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import logging
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,12 +21,13 @@ import trio
 
 from plumd import artifact
 from plumd.clock import Clock
-from plumd.errors import Exists, StorageDown, TooLarge, TooMany, WrongState
+from plumd.errors import Exists, PlumError, StorageDown, TooLarge, TooMany, WrongState
 from plumd.model import id_text
 from plumd.store import apps, deployments
 from plumd.store.apps import AppRow
 from plumd.store.store import Store, Tx, Write
 
+log = logging.getLogger("plumd.artifacts")
 PART: Final = ".part"
 SUFFIX: Final = ".zip"
 BUFFER_BYTES: Final = 1 << 20
@@ -35,7 +37,7 @@ SWEEP_AFTER_S: Final = 3_600.0
 
 
 class Artifacts:
-    """Uploaded apps. `sweep` at the start."""
+    """Uploaded apps. `run` in a nursery of the daemon's."""
 
     def __init__(self, folder: Path, store: Store, clock: Clock, write: Write,
                  new_id: Callable[[], int], bytes_max: int) -> None:
@@ -47,6 +49,18 @@ class Artifacts:
         self._write = write
         self._new_id = new_id
         self._uploads = 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Sweep now, while nothing is under way, and then every hour, until canceled."""
+        await self.sweep()
+        task_status.started()
+        while True:
+            await trio.sleep(SWEEP_AFTER_S)
+            try:
+                if count := await self.sweep(SWEEP_AFTER_S):
+                    log.info("files of no app were removed", extra={"count": count})
+            except (PlumError, OSError) as error:
+                log.warning("the folder of apps cannot be swept", extra={"reason": str(error)})
 
     # ------------------------------------------------------------ in
 

@@ -329,7 +329,7 @@ class Daemon:
         leave = trio.Event()
         async with trio.open_nursery() as nursery:
             await self.end_strays()
-            await self.artifacts.sweep()
+            await nursery.start(self.artifacts.run)
             for carrier in self.carriers:
                 await nursery.start(carrier.run)
             nursery.start_soon(self.store.run_checkpoints)

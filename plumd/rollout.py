@@ -22,6 +22,8 @@ import msgspec
 from plumd.fleet import Body, Copy, DeploymentEntry, Phase, Rollout, Slot, slots_of
 from plumd.placement import Board, Choice, Need
 
+FORGET_MS: Final = 7 * 86_400_000
+"""So long a copy that was replaced is known while its node is away."""
 LOST: Final = "lost"
 UPDATED: Final = "updated"
 DRAINED: Final = "drained"
@@ -112,13 +114,15 @@ class Settling:
         orphans = []
         for copy in sorted(self.view.copies, key=lambda one: one.number):
             if copy.retired:
-                if is_finished(copy):
+                if is_finished(copy) or self.is_forgotten(copy):
                     self.forget([copy])
                     if copy.retired in RENEWALS:
                         self.stopped[copy.slot] = copy.number
                 else:
                     self.ending.setdefault(copy.slot, []).append(copy)
                     self.look(copy.stop_ms)
+                    if self.is_lost(copy):
+                        self.look(copy.stop_ms + FORGET_MS)
             elif copy.slot in self.live:
                 self.live[copy.slot].append(copy)
             else:
@@ -150,6 +154,11 @@ class Settling:
         """Whether its node is silent, or gone."""
         node = self.board.nodes.get(copy.node_id)
         return bool(copy.node_id) and (node is None or node.why_not == LOST_NODE)
+
+    def is_forgotten(self, copy: Copy) -> bool:
+        """Whether it was replaced on a node that has been away ever since; should the node come
+        back, its agent ends what is not known any more."""
+        return self.is_lost(copy) and self.now_ms >= copy.stop_ms + FORGET_MS
 
     def is_outdated(self, copy: Copy) -> bool:
         """Whether its program is not the one that its entry names now."""

@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from plumd import rollout
 from plumd.errors import NotFound, PlumError, VersionMismatch, WrongState
 from plumd.fleet import Phase
 from tests.fabric_rig import TTL_S
@@ -80,6 +81,23 @@ async def test_a_lost_node(tmp_path: Path, clock: MockClock) -> None:
         await fleet.until(lambda: len(fleet.copies(number)) == 2)
         await trio.sleep(60)
         assert fleet.where(number) == ["n3", "n2"], "nothing bounces"
+
+
+async def test_a_copy_on_a_node_that_stays_away_is_forgotten(
+        tmp_path: Path, clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout, "FORGET_MS", 600_000)
+    async with fleet_of(tmp_path, clock, "n1", "n2", "n3") as fleet:
+        number = await fleet.deploy(body(await fleet.app("app", "1"), {"n1": 1, "n2": 1}))
+        await fleet.until(lambda: len(fleet.where(number)) == 2)
+        fleet.agents["n1"].cut = True
+        await fleet.until(lambda: fleet.where(number) == ["n3", "n2"])
+        await trio.sleep(590)
+        assert len(fleet.copies(number)) == 3
+        await trio.sleep(20)
+        assert len(fleet.copies(number)) == 2, "its row goes"
+        assert fleet.agents["n1"].running
+        fleet.agents["n1"].cut = False
+        await fleet.until(lambda: not fleet.agents["n1"].running)
 
 
 async def test_a_flap_within_the_ttl_moves_nothing(tmp_path: Path, clock: MockClock) -> None:

@@ -33,6 +33,23 @@ async def watch(check: Check, http: Http, told: Callable[[bool], None]) -> None:
         await trio.sleep(max(INTERVAL_S_MIN, check.interval_sec))
 
 
+async def is_serving(stream: trio.SocketStream, port: int) -> bool:
+    """What a gRPC server says of itself by grpc.health.v1. Raises OSError.
+
+    Source: grpc/doc/health-checking.md
+    """
+    # Here, for HTTP/2 is a sixth of an agent's memory, and few agents need it.
+    from plumd.executors.grpc_client import HEALTH, SERVING, GrpcLine, target_of
+    from plumd.executors.targets import CallFailed as Unanswered
+    from plumd.stream.grpc_frames import GrpcError
+
+    try:
+        answer = await GrpcLine(stream).call(target_of(f"grpc://127.0.0.1:{port}"), HEALTH, b"", 0)
+    except (Unanswered, GrpcError):
+        return False
+    return answer.startswith(SERVING)
+
+
 async def is_well(check: Check, http: Http) -> bool:
     """One question."""
     with trio.move_on_after(max(INTERVAL_S_MIN, check.timeout_sec)):
@@ -42,8 +59,8 @@ async def is_well(check: Check, http: Http) -> bool:
                 async with http.stream(url) as answer:
                     return answer.status < WELL_BELOW
             stream = await trio.open_tcp_stream("127.0.0.1", check.port)
-            await trio.aclose_forcefully(stream)
-            return True
+            async with stream:
+                return check.kind != "grpc" or await is_serving(stream, check.port)
         except (CallFailed, OSError, ValueError):
             return False
     return False

@@ -20,13 +20,11 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
-from plumd.executors.grpc_client import GrpcClient
+from plumd.executors.grpc_client import HEALTH, SERVING, GrpcClient
 from plumd.stream.grpc_frames import GrpcError, Status
 
 REFLECTION: Final = ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
                      "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
-HEALTH: Final = "/grpc.health.v1.Health/Check"
-SERVING: Final = 1
 BY_FILE, BY_SYMBOL = 3, 4
 FILES, ERROR = 4, 7
 FILES_MAX: Final = 1_000
@@ -135,8 +133,7 @@ class GrpcCalls:
         Raises: CallFailed, GrpcError.
         """
         answer = await self.client.call(url, HEALTH, b"", 0)
-        serving = answer[:2] == bytes((1 << 3, SERVING))
-        return "" if serving else "its health service does not say SERVING"
+        return "" if answer.startswith(SERVING) else "its health service does not say SERVING"
 
 
 def add(pool: DescriptorPool, files: dict[str, FileDescriptorProto], name: str,

@@ -38,6 +38,9 @@ from plumd.stream.grpc_frames import (
 )
 
 SCHEME: Final = "grpc://"
+HEALTH: Final = "/grpc.health.v1.Health/Check"
+SERVING: Final = bytes((1 << 3, 1))
+"""How the answer of HEALTH begins when all is well."""
 RECEIVE_BYTES: Final = 64 << 10
 WINDOW_BYTES: Final = 1 << 20
 KEEP_S: Final = 30.0
