@@ -34,20 +34,11 @@ async def watch(check: Check, http: Http, told: Callable[[bool], None]) -> None:
 
 
 async def is_serving(stream: trio.SocketStream, port: int) -> bool:
-    """What a gRPC server says of itself by grpc.health.v1. Raises OSError.
-
-    Source: grpc/doc/health-checking.md
-    """
+    """What a gRPC server says of itself."""
     # Here, for HTTP/2 is a sixth of an agent's memory, and few agents need it.
-    from plumd.executors.grpc_client import HEALTH, SERVING, GrpcLine, target_of
-    from plumd.executors.targets import CallFailed as Unanswered
-    from plumd.stream.grpc_frames import GrpcError
+    from plumd.executors import grpc_client
 
-    try:
-        answer = await GrpcLine(stream).call(target_of(f"grpc://127.0.0.1:{port}"), HEALTH, b"", 0)
-    except (Unanswered, GrpcError):
-        return False
-    return answer.startswith(SERVING)
+    return await grpc_client.is_serving(stream, f"grpc://127.0.0.1:{port}")
 
 
 async def is_well(check: Check, http: Http) -> bool:

@@ -256,6 +256,17 @@ class GrpcClient:
         return None
 
 
+async def is_serving(stream: trio.SocketStream, url: str) -> bool:
+    """Whether the server at the other end of a new connection says that all of it is well.
+
+    Source: grpc/doc/health-checking.md
+    """
+    try:
+        return (await GrpcLine(stream).call(target_of(url), HEALTH, b"", 0)).startswith(SERVING)
+    except (CallFailed, GrpcError):
+        return False
+
+
 def target_of(url: str) -> Target:
     """The parts of `grpc://host:port`. Raises: CallFailed (bad_url)."""
     if not url.startswith(SCHEME):

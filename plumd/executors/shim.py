@@ -119,12 +119,16 @@ def prepare(directory: Path, spec: Spec) -> None:
 
 
 def put(path: Path, content: bytes) -> None:
-    """Replace a file in one step, so that a shim never reads half of it."""
+    """Replace a file in one step, so that a shim never reads half of it. Raises OSError."""
     part = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    part.replace(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)        # the disk is full, and this would fill it further
+        raise
 
 
 class NotStarted(Exception):

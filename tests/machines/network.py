@@ -83,18 +83,16 @@ class Machine:
         return subprocess.run([*self.way_in, *words], check=True, capture_output=True,
                               text=True, timeout=60).stdout
 
-    @property
-    def way_to_network(self) -> list[str]:
-        """Words before a command of ours that has its network."""
-        return ["nsenter", f"--net=/proc/{self.init}/ns/net", "--"]
-
     def start(self, words: list[str], log: Path, environment: Mapping[str, str], *,
-              network_alone: bool = False) -> subprocess.Popen[bytes]:
+              network: bool = True, rest: bool = True) -> subprocess.Popen[bytes]:
         """Start a command there. What is answered is the way in, whose child is the command.
 
-        network_alone: it is the command itself, on this machine but for the network.
+        network: whether its network is the machine's.  rest: whether its processes and mounts are;
+        without it the answer is the command itself.
         """
-        way_in = self.way_to_network if network_alone else [*self.way_in, *TIED]
+        words_in = ["nsenter", f"--target={self.init}", *(["--net"] if network else []),
+                    *(["--pid", "--mount"] if rest else []), "--"]
+        way_in = [*words_in, *TIED] if rest else words_in
         with log.open("ab") as said:
             way = subprocess.Popen([*TIED, *way_in, *words], env=dict(environment),
                                    stdin=subprocess.DEVNULL, stdout=said, stderr=said)

@@ -211,7 +211,7 @@ def test_a_restart_refuses_no_connection(site: Site) -> None:
     way = site.nodes["n2"].start(
         [sys.executable, str(Path(__file__).with_name("knocker.py")), site.controller.address,
          str(PORT), str(record)], site.folder / "knocker.log", clean_environment(),
-        network_alone=True)
+        rest=False)
 
     def said() -> list[str]:
         return record.read_text().splitlines() if record.exists() else []
