@@ -123,3 +123,28 @@ def test_what_a_workflow_would_do(api: Api, browser: Browser) -> None:
         expect(at.part("critical")).to_contain_text("fetch → each → tell")
         expect(at.page.locator("[data-row$='.solve'] .bar.wait")).to_have_count(4)
         at.calm()
+
+
+def test_a_graph_of_very_many_steps_is_painted(api: Api, browser: Browser) -> None:
+    steps = [{"id": f"s{n}", "task": {"name": "builtin.echo" if n else "builtin.fail"},
+              "needs": [f"s{(n - 1) // 3}"] if n else []} for n in range(400)]
+    flow = api.made("/v1/workflows", {"name": "crowd", "steps": steps})["workflowId"]
+    run = api.made(f"/v1/workflows/{flow}?action=run", prefer="wait=30")
+    with screen(browser, api.daemon.url) as at:
+        at.go(f"/runs/{run['runId']}")
+        graph = at.part("big-graph")
+        expect(graph).to_have_attribute("aria-label", re.compile("400"))
+        assert at.page.locator("[data-step]").count() == 0
+        first = at.page.get_by_role("button", name=at.t("state.Failed"))
+        expect(first).to_contain_text("1")
+        at.page.get_by_role("button", name=at.t("state.Skipped")).click()     # goes to the first
+        expect(at.page.locator("[data-row=s1]")).to_have_attribute("aria-pressed", "true")
+        first.click()
+        expect(at.page.locator("[data-row=s0]")).to_have_attribute("aria-pressed", "true")
+        # What is painted in the middle is the chosen step; a click beside it chooses nothing else.
+        box = graph.bounding_box()
+        assert box is not None
+        at.page.locator("[data-row=s2]").click()
+        graph.click(position={"x": box["width"] / 2, "y": box["height"] / 2})
+        expect(at.page.locator("[data-row=s0]")).to_have_attribute("aria-pressed", "true")
+        at.calm()

@@ -11,7 +11,7 @@ const PAGES_MAX = 6;
 /** Of so many tasks that were tried again each attempt is asked for. */
 const RETRIED_MAX = 120;
 const AT_ONCE = 6;
-const DISTANCE_MS = 1_000;
+const DISTANCE_MS = 2_000;
 
 export function useTaskTimes(runId: string, steps: Ref<readonly StepRun[]>) {
   const kept = new Map<string, TaskTimes>();
