@@ -14,6 +14,7 @@ import click
 from bench import (
     browsers,
     c_sdk,
+    discovery,
     fleet,
     floor,
     graphs,
@@ -50,6 +51,8 @@ QUESTIONS: Final[dict[str, Callable[[float], Figures]]] = {
     "pages": pages.run,
     "nodes": nodes.steady,
     "failover": nodes.failover,
+    "lookups": discovery.inside,
+    "lookups-http": discovery.over_http,
     "schedules": schedules.storm,
     "schedules-idle": schedules.idle,
     "fleet": fleet.beats,

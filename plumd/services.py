@@ -377,17 +377,24 @@ class Registry:
 
         Round-robin and lazy remember what the same question was answered.
         """
-        found = {seen.endpoint.key: seen for seen in self.discover(service, version, protocol)}
-        question = (service, version, protocol.lower(), strategy)
+        now_ns, lower = self.clock.now().mono_ns, protocol.lower()
+        index = self._of_service.get(service, {}) if service else self._live
+        found = {key: live for key, live in index.items()
+                 if live.healthy(now_ns) and version in ("", live.endpoint.version)
+                 and lower in ("", live.endpoint.protocol.lower())}
+        keys = found if strategy == balance.ROUND_ROBIN else sorted(found)     # it sorts by itself
+        question = (service, version, lower, strategy)
         chosen = balance.choose(
-            [seen.endpoint for seen in found.values()], strategy,
-            load={key: self._live[key].load for key in found},
+            [found[key].endpoint for key in keys], strategy,
+            load={key: live.load for key, live in found.items()}
+            if strategy == balance.LEAST_LOADED else {},
             last=self._picks.get(question), draw=self._draw(), sticky=sticky)
         if chosen is None:
             return None
-        self._picks[question] = chosen.key
-        self._live[chosen.key].load.ever += 1
-        return found[chosen.key]
+        self._picks[question] = key = chosen.key
+        live = found[key]
+        live.load.ever += 1
+        return Seen(live.endpoint, True, live.seen_ms, live.why, live.load.in_flight)
 
     def why(self, service: str) -> list[Cause]:
         """What keeps calls of a service from being made now."""

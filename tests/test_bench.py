@@ -7,6 +7,7 @@ import pytest
 from bench import (
     browsers,
     c_sdk,
+    discovery,
     fleet,
     floor,
     graphs,
@@ -35,6 +36,11 @@ def test_floor() -> None:
 def test_nodes() -> None:
     look(nodes.failover(0, 40, 4), "moved")
     look(nodes.steady(0.3, 3, 0), "instances")
+
+
+def test_discovery() -> None:
+    look(discovery.inside(0.2), "lookups")
+    look(discovery.over_http(0.5), "lookups_per_s")
 
 
 def test_latency() -> None:

@@ -26,7 +26,7 @@ from plumd.agent.http import Http
 from plumd.agent.process import NotStarted, Process
 from plumd.agent.reports import Reports
 from plumd.executors import shim
-from plumd.executors.os_process import signal_name
+from plumd.executors.os_process import memory_words, signal_name
 
 log = logging.getLogger("plumd.agent")
 KEPT_RUNS: Final = 3
@@ -367,10 +367,9 @@ def how_it_ended(status: shim.Status | None) -> str:
         return "its keeper was gone, so nobody knows how it ended"
     if status.failed_errno:
         return f"it could not be started: {status.failed_stage}: {status.failed_text}"
-    if status.signal:
-        memory = " (out of memory)" if status.oom_kills and status.signal == 9 else ""
-        return f"killed by {signal_name(status.signal)}{memory}"
-    return f"exit code {status.exit_code}"
+    ended = (f"killed by {signal_name(status.signal)}" if status.signal
+             else f"exit code {status.exit_code}")
+    return ended + memory_words(status)
 
 
 def run_numbers(folder: Path) -> list[int]:

@@ -31,6 +31,8 @@ from plumd.model import Ending, TaskError, id_text, parse_id
 __all__ = ["Command", "LogPage", "OsProcess", "parse_command", "signal_name"]
 
 LOG_BYTES_MAX: Final = 64 * 1024 * 1024
+SHELL_SAYS: Final = 128
+"""So much more than the number of the signal that ended its command is a shell's exit code."""
 STREAM_BYTES_MAX: Final = 1024 * 1024
 RESULT_BYTES_MAX: Final = 8 * 1024 * 1024
 START_TRIES: Final = 100
@@ -356,7 +358,7 @@ def _outcome(directory: Path, attempt: Attempt, job: Job, status: shim.Status) -
         return _stopped(attempt, status.stop_reason, how, status, result)
     if status.exit_code == 0:
         return Outcome(Ending.SUCCEEDED, result=result)
-    out_of_memory = status.oom_kills > 0 and status.signal == signal.SIGKILL
+    out_of_memory = status.oom_kills > 0 and is_kill(status)
     error = _error(attempt, "oom" if out_of_memory else "exit_status",
                    batch.summary(commands) if commands and not out_of_memory else _reason(status),
                    status)
@@ -367,11 +369,22 @@ def _reason(status: shim.Status) -> str:
     """The kernel's word on why it did not exit with 0."""
     killed = status.signal > 0
     text = f"killed by {signal_name(status.signal)}" if killed else f"exit code {status.exit_code}"
+    return text + memory_words(status)
+
+
+def is_kill(status: shim.Status) -> bool:
+    """Whether SIGKILL ended it, or the one process that it ran for, as a shell says it."""
+    return status.signal == signal.SIGKILL or status.exit_code == SHELL_SAYS + signal.SIGKILL
+
+
+def memory_words(status: shim.Status) -> str:
+    """What the kernel did to the tree for want of memory, for the end of a sentence; "" = nothing.
+    """
     if not status.oom_kills:
-        return text
-    if status.signal == signal.SIGKILL:
-        return f"{text} (out of memory)"
-    return f"{text} (the kernel killed {status.oom_kills} of its processes: out of memory)"
+        return ""
+    if is_kill(status):
+        return " (out of memory)"
+    return f" (the kernel killed {status.oom_kills} of its processes: out of memory)"
 
 
 def _result(directory: Path, job: Job, status: shim.Status,

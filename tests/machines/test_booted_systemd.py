@@ -200,6 +200,9 @@ def test_a_task_out_of_memory_leaves_the_agent_alone(site: Site) -> None:
     assert done.error is not None
     assert (done.error.code, done.error.signal) == ("oom", "SIGKILL")
     assert "out of memory" in done.error.message
+    done = site.ended(site.submit("n1", f"({hog}); exit $?", limits={"memoryBytes": 64 << 20}))
+    assert done.error is not None
+    assert (done.error.code, done.error.exit_code) == ("oom", 137), "a shell stood before it"
     with site.deployed(hog, limits={"memoryBytes": 64 << 20}, restart="never"):
         wait_for(lambda: [copy.state for copy in site.copies()] == ["Failed"], "it fails")
         assert "out of memory" in site.copies()[0].message
