@@ -149,3 +149,23 @@ def test_a_graph_of_very_many_steps_is_painted(api: Api, browser: Browser) -> No
         graph.click(position={"x": box["width"] / 2, "y": box["height"] / 2})
         expect(at.page.locator("[data-row=s0]")).to_have_attribute("aria-pressed", "true")
         at.calm()
+
+
+def test_two_runs_beside_each_other(api: Api, browser: Browser) -> None:
+    flow = api.made("/v1/workflows", {"name": "twice", "steps": [
+        {"id": "rest", "task": {"name": "builtin.delay"}}]})["workflowId"]
+    ids = [api.made(f"/v1/workflows/{flow}?action=run", {"payload": {"seconds": seconds}},
+                    prefer="wait=30")["runId"] for seconds in (1.2, 0.1)]
+    with screen(browser, api.daemon.url) as at:
+        at.go(f"/runs/{ids[0]}")
+        at.part("compare").click()
+        change = at.part("input")
+        expect(change.locator("code")).to_have_text("seconds")
+        expect(change).to_contain_text("1.2")
+        expect(change).to_contain_text("0.1")
+        row = at.page.locator("[data-row=rest]")
+        expect(row.locator(".bar.upper")).to_have_count(1)
+        expect(row.locator(".bar.lower")).to_have_count(1)
+        whole = at.part("durations").locator("tbody tr").first
+        expect(whole).to_contain_text("−1.")        # the other one was that much shorter
+        at.calm()

@@ -144,7 +144,7 @@ def fill(api: Api) -> dict[str, str]:
         "trigger-new": "/triggers/new", "trigger-edit": f"/triggers/{after}/edit",
         "schedules": "/schedules", "schedule": f"/schedules/{nightly_at_two}",
         "schedule-new": "/schedules/new", "schedule-edit": f"/schedules/{nightly_at_two}/edit",
-        "run": f"/runs/{runs[1]}", "workers": "/workers",
+        "run": f"/runs/{runs[1]}", "run-compare": f"/runs/{runs[1]}/compare", "workers": "/workers",
         "worker": f"/workers/{worker['workerId']}", "services": "/services",
         "devices": "/devices", "device": f"/devices/{device['resourceId']}",
         **deploy(api), "keys": "/kv?ns=plant", "events": "/events", "health": "/health",

@@ -110,6 +110,12 @@ const routes: RouteRecordRaw[] = [
     component: () => import("@/pages/RunDetail.vue"),
     meta: { place: "runs" },
   },
+  {
+    path: "/runs/:id/compare",
+    name: "runCompare",
+    component: () => import("@/pages/RunCompare.vue"),
+    meta: { place: "runs" },
+  },
   { path: "/workers", name: "workers", component: () => import("@/pages/WorkerList.vue") },
   {
     path: "/workers/:id",
