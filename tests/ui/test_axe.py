@@ -36,7 +36,7 @@ def settled(at: Screen) -> None:
     expect(at.page.locator(".bars")).to_have_count(0)
     expect(at.page.locator(".chip")).to_have_attribute("data-link", "live")
     at.page.wait_for_function(
-        "document.getAnimations().every(one => one.playState !== 'running' ||"
+        "() => document.getAnimations().every(one => one.playState !== 'running' ||"
         " one.effect.getComputedTiming().iterations === Infinity)")
 
 
