@@ -69,6 +69,9 @@ def fill_keys(api: Api) -> None:
     for key, value in {"line/1/speed": "12.5", "line/1/owner": "me", "line/2/speed": "9"}.items():
         answer = api.ask("PUT", f"/v1/kv/plant/{key}", {"value": value})
         assert answer.status_code == 200, answer.text
+    answer = api.ask("POST", "/v1/locks/plant/line-1?action=acquire",
+                     {"owner": "rig-7", "ttlSec": 86_400})
+    assert answer.status_code == 200, answer.text
 
 
 @contextmanager
@@ -147,8 +150,8 @@ def fill(api: Api) -> dict[str, str]:
         "run": f"/runs/{runs[1]}", "run-compare": f"/runs/{runs[1]}/compare", "workers": "/workers",
         "worker": f"/workers/{worker['workerId']}", "services": "/services",
         "devices": "/devices", "device": f"/devices/{device['resourceId']}",
-        **deploy(api), "keys": "/kv?ns=plant", "events": "/events", "health": "/health",
-        "lost": "/no/such"}
+        **deploy(api), "keys": "/kv?ns=plant", "locks": "/locks",
+        "events": "/events", "health": "/health", "lost": "/no/such"}
 
 
 def wait_for(api: Api, path: str) -> dict[str, object]:

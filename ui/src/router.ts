@@ -169,6 +169,7 @@ const routes: RouteRecordRaw[] = [
     meta: { place: "deployments" },
   },
   { path: "/kv", name: "kv", component: () => import("@/pages/KvBrowser.vue") },
+  { path: "/locks", name: "locks", component: () => import("@/pages/LockList.vue") },
   { path: "/events", name: "events", component: () => import("@/pages/EventList.vue") },
   { path: "/health", name: "health", component: () => import("@/pages/SystemHealth.vue") },
   { path: "/:rest(.*)*", name: "lost", component: () => import("@/pages/NotFound.vue") },

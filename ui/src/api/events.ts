@@ -63,6 +63,7 @@ export interface NewsByName {
   deployment: OtherNews;
   instance: OtherNews;
   kv: KeyNews;
+  lock: OtherNews;
   taskDeleted: OtherNews;
   runDeleted: OtherNews;
   more: MoreNews;
@@ -95,6 +96,7 @@ const NAMES: readonly NewsName[] = [
   "deployment",
   "instance",
   "kv",
+  "lock",
   "taskDeleted",
   "runDeleted",
   "more",

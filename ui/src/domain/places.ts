@@ -8,6 +8,7 @@ import {
   HardDrive,
   LayoutDashboard,
   ListChecks,
+  Lock,
   Network,
   Package,
   Play,
@@ -57,6 +58,7 @@ export const GROUPS: readonly PlaceGroup[] = [
       { name: "services", icon: Network },
       { name: "devices", icon: Gauge },
       { name: "kv", icon: HardDrive },
+      { name: "locks", icon: Lock },
     ],
   },
   {

@@ -42,6 +42,9 @@ export const OTHER_STATES = [
   "Stopped",
   "Completed",
   "Lost",
+  "closed",
+  "open",
+  "half-open",
 ] as const;
 
 export type TaskState = (typeof TASK_STATES)[number];
@@ -75,6 +78,9 @@ export const LOOKS: Readonly<Record<State, Look>> = {
   Stopped: { color: "var(--state-canceled)", icon: CircleStop },
   Completed: { color: "var(--state-succeeded)", icon: CheckCircle2 },
   Lost: { color: "var(--state-failed)", icon: CloudOff },
+  closed: { color: "var(--state-succeeded)", icon: CheckCircle2 },
+  open: { color: "var(--state-failed)", icon: Ban },
+  "half-open": { color: "var(--state-retrying)", icon: CircleDashed },
 };
 
 export function isState(text: string): text is State {
