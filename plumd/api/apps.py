@@ -11,6 +11,7 @@ from werkzeug.http import parse_options_header
 from werkzeug.sansio import multipart
 
 from plumd.api.context import Context, answer, id_param
+from plumd.api.openapi import ZipFile
 from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
 from plumd.api.problem import problem_of
 from plumd.api.routes import Query, Request, Response, Route
@@ -167,6 +168,6 @@ def routes(handlers: Apps) -> list[Route]:
         Route("DELETE", one, handlers.delete, "Delete an app that no deployment uses", tag,
               "apps:write", answers={204: None}),
         read("/artifacts/{file}", handlers.download, "Download an app, or a range of it",
-             answers={200: bytes, 206: bytes, 304: None}, trusted=True, lenient=True,
+             answers={200: ZipFile, 206: ZipFile, 304: None}, trusted=True, lenient=True,
              errors=(416,)),
     ]

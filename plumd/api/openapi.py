@@ -46,6 +46,10 @@ class YamlText:
     """The type of an answer that is a YAML document."""
 
 
+class ZipFile:
+    """The type of an answer that is a zip file, or a range of one."""
+
+
 _REFS: Final = "#/components/schemas/{name}"
 _PLACEHOLDER = re.compile(r"\{([^}.]+)(\.\.\.)?\}")
 
@@ -110,7 +114,7 @@ def _types_of(routes: Sequence[Route]) -> list[object]:
     found: dict[str, object] = {}
     for route in routes:
         for kind in (route.body, *route.answers.values(), *(q.schema for q in route.query)):
-            if kind not in (None, bytes, EventStream, YamlText):
+            if kind not in (None, bytes, EventStream, YamlText, ZipFile):
                 found.setdefault(_key(kind), kind)
     for query in (IDEMPOTENCY_KEY, LIMIT, CURSOR):
         found.setdefault(_key(query.schema), query.schema)
@@ -241,6 +245,8 @@ def _content(kind: object, by_type: Mapping[str, object]) -> Node:
         return {"text/event-stream": {"schema": {"type": "string"}}}
     if kind is YamlText:
         return {"application/yaml": {}}
+    if kind is ZipFile:
+        return {"application/zip": {}}
     if kind is str:
         return {"text/plain": {"schema": {"type": "string"}}}
     return {JSON: {"schema": by_type[_key(kind)]}}

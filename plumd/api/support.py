@@ -20,6 +20,7 @@ import trio
 
 import plumd
 from plumd.api.context import Context
+from plumd.api.openapi import ZipFile
 from plumd.api.routes import Request, Response, Route
 from plumd.config import SETTINGS, Config
 from plumd.errors import PlumError
@@ -120,4 +121,4 @@ def routes(handlers: Support) -> list[Route]:
     """The table's part about support."""
     return [Route("GET", "/v1/support-bundle", handlers.bundle,
                   "What somebody who helps wants to see: a zip file without secrets", "system",
-                  "system:read", answers={200: bytes})]
+                  "system:read", answers={200: ZipFile})]
