@@ -143,7 +143,7 @@ class Connection:
             end = buffer.find(HEAD_END)
             if end < 0:
                 if buffer and (len(buffer) > self.limits.head_bytes_max
-                               or not may_be_ours(buffer)):
+                               or not may_be_ours(self.front.hot, buffer)):
                     await self._hand_over()
                     return True
                 if not await self._receive_head():
@@ -193,12 +193,13 @@ class Connection:
         head = parse_hot(self.front.hot, raw)
         if head is None or head.route is None:
             return None
-        refusal = self.front.gate.refuse(head.route, "POST", head.headers, self.peer,
+        method = head.route.method
+        refusal = self.front.gate.refuse(head.route, method, head.headers, self.peer,
                                          scheme=self.scheme, body_size=head.length)
         request = None
         if refusal is None:
             try:
-                request = open_request("POST", _path_of(head), head.query, head.params,
+                request = open_request(method, _path_of(head), head.query, head.params,
                                        head.headers, b"", self.peer)
             except Malformed as error:
                 refusal = problem(error)
@@ -243,8 +244,8 @@ class Connection:
             except trio.TooSlowError:
                 self._last = True
                 return problem(too_slow(self.limits.body_s))
-        request = Request("POST", opened.path, opened.params, opened.query, opened.headers, body,
-                          self.peer)
+        request = Request(opened.method, opened.path, opened.params, opened.query, opened.headers,
+                          body, self.peer)
         if "prefer" in opened.headers:
             response = await self._answer_watched(hot.route, request)
         else:

@@ -27,10 +27,12 @@ _STREAM_GET: Final = re.compile(
     rb"GET /v1/embedded-workers/([^/? ]+)/stream(?:\?([^ ]*))? HTTP/1\.1\r\n")
 _STREAM_START: Final = b"GET /v1/embedded-workers/"
 _POST: Final = b"POST "
+_GET: Final = b"GET "
 
 
 class HotTable:
-    """Which POST paths are hot. Built from the one table of all routes."""
+    """Which POST paths are hot, and which GET paths without placeholders. Built from the one table
+    of all routes. starts: how requests begin that may be for the front."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._static: dict[bytes, Route] = {}
@@ -38,6 +40,10 @@ class HotTable:
         posts = [route for route in routes if route.method == "POST"]
         self._cold: frozenset[bytes] = frozenset(
             route.path.encode() for route in posts if not route.hot and "{" not in route.path)
+        self._gets = {route.path.encode(): route for route in routes
+                      if route.hot and route.method == "GET" and "{" not in route.path}
+        self.starts: tuple[bytes, ...] = (_POST, _STREAM_START, *(
+            _GET + path for path in self._gets))
         patterns = []
         for route in posts:
             if not route.hot:
@@ -53,8 +59,11 @@ class HotTable:
                 patterns.append(f"{re.escape(head)}([^/]+){re.escape(tail)}")
         self._pattern = re.compile("|".join(patterns).encode() if patterns else rb"(?!)")
 
-    def find(self, path: bytes) -> tuple[Route, dict[str, str]] | None:
-        """The hot route of a raw POST path, with its raw placeholder; None when it is not hot."""
+    def find(self, method: bytes, path: bytes) -> tuple[Route, dict[str, str]] | None:
+        """The hot route of a raw path, with its raw placeholder; None when it is not hot."""
+        if method == _GET:
+            route = self._gets.get(path)
+            return None if route is None else (route, {})
         route = self._static.get(path)
         if route is not None:
             return route, {}
@@ -104,10 +113,10 @@ class Head:
         self.headers[key] = value.decode("latin-1").strip(" \t")
 
 
-def may_be_ours(start: bytes | bytearray) -> bool:
+def may_be_ours(table: HotTable, start: bytes | bytearray) -> bool:
     """Whether bytes without a whole head yet can still become a hot or a stream request."""
-    if not (start.startswith((_POST, _STREAM_START)) or _POST.startswith(start)
-            or _STREAM_START.startswith(start)):
+    if not (start.startswith(table.starts)
+            or any(known.startswith(start) for known in table.starts)):
         return False
     # A bare line feed would end lines for Hypercorn but not for us.
     feeds = start.count(b"\n")
@@ -116,18 +125,21 @@ def may_be_ours(start: bytes | bytearray) -> bool:
 
 def parse_hot(table: HotTable, raw: bytes) -> Head | None:
     """The head of a hot request; None when it is not one or anything about it is unusual."""
-    if not raw.startswith(_POST):
+    method = _POST if raw.startswith(_POST) else _GET
+    if not raw.startswith(method):
         return None
-    space = raw.find(b" ", 5)
-    target = raw[5:space]
+    space = raw.find(b" ", len(method))
+    target = raw[len(method):space]
     path, _, query = target.partition(b"?")
-    found = table.find(path) if target.isascii() else None
+    found = table.find(method, path) if target.isascii() else None
     if found is None:
         return None
     head = _parse(raw, space)
     if head is None or not _ODD.isdisjoint(head.headers):
         return None
-    length = head.headers.get("content-length", "")
+    length = head.headers.get("content-length", "0" if method == _GET else "")
+    if method == _GET and length != "0":
+        return None
     if not (length.isascii() and length.isdigit() and len(length) <= _LENGTH_DIGITS_MAX):
         return None
     connection = head.headers.get("connection")

@@ -87,6 +87,8 @@ ROUTES = [
     post("/v1/nothing", nothing),
     post("/v1/task-defs/import", hot=False),
     post("/v1/kv/{ns}/{key...}", hot=False),
+    Route("GET", "/v1/find", echo, "x", "t", "p", hot=True),
+    Route("GET", "/v1/find/{id}", echo, "x", "t", "p", hot=True),
 ]
 
 
@@ -104,6 +106,13 @@ def request(path: str = "/v1/tasks", body: bytes = b'{"name":"a"}', *, method: s
 
 def chunked(*chunks: bytes) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in chunks) + b"0\r\n\r\n"
+
+
+def look(rest: str = "", *, headers: tuple[str, ...] = (), host: bool = True,
+         version: str = "1.1") -> bytes:
+    """A GET of what is hot."""
+    return request("/v1/find" + rest, b"", method="GET", length=False, json=False, host=host,
+                   version=version, headers=headers)
 
 
 CHUNKED = ("Transfer-Encoding: chunked",)
@@ -178,7 +187,7 @@ CASES: dict[str, tuple[bytes | list[bytes], int, int]] = {
     "absolute target, no path": (request("http://127.0.0.1:8080"), 1, 404),
     "asterisk": (request("*", method="OPTIONS"), 1, 404),
     "options": (request(method="OPTIONS", body=b""), 1, 405),
-    "get": (request(method="GET", body=b"", length=False), 1, 405),
+    "get of what is posted": (request(method="GET", body=b"", length=False), 1, 405),
     "target not ASCII": (request("/v1/task-defs/\xe9"), 1, 400),
     "no host": (request(host=False), 1, 400),
     "empty host": (request(host=False, headers=("Host:",)), 1, 400),
@@ -207,6 +216,22 @@ CASES: dict[str, tuple[bytes | list[bytes], int, int]] = {
     "garbage": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 1, 400),
     "garbage after POST": (b"POST \x00\x01\x02\r\n\r\n", 1, 400),
     "empty lines first": (b"\r\n" + request(), 1, 400),
+    "get": (look(), 1, 201),
+    "get with a query": (look("?service=a&b=%C3%A9+z&c"), 1, 201),
+    "get by its placeholder": (look("/x"), 1, 201),
+    "get with a slash": (look("/"), 1, 404),
+    "get with a length of none": (request("/v1/find", b"", method="GET"), 1, 201),
+    "get with a body": (request("/v1/find", method="GET"), 1, 201),
+    "get chunked": (look(headers=CHUNKED) + chunked(b"a"), 1, 201),
+    "gets and posts": (look() + request() + look("?a=1") + request("/v1/none"), 4, 201),
+    "get byte by byte": ([bytes([each]) for each in look(headers=("Connection: close",))], 1, 201),
+    "get from elsewhere": (look(headers=("Sec-Fetch-Site: cross-site",)), 1, 403),
+    "get of a foreign host": (look(host=False, headers=("Host: evil.example",)), 1, 403),
+    "get without a host": (look(host=False), 1, 400),
+    "get of HTTP/1.0": (look(version="1.0"), 1, 201),
+    "get that expects": (look(headers=("Expect: 100-continue",)), 1, 201),
+    "get of another path": (request("/v1/fin", b"", method="GET", length=False), 1, 404),
+    "get with If-None-Match": (look(headers=('If-None-Match: "x"',)), 1, 201),
     "prefer": (request(headers=("Prefer: wait=1",)) + request(), 2, 201),
 }
 
@@ -269,9 +294,11 @@ async def test_what_is_hot_is_not_hypercorns(caplog: pytest.LogCaptureFixture) -
         for served, phrase in ((front, b"HTTP/1.1 201 Created\r\n"), (quart, b"HTTP/1.1 201 \r\n")):
             client = await served.connect()
             async with client.stream:
-                await client.send(request("/v1/task-defs/x?action=run"))
-                await client.more()
-                assert client.buffer.startswith(phrase)
+                for sent in (request("/v1/task-defs/x?action=run"), look("?service=a")):
+                    await client.send(sent)
+                    await client.more()
+                    assert client.buffer.startswith(phrase)
+                    await client.answer()
     assert not caplog.records
 
 
@@ -282,8 +309,9 @@ def test_hot_table_leaves_doubt_to_quart() -> None:
     hot = [b"/v1/a/x", b"/v1/f"]
     not_hot = [b"/v1/a/b", b"/v1/a/", b"/v1/a/x/y", b"/v1/c/e/d", b"/v1/c/z/d", b"/v1/two/1/2",
                b"/v1/rest/k", b"/v1/", b"", b"/", b"x/v1/f"]
-    assert [table.find(path) is not None for path in hot] == [True, True]
-    assert [path for path in not_hot if table.find(path) is not None] == []
+    assert [table.find(b"POST ", path) is not None for path in hot] == [True, True]
+    assert [path for path in not_hot if table.find(b"POST ", path) is not None] == []
+    assert [path for path in hot if table.find(b"GET ", path) is not None] == []
 
 
 async def test_same_head_twice_with_other_bodies() -> None:
