@@ -19,7 +19,7 @@ from typing import Final
 import pytest
 
 from tests.daemon.plant import wait_for
-from tests.machines.network import TIED, Machine, Network, child_of
+from tests.machines.network import TIED, Machine, Network, cannot, child_of
 
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parent.parent
@@ -120,7 +120,7 @@ class Box(Machine):
 def make_groups() -> list[Path]:
     """A group for one machine in each hierarchy."""
     if not (GROUPS / "memory").is_dir():
-        pytest.skip("the machine has no control groups of version 1, which these boxes are made of")
+        cannot("there are no control groups of version 1, which these boxes are made of")
     found = []
     for kind, own in own_groups():
         parent = GROUPS / kind / own.lstrip("/")
@@ -128,7 +128,10 @@ def make_groups() -> list[Path]:
             if not Path(f"/proc/{old.name.split('.')[1]}").exists():
                 remove(old)
         group = parent / f"{MARK}.{os.getpid()}.{next(_count)}"
-        group.mkdir()
+        try:
+            group.mkdir()
+        except OSError as error:
+            cannot(f"a control group cannot be made: {error}")
         found.append(group)
         for name in ("cpuset.cpus", "cpuset.mems") if kind == "cpuset" else ():
             (group / name).write_text((parent / name).read_text())
