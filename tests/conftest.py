@@ -23,7 +23,7 @@ LONG: Final = (
     "agent/test_fences.py", "agent/test_instances.py", "agent/test_node_tasks.py",
     "agent/test_whole.py", "machines/test_network_faults.py",
     "machines/test_booted_systemd.py", "ui/test_fleet_page.py", "ui/test_truth.py",
-    "clients/test_outage.py",
+    "ui/test_editor_page.py", "ui/test_replay_page.py", "clients/test_outage.py",
     "sdk/test_worker.py", "sdk_c/test_c_client.py", "test_cron.py", "ui/test_node.py")
 """Files of minutes. They begin first, or they would run alone at the end."""
 ROOT: Final = Path(__file__).parent
