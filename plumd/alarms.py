@@ -91,10 +91,19 @@ class Alarms:
 
     # ------------------------------------------------------------ rules
 
-    async def put_rule(self, number: int, rule: Rule) -> None:
-        """Write a rule; what it watches is looked at again. Raises: as Engine.write."""
+    async def put_rule(self, number: int, rule: Rule,
+                       also: Callable[[Tx], None] | None = None) -> None:
+        """Write a rule; what it watches is looked at again. also: written in the same commit.
+
+        Raises: as Engine.write.
+        """
+        def write(tx: Tx) -> None:
+            alarms.put_rule(tx, number, rule)
+            if also is not None:
+                also(tx)
+
         with trio.CancelScope(shield=True):
-            await self._write(lambda tx: alarms.put_rule(tx, number, rule))
+            await self._write(write)
             self.rules[number] = rule
             self._index()
             known = {key[1] for key in self._watches if key[0] == number}

@@ -128,11 +128,14 @@ class Devices:
             self._live[device_id] = Live(row, self.clock.now().mono_ns)
         self._stir()        # there may be a nearer deadline now
 
-    def find(self, device_id: str) -> Live:
-        """A device that is registered. Raises: NotFound."""
+    def find(self, device_id: str, field: str | None = "resourceId") -> Live:
+        """A device that is registered. field: where its id stands, None = in the path.
+
+        Raises: NotFound.
+        """
         live = self._live.get(device_id)
         if live is None:
-            raise NotFound("no such device; register it first", field="resourceId")
+            raise NotFound("no such device; register it first", field=field)
         return live
 
     def renew(self, live: Live) -> None:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from plumd.alarms import Alarms as AlarmRoom
-from plumd.api.context import Context, answer, id_param
+from plumd.api.context import Context, Note, again_as_it_was, answer, id_param, once
 from plumd.api.decode import strict
 from plumd.api.paging import CURSOR, LIMIT, cursor_key, next_link, page_limit
 from plumd.api.params import query_choice
@@ -82,6 +82,7 @@ class Alarms:
 
     def __init__(self, context: Context, room: AlarmRoom) -> None:
         self.engine = context.engine
+        self.context = context
         self.store = context.store
         self.room = room
 
@@ -106,10 +107,16 @@ class Alarms:
 
     async def create(self, request: Request) -> Response:
         """It is watched from now on."""
-        rule, rule_id = check(strict(request.body, Rule)), self.engine.new_id()
-        await self.room.put_rule(rule_id, rule)
-        return answer(201, self.rule_view(rule_id),
-                      ("location", f"/v1/alarm-rules/{id_text(rule_id)}"))
+
+        async def fresh(note: Note) -> Response:
+            rule, rule_id = check(strict(request.body, Rule)), self.engine.new_id()
+            location = f"/v1/alarm-rules/{id_text(rule_id)}"
+            response = answer(201, RuleView(id_text(rule_id), rule, 0), ("location", location))
+            await self.room.put_rule(rule_id, rule, lambda tx: note.write(
+                tx, 201, response.body, location))
+            return response
+
+        return await once(self.context, request, fresh, again_as_it_was)
 
     async def change(self, request: Request) -> Response:
         """An alarm of it that is active stays until a value clears it."""

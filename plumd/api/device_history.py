@@ -92,8 +92,7 @@ class DeviceHistory:
     async def history(self, request: Request) -> Response:
         """Least, mean and greatest of each stretch of time."""
         query = request.query
-        live = self.registry.find(query_text(query, "resourceId"))
-        state = query_text(query, "state")
+        device_id, state = query_text(query, "resourceId"), query_text(query, "state")
         to_ms = query_int(query, "to", self.engine.clock.now().wall_ms + 1, low=0, high=MS_MAX)
         from_ms = query_int(query, "from", max(0, to_ms - DAY_MS), low=0, high=MS_MAX)
         if from_ms >= to_ms:
@@ -104,6 +103,7 @@ class DeviceHistory:
             width_s = share_s if share_s <= 30 else -(-share_s // 60) * 60
         if (to_ms - from_ms) // (width_s * 1000) > POINTS_MAX:
             raise Invalid(f"that would be more than {POINTS_MAX} points", field="bucketSec")
+        live = self.registry.find(device_id)
         found = await self.store.read(buckets.history, live.row.number, state, from_ms, to_ms,
                                       width_s * 1000)
         return answer(200, StateHistory(live.row.device.device_id, state, width_s, [
@@ -112,11 +112,11 @@ class DeviceHistory:
 
     async def retention(self, request: Request) -> Response:
         """How long buckets are kept."""
-        return self.kept(self.registry.find(request.params["id"]))
+        return self.kept(self.registry.find(request.params["id"], None))
 
     async def set_retention(self, request: Request) -> Response:
         """Those that are not named are kept as every other."""
-        live = self.registry.find(request.params["id"])
+        live = self.registry.find(request.params["id"], None)
         body = strict(request.body, RetentionGiven)
         given = {name: Keep(one.minutes_days, one.hours_days)
                  for name, one in body.states.items()}
@@ -132,7 +132,7 @@ class DeviceHistory:
 
     async def stream(self, request: Request) -> Response:
         """All states, and then those that change, as they do."""
-        live = self.registry.find(request.params["id"])
+        live = self.registry.find(request.params["id"], None)
         return Response(200, content_type=SSE, stream=self.states(live))
 
     async def states(self, live: Live) -> AsyncIterator[bytes]:

@@ -43,7 +43,7 @@ class DeviceLeases:
 
     async def act(self, request: Request) -> Response:
         """Acquire waits in line with Prefer: wait=N."""
-        self.registry.find(request.params["id"])
+        self.registry.find(request.params["id"], None)
         standing = await act(self.leases, key_of(request), action_of(request),
                              strict(request.body or b"{}", LeaseAsked),
                              prefer_wait_s(request.headers))

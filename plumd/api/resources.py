@@ -15,7 +15,7 @@ from plumd.api.paging import CURSOR, LIMIT, LIMIT_MAX, cursor_key, next_link, pa
 from plumd.api.params import query_choice, query_int, query_text
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.devices import BEATS, Devices, Live, Seen
-from plumd.errors import Invalid, NotFound
+from plumd.errors import Invalid
 from plumd.leases import Leases
 from plumd.operations import Operation, Operations
 from plumd.store import devices
@@ -249,10 +249,7 @@ class Resources:
 
     def known(self, device_id: str) -> Live:
         """Raises: NotFound."""
-        try:
-            return self.registry.find(device_id)
-        except NotFound:
-            raise NotFound("no such device") from None
+        return self.registry.find(device_id, None)
 
     async def get(self, request: Request) -> Response:
         """One device with the newest state of each name."""
