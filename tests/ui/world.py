@@ -57,11 +57,49 @@ def deploy(api: Api) -> dict[str, str]:
     deployment = str(made["deploymentId"])
     api.done("POST", f"/v1/deployments/{deployment}?action=start")
     [instance, *_] = api.items(f"/v1/deployments/{deployment}/instances")
+    report(api, instance["instanceId"])
     return {"nodes": "/nodes", "node": "/nodes/rig-7", "apps": "/apps",
             "deployments": "/deployments", "deployment": f"/deployments/{deployment}",
             "deployment-new": f"/deployments/new?app={app['url']}",
             "deployment-edit": f"/deployments/{deployment}/edit",
             "instance": f"/instances/{instance['instanceId']}"}
+
+
+def report(api: Api, instance: object) -> None:
+    """A copy runs again after it had run out of memory, and says what it uses."""
+    stats = {"cpuSec": 75.5, "memoryBytes": 310_000_000, "peakMemoryBytes": 512_000_000,
+             "processes": 3, "readBytes": 4_000_000, "writtenBytes": 91_000}
+    answer = api.ask("POST", "/v1/instances/status", {
+        "instanceId": instance, "phase": "Running", "healthy": True, "pid": 4711, "restarts": 1,
+        "message": "killed by SIGKILL (out of memory)", "stats": stats})
+    assert answer.status_code == 204, answer.text
+
+
+def alarm(api: Api) -> None:
+    """A press that is too hot, that somebody has for himself, and rules for it."""
+    answer = api.ask("POST", "/v1/resources/register", {
+        "resourceId": "press-1", "type": "press", "nodeId": "rig-7", "stateDesc": [
+            {"name": "temp", "type": "double", "unit": "°C"}, {"name": "door"}],
+        "opDesc": [{"name": "open", "type": "bool", "value": "false"}], "beatSec": 3600})
+    assert answer.status_code == 200, answer.text
+    for rule in ({"name": "too hot", "state": "temp", "op": ">", "value": 80, "hysteresis": 5,
+                  "severity": "critical", "type": "press"},
+                 {"name": "door open", "state": "door", "op": "==", "value": "open",
+                  "resourceId": "press-1"},
+                 {"name": "cold", "state": "temp", "op": "<", "value": 10, "forSec": 600,
+                  "severity": "info"}):
+        api.made("/v1/alarm-rules", rule)
+    for temp, door in ((61, "open"), (70, "closed"), (84.5, "open")):
+        answer = api.ask("POST", "/v1/resources/state", {
+            "resourceId": "press-1", "states": {"temp": str(temp), "door": door}})
+        assert answer.status_code == 204, answer.text
+    api.done("POST", "/v1/resources/press-1/lease?action=acquire",
+             {"owner": "shift-b", "ttlSec": 3600})
+    while len(api.items("/v1/alarms")) < 2:
+        pass
+    [first, *_] = api.items("/v1/alarms")
+    api.done("POST", f"/v1/alarms/{first['alarmId']}?action=acknowledge",
+             {"by": "ada", "note": "on my way"})
 
 
 def fill_keys(api: Api) -> None:
@@ -109,6 +147,7 @@ def fill(api: Api) -> dict[str, str]:
     runs = [str(api.made(f"/v1/workflows/{flow}?action=run")["runId"])
             for flow in (hello, nightly)]
     register_services(api)
+    alarm(api)
     fill_keys(api)
     nightly_at_two = api.made("/v1/schedules", {
         "name": "nightly", "workflowId": nightly, "cron": "30 2 * * *",
@@ -131,7 +170,7 @@ def fill(api: Api) -> dict[str, str]:
         api.ended(last["taskId"])
     shell = api.ended(api.items("/v1/tasks?name=clean-cache")[0]["taskId"])
     worker = wait_for(api, "/v1/embedded-workers")
-    device = wait_for(api, "/v1/resources")
+    device = wait_for(api, "/v1/resources?type=radar")
     return {
         "overview": "/", "tasks": "/tasks", "tasks-filtered": "/tasks?state=Failed",
         "task-failed": f"/tasks/{failed['taskId']}", "task-log": f"/tasks/{shell['taskId']}",
@@ -150,6 +189,8 @@ def fill(api: Api) -> dict[str, str]:
         "run": f"/runs/{runs[1]}", "run-compare": f"/runs/{runs[1]}/compare", "workers": "/workers",
         "worker": f"/workers/{worker['workerId']}", "services": "/services",
         "devices": "/devices", "device": f"/devices/{device['resourceId']}",
+        "device-alarms": "/devices/press-1", "alarms": "/alarms?state=all",
+        "alarm-rules": "/alarms?tab=rules",
         **deploy(api), "keys": "/kv?ns=plant", "locks": "/locks",
         "events": "/events", "health": "/health", "lost": "/no/such"}
 

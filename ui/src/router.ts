@@ -131,6 +131,7 @@ const routes: RouteRecordRaw[] = [
     component: () => import("@/pages/DeviceDetail.vue"),
     meta: { place: "devices" },
   },
+  { path: "/alarms", name: "alarms", component: () => import("@/pages/AlarmList.vue") },
   { path: "/nodes", name: "nodes", component: () => import("@/pages/NodeList.vue") },
   {
     path: "/nodes/:id",

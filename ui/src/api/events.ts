@@ -64,6 +64,8 @@ export interface NewsByName {
   instance: OtherNews;
   kv: KeyNews;
   lock: OtherNews;
+  alarm: OtherNews;
+  alarmRule: OtherNews;
   taskDeleted: OtherNews;
   runDeleted: OtherNews;
   more: MoreNews;
@@ -97,6 +99,8 @@ const NAMES: readonly NewsName[] = [
   "instance",
   "kv",
   "lock",
+  "alarm",
+  "alarmRule",
   "taskDeleted",
   "runDeleted",
   "more",

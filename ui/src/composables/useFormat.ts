@@ -83,6 +83,10 @@ const minute = computed(
       ...zoned.value,
     }),
 );
+const day = computed(
+  () =>
+    new Intl.DateTimeFormat(locale.value, { month: "short", day: "numeric", ...zoned.value }),
+);
 const relative = computed(
   () => new Intl.RelativeTimeFormat(locale.value, { numeric: "auto", style: "short" }),
 );
@@ -130,6 +134,7 @@ export function useFormat() {
     dateTimeExact: (ms: number) => exact.value.format(ms),
     time: (ms: number) => clockOnly.value.format(ms),
     minute: (ms: number) => minute.value.format(ms),
+    day: (ms: number) => day.value.format(ms),
     number: (value: number) => plain.value.format(value),
     compact: (value: number) => (value < 10_000 ? plain : compact).value.format(value),
     duration: shortDuration,

@@ -1,12 +1,17 @@
 /** Lines over time as an ECharts option in our look. */
 import type { EChartsCoreOption } from "echarts/core";
 
+/** So few values are shown as points too: a line of one would not be seen. */
+const FEW = 8;
+
 interface Line {
   readonly name: string;
   /** A CSS variable. */
   readonly color: string;
   readonly values: readonly (number | null)[];
   readonly stack?: boolean;
+  /** Drawn as what lies around another line. */
+  readonly thin?: boolean;
 }
 
 interface Lines {
@@ -16,6 +21,10 @@ interface Lines {
   readonly time: (ms: number) => string;
   readonly exact: (ms: number) => string;
   readonly value: (value: number) => string;
+  /** Whether the axis may begin above 0. */
+  readonly loose?: boolean;
+  /** Where the time axis begins and ends, Unix ms; default: with the values. */
+  readonly span?: readonly [number, number];
 }
 
 interface Point {
@@ -50,6 +59,8 @@ export function chartOf(chart: Lines): (color: (name: string) => string) => ECha
     },
     xAxis: {
       type: "time",
+      min: chart.span?.[0],
+      max: chart.span?.[1],
       axisLine: { lineStyle: { color: color("--line") } },
       axisTick: { show: false },
       splitLine: { show: false },
@@ -61,6 +72,7 @@ export function chartOf(chart: Lines): (color: (name: string) => string) => ECha
     },
     yAxis: {
       type: "value",
+      scale: chart.loose ?? false,
       splitNumber: 3,
       splitLine: { lineStyle: { color: color("--line") } },
       axisLabel: { color: color("--ink-2"), formatter: (value: number) => chart.value(value) },
@@ -68,9 +80,12 @@ export function chartOf(chart: Lines): (color: (name: string) => string) => ECha
     series: chart.lines.map((line) => ({
       name: line.name,
       type: "line",
-      showSymbol: false,
+      showSymbol: chart.at.length < FEW,
+      symbolSize: 5,
       connectNulls: false,
-      lineStyle: { width: 1.6, color: color(line.color) },
+      lineStyle: line.thin
+        ? { width: 1, type: "dotted", color: color(line.color) }
+        : { width: 1.6, color: color(line.color) },
       itemStyle: { color: color(line.color) },
       areaStyle: line.stack ? { color: color(line.color), opacity: 0.16 } : undefined,
       stack: line.stack ? "all" : undefined,

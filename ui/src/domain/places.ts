@@ -1,6 +1,7 @@
 /** The places of the menu: the sidebar, the phone's bar and the palette show the same list. */
 import {
   Activity,
+  Bell,
   Blocks,
   Boxes,
   CalendarClock,
@@ -37,6 +38,7 @@ export const GROUPS: readonly PlaceGroup[] = [
       { name: "overview", icon: LayoutDashboard },
       { name: "tasks", icon: ListChecks },
       { name: "runs", icon: Play },
+      { name: "alarms", icon: Bell },
     ],
   },
   {

@@ -11,9 +11,12 @@ import {
   CircleStop,
   CloudOff,
   Hourglass,
+  Info,
   LoaderCircle,
+  OctagonAlert,
   RotateCw,
   SkipForward,
+  TriangleAlert,
   XCircle,
 } from "@lucide/vue";
 import type { Component } from "vue";
@@ -45,6 +48,9 @@ export const OTHER_STATES = [
   "closed",
   "open",
   "half-open",
+  "critical",
+  "warning",
+  "info",
 ] as const;
 
 export type TaskState = (typeof TASK_STATES)[number];
@@ -81,6 +87,9 @@ export const LOOKS: Readonly<Record<State, Look>> = {
   closed: { color: "var(--state-succeeded)", icon: CheckCircle2 },
   open: { color: "var(--state-failed)", icon: Ban },
   "half-open": { color: "var(--state-retrying)", icon: CircleDashed },
+  critical: { color: "var(--state-failed)", icon: OctagonAlert },
+  warning: { color: "var(--state-retrying)", icon: TriangleAlert },
+  info: { color: "var(--state-pending)", icon: Info },
 };
 
 export function isState(text: string): text is State {
