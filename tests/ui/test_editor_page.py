@@ -135,6 +135,11 @@ def test_yaml_and_graph_say_the_same(api: Api, browser: Browser) -> None:
         at.write(at.part("name"), "two-ways")
         at.part("add-task").click()
         at.choose(at.part("step-runs"), "builtin.echo")
+        at.part("undo-kind").locator(".el-select__wrapper").click()
+        at.page.locator(".el-select-dropdown__item:visible").filter(
+            has_text=at.t("editor.type.task")).click()
+        at.choose(at.part("undo-runs"), "builtin.delay")
+        at.write(at.part("undo-payload"), '{"seconds": 0}')
         tab = {name: at.page.get_by_role("tab", name=at.t(name))
                for name in ("workflow.graph", "editor.yaml")}
         tab["editor.yaml"].click()
@@ -164,6 +169,7 @@ def test_yaml_and_graph_say_the_same(api: Api, browser: Browser) -> None:
     steps = saved["steps"]
     assert isinstance(steps, list)
     assert [step.get("seconds") for step in steps] == [None, 2]
+    assert steps[0]["compensate"] == {"task": {"name": "builtin.delay"}, "payload": {"seconds": 0}}
 
 
 def test_by_the_keyboard_with_a_body_and_undo(api: Api, browser: Browser) -> None:

@@ -31,7 +31,8 @@ def kinds(at: Screen, step: str) -> list[str]:
 def flaky(api: Api, name: str) -> str:
     """A workflow whose second step fails, pauses and fails again; its id."""
     return str(api.made("/v1/workflows", {"name": name, "steps": [
-        {"id": "rest", "task": {"name": "builtin.delay"}, "payload": {"seconds": 0.1}},
+        {"id": "rest", "task": {"name": "builtin.delay"}, "payload": {"seconds": 0.1},
+         "compensate": {"task": {"name": "builtin.echo"}}},
         {"id": "pump", "task": {"name": "builtin.fail", "maxRetries": 1},
          "payload": {"message": "dry"}},
         {"id": "tell", "task": {"name": "builtin.echo"}}]})["workflowId"])
@@ -66,6 +67,10 @@ def test_a_past_run_is_played_again(api: Api, browser: Browser) -> None:
         step_is(at, "tell", "Skipped")
         at.part("replay-now").click()
         expect(at.page).not_to_have_url(re.compile(r"[?&]at="))
+        at.page.locator("[data-row=tell]").click()
+        expect(at.part("skip-reason")).to_have_text(at.t("run.skipped.upstream_failed"))
+        at.page.locator("[data-row='rest/undo']").click()
+        expect(at.part("compensates")).to_contain_text("rest")
         at.calm()
 
 
@@ -93,6 +98,18 @@ def test_versions_differ_and_an_older_one_comes_back(api: Api, browser: Browser)
         at.part("version-from").locator(".el-select__wrapper").click()
         at.page.get_by_role("option", name=at.t("def.versionNumber", version=1)).click()
         expect(at.page.get_by_text(at.t("diff.none"))).to_be_visible()      # 1 and 3
+        # An older version is run, and no further than to its first step.
+        at.part("run").click()
+        for field, words in (("run-version", at.t("def.versionNumber", version=2)),
+                             ("run-up-to", "a")):
+            at.part(field).locator(".el-select__wrapper").click()
+            at.page.locator(".el-select-dropdown__item:visible").filter(
+                has_text=re.compile(rf"(^|\()\s*{words}\s*(\)|$)")).click()
+        at.part("run-go").click()
+        step_is(at, "a", "Succeeded")
+        step_is(at, "new", "Skipped")
+        at.page.locator("[data-row=new]").click()
+        expect(at.part("skip-reason")).to_have_text(at.t("run.skipped.not_asked"))
         at.calm()
     steps = api.get(one)["steps"]
     assert isinstance(steps, list)

@@ -13,6 +13,8 @@ import {
   removed,
   renamed,
   stepsAt,
+  undoKind,
+  undoOf,
 } from "@/domain/draft";
 import { layered, layout, spotsOf } from "@/domain/layout";
 
@@ -146,5 +148,62 @@ describe("a layout", () => {
     ]);
     expect(spots.get("a")).toEqual({ x: 5, y: 7 });
     expect(spots.get("b")?.y).toBeGreaterThan(60);
+  });
+});
+
+describe("what undoes a step", () => {
+  const JOURNEY = {
+    name: "journey",
+    steps: [
+      {
+        id: "flight",
+        task: { name: "book" },
+        compensate: {
+          task: { name: "cancel", maxRetries: 3 },
+          payload: { booking: "${steps.flight.result.id}" },
+          when: "steps.flight.state != 'Skipped'",
+        },
+      },
+      {
+        id: "hotels",
+        type: "map",
+        items: 3,
+        body: [{ id: "visit", definitionId: "d2" }],
+        compensate: { type: "map", items: 3, body: [{ id: "leave", definitionId: "d3" }] },
+      },
+    ],
+  };
+
+  it("passes through untouched, whatever it is", () => {
+    expect(bodyOf(draftOf(JOURNEY as never))).toEqual(JOURNEY);
+    expect(missing(draftOf(JOURNEY as never))).toEqual([]);
+  });
+
+  it("follows a new name", () => {
+    const draft = renamed(draftOf(JOURNEY as never), ["steps"], "flight", "air");
+    expect(stepsAt(draft, ["steps"])?.[0]?.compensate).toEqual({
+      task: { name: "cancel", maxRetries: 3 },
+      payload: { booking: "${steps.air.result.id}" },
+      when: "steps.air.state != 'Skipped'",
+    });
+  });
+
+  it("is changed field by field, and says what it lacks at its field", () => {
+    const [flight, hotels] = draftOf(JOURNEY as never).steps;
+    expect([undoKind(flight?.compensate), undoKind(hotels?.compensate), undoKind(undefined)]).toEqual(
+      ["task", "other", "none"],
+    );
+    expect(undoOf(flight?.compensate, { payload: undefined, when: "" })).toEqual({
+      task: { name: "cancel", maxRetries: 3 },
+    });
+    const without = { name: "w", steps: [{ id: "a", task: { name: "x" }, compensate: {} }] };
+    expect(missing(draftOf(without as never))).toEqual([
+      { path: ["steps"], id: "a", field: "compensate.definitionId", key: "required" },
+    ]);
+    expect(placeOf(draftOf(without as never), "steps[0].compensate.payload")).toEqual({
+      path: ["steps"],
+      id: "a",
+      field: "compensate.payload",
+    });
   });
 });

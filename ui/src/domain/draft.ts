@@ -36,7 +36,15 @@ export interface Need {
   readonly on: string;
 }
 
-type Written = Omit<Partial<Schemas["StepBody"]>, "id" | "type" | "needs" | "body" | "ord" | "task">;
+type Written = Omit<
+  Partial<Schemas["StepBody"]>,
+  "id" | "type" | "needs" | "body" | "ord" | "task" | "compensate"
+>;
+
+/** What undoes a step: a task, workflow, loop or map, as the API has it. */
+export type Undo = Omit<Partial<Schemas["StepBody"]>, "task"> & {
+  readonly task?: Readonly<Record<string, unknown>>;
+};
 
 /** A step with its id and needs written out, where the API lets them be understood. */
 export interface DraftStep extends Written {
@@ -45,6 +53,7 @@ export interface DraftStep extends Written {
   readonly needs: readonly Need[];
   readonly body?: readonly DraftStep[];
   readonly task?: Readonly<Record<string, unknown>>;
+  readonly compensate?: Undo;
 }
 
 export interface Draft {
@@ -73,6 +82,29 @@ const WITH_BODY: ReadonlySet<string> = new Set(["loop", "map"]);
 
 export function hasBody(type: string): boolean {
   return WITH_BODY.has(type);
+}
+
+const UNDOABLE: ReadonlySet<string> = new Set(["task", "workflow", "loop", "map"]);
+
+/** Whether a step of this type can have something that undoes it. */
+export function canBeUndone(type: string): boolean {
+  return UNDOABLE.has(type);
+}
+
+/** What the form can show of it; other: what only the text can say. */
+export function undoKind(undo: Undo | undefined): "none" | "task" | "workflow" | "other" {
+  if (undo === undefined) return "none";
+  const type = undo.type ?? "task";
+  return type === "task" || type === "workflow" ? type : "other";
+}
+
+/** The same, changed; what was taken back is left out. */
+export function undoOf(undo: Undo | undefined, patch: Partial<Undo>): Undo {
+  return Object.fromEntries(
+    Object.entries({ ...undo, ...patch }).filter(
+      ([key, value]) => value !== undefined && (value !== "" || key === "workflow"),
+    ),
+  );
 }
 
 /* ------------------------------------------------------------ to and from the API's form */
@@ -378,6 +410,11 @@ export function missing(draft: Draft): Fault[] {
       if (isTornJson(step[field])) needed(path, id, field, "json");
     if (step.type === "task" && !step.definitionId && step.task === undefined)
       needed(path, id, "definitionId");
+    const undo = step.compensate;
+    if (isTornJson(undo?.payload)) needed(path, id, "compensate.payload", "json");
+    if (undoKind(undo) === "task" && !undo?.definitionId && undo?.task === undefined)
+      needed(path, id, "compensate.definitionId");
+    if (undoKind(undo) === "workflow" && !undo?.workflow) needed(path, id, "compensate.workflow");
     if (step.type === "branch" && !step.condition) needed(path, id, "condition");
     if (step.type === "workflow" && !step.workflow) needed(path, id, "workflow");
     if (step.type === "map" && step.items === undefined) needed(path, id, "items");

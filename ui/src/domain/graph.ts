@@ -52,3 +52,12 @@ export function edgesOf(steps: readonly Needing[]): GraphEdge[] {
 export function chain(ids: readonly string[]): GraphEdge[] {
   return ids.slice(1).map((to, n) => ({ from: ids[n] ?? "", to }));
 }
+
+/** From each step of a run to the one that undoes it. */
+export function undoEdges(
+  steps: readonly { readonly stepId: string; readonly compensates?: string }[],
+): GraphEdge[] {
+  return steps.flatMap(({ stepId, compensates }) =>
+    compensates ? [{ from: compensates, to: stepId }] : [],
+  );
+}
