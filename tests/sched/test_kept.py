@@ -359,6 +359,18 @@ def test_what_a_session_gives_back_counts_for_nothing(room: Room) -> None:
     assert room.end_of(1) == TaskState.SUCCEEDED
 
 
+def test_what_was_given_back_is_no_loss_when_a_real_one_follows(room: Room) -> None:
+    room.join()
+    room.do(Submit(1, "t"))
+    for attempt in range(1, 5):
+        assert room.do(Finish(1, attempt, "w", Ending.LOST, reached=False)).ok
+    assert room.starts[-1] == ("w", 1, 5)
+    room.wait(LEASE_MS + 1)
+    assert room.state(1) == TaskState.PENDING, "its first loss, and it may be lost once"
+    room.join(session="s2")
+    assert room.starts[-1] == ("w", 1, 6)
+
+
 def test_a_session_has_as_much_in_hand_as_it_asks_for(room: Room) -> None:
     room.join("w", "s1", capacity=2)
     for number in range(1, 10):
