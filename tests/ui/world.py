@@ -158,6 +158,10 @@ def fill(api: Api) -> dict[str, str]:
         "filter": "event.data.state == 'Succeeded'",
         "after": {"workflowId": nightly, "on": "any"}})["triggerId"]
     api.made("/v1/triggers", {"name": "push", "kind": "webhook", "workflowId": hello})
+    webhook = api.made("/v1/webhooks", {"name": "tell the shop", "topics": ["runs", "alerts"],
+                                        "url": "http://127.0.0.1:9/plum", "maxAttempts": 2,
+                                        "headers": {"X-Key": "k"}})["webhookId"]
+    api.done("PUT", "/v1/brokers/plant", {"url": "mqtt://127.0.0.1:9"})
     waiting = api.task("nobody-offers-this", priority=3)["taskId"]
     api.task("builtin.echo", delaySec=3600)
     api.task("builtin.echo", autoStart=False)
@@ -182,6 +186,7 @@ def fill(api: Api) -> dict[str, str]:
         "workflow-yaml": f"/workflows/{nightly}/edit?tab=yaml",
         "workflow-versions": f"/workflows/{nightly}?tab=versions",
         "workflow-simulate": f"/workflows/{nightly}/simulate", "runs": "/runs",
+        "webhooks": "/webhooks", "webhook": f"/webhooks/{webhook}", "brokers": "/brokers",
         "triggers": "/triggers", "trigger": f"/triggers/{after}",
         "trigger-new": "/triggers/new", "trigger-edit": f"/triggers/{after}/edit",
         "schedules": "/schedules", "schedule": f"/schedules/{nightly_at_two}",

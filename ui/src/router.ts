@@ -103,6 +103,14 @@ const routes: RouteRecordRaw[] = [
     component: () => import("@/pages/TriggerEdit.vue"),
     meta: { place: "triggers" },
   },
+  { path: "/webhooks", name: "webhooks", component: () => import("@/pages/WebhookList.vue") },
+  {
+    path: "/webhooks/:id",
+    name: "webhook",
+    component: () => import("@/pages/WebhookDetail.vue"),
+    meta: { place: "webhooks" },
+  },
+  { path: "/brokers", name: "brokers", component: () => import("@/pages/BrokerList.vue") },
   { path: "/runs", name: "runs", component: () => import("@/pages/RunList.vue") },
   {
     path: "/runs/:id",

@@ -64,6 +64,8 @@ export interface NewsByName {
   instance: OtherNews;
   kv: KeyNews;
   lock: OtherNews;
+  webhook: OtherNews;
+  broker: OtherNews;
   alarm: OtherNews;
   alarmRule: OtherNews;
   taskDeleted: OtherNews;
@@ -99,6 +101,8 @@ const NAMES: readonly NewsName[] = [
   "instance",
   "kv",
   "lock",
+  "webhook",
+  "broker",
   "alarm",
   "alarmRule",
   "taskDeleted",

@@ -13,9 +13,11 @@ import {
   Network,
   Package,
   Play,
+  RadioTower,
   Rocket,
   ScrollText,
   Server,
+  Webhook,
   Workflow as WorkflowIcon,
   Zap,
 } from "@lucide/vue";
@@ -48,6 +50,8 @@ export const GROUPS: readonly PlaceGroup[] = [
       { name: "workflows", icon: WorkflowIcon },
       { name: "schedules", icon: CalendarClock },
       { name: "triggers", icon: Zap },
+      { name: "webhooks", icon: Webhook },
+      { name: "brokers", icon: RadioTower },
     ],
   },
   {
