@@ -260,3 +260,25 @@ async def test_a_slot_that_an_end_frees_is_taken_at_once(
         run = store.peek(flows.get, run_id)
         assert run is not None
         assert run.state == TaskState.SUCCEEDED
+
+
+async def test_a_run_with_much_left_to_decide_goes_on_after_a_restart(
+        tmp_path: Path, clock: MockClock) -> None:
+    """No task of it is on its way and no timer is set, so nothing else would wake it."""
+    assert clock.autojump_threshold == 0
+    body = msgspec.json.decode(
+        b'{"name": "m", "steps": [{"id": "each", "type": "map", "items": 3000, "body": ['
+        b'{"id": "one", "type": "parallel"}]}]}', type=WorkflowBody)
+    async with running(tmp_path) as (engine, _):
+        number, run_id = engine.new_id(), engine.new_id()
+        await engine.write(lambda tx: definitions.create(tx, definitions.WORKFLOWS, number, body))
+        await engine.call(BeginRun(engine.planner.plan(run_id, number, None)))
+    async with running(tmp_path) as (engine, store):
+        row = store.peek(flows.get, run_id)
+        assert row is not None
+        assert row.state == TaskState.RUNNING, "it was over before the restart"
+        with trio.fail_after(60):
+            await engine.watch(run_id).wait()
+        row = store.peek(flows.get, run_id)
+        assert row is not None
+        assert row.state == TaskState.SUCCEEDED

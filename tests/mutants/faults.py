@@ -11,6 +11,7 @@ STORE: Final = "plumd/store/store.py"
 MACHINE: Final = "machine"
 KEPT: Final = "kept"
 ORDER: Final = "order"
+LOOP: Final = "loop"
 SIM: Final = "sim"
 DAEMON: Final = "daemon"
 
@@ -18,6 +19,7 @@ SUITES: Final = {
     MACHINE: ("-m", "pytest", "-x", "-q", "--hypothesis-seed=1", "tests/sched/test_machine.py"),
     KEPT: ("-m", "pytest", "-x", "-q", "tests/sched/test_kept.py"),
     ORDER: ("-m", "pytest", "-x", "-q", "tests/daemon/test_engine_order.py"),
+    LOOP: ("-m", "pytest", "-x", "-q", "tests/test_engine.py"),
     SIM: ("-m", "tests.sim", "--seeds", "16", "--first", "1", "--jobs", "1"),
     DAEMON: ("-m", "pytest", "-x", "-q", "tests/daemon/test_restarts.py"),
 }
@@ -154,7 +156,7 @@ FAULTS: Final = (
           "            if not landed:\n", "            if landed is None:\n", (SIM,)),
     Fault("a run stands still after a restart", "plumd/runs.py",
           "        self._busy[plan.run_id] = None\n\n    def release_lost",
-          "\n    def release_lost", (SIM,)),
+          "\n    def release_lost", (LOOP,)),
     Fault("the end of a task does not move its run on", ENGINE,
           "                flows.advance(end, now.wall_ms)\n",
           "                del end\n", (SIM,)),
