@@ -15,8 +15,8 @@ from tests.ui.screen import Language, Screen, screen
 
 pytestmark = pytest.mark.daemon
 api = pytest.fixture(scope="module", name="api")(serving)
-SPOTS = {"task1": (100, 60), "branch1": (100, 180), "task2": (330, 100), "task3": (330, 230),
-         "approval1": (100, 330), "task4": (330, 380)}
+SPOTS = {"task1": (120, 60), "branch1": (120, 180), "task2": (400, 100), "task3": (400, 230),
+         "approval1": (120, 330), "task4": (400, 380)}
 """Two columns that are whole on the canvas, handles and all, with the fields beside it."""
 
 
