@@ -106,7 +106,7 @@ def ask(port: int, turn: int, over: threading.Event, found_s: list[float]) -> No
         due, number = time.monotonic() + turn / RATE, turn
         while not over.is_set():
             due += LINES / RATE
-            time.sleep(max(0.0, due - time.monotonic()))
+            time.sleep(max(0.0, due - time.monotonic()))    # so many a second is the question
             begun = time.perf_counter()
             line.call("GET", f"/v1/discovery/one?service=service-{number % SERVICES}"
                              "&strategy=round-robin")

@@ -118,7 +118,7 @@ def wait_for(daemon: Daemon, statement: str, wanted: int) -> None:
     until = time.monotonic() + WAIT_S
     while count(daemon, statement) < wanted:
         assert time.monotonic() < until, f"{count(daemon, statement)} of {wanted}"
-        time.sleep(0.2)
+        time.sleep(0.2)     # looking itself must not be the load that is measured
 
 
 @contextmanager
@@ -160,9 +160,9 @@ def steady(seconds: float, nodes: int = 500, lost: int = 50) -> Figures:
             fleet(daemon, nodes) as agents:
         deploy(daemon.port, nodes)
         wait_for(daemon, RUNNING, instances)
-        time.sleep(2)           # it settles; then a window is measured
+        time.sleep(2)           # the last reports of the start are no steady state
         cpu_s, commits, begun = daemon.cpu_s(), daemon.commits(), time.monotonic()
-        time.sleep(seconds)
+        time.sleep(seconds)     # the window: nothing is waited for
         took_s = time.monotonic() - begun
         found = {"nodes": nodes, "instances": instances,
                  "core_percent": (daemon.cpu_s() - cpu_s) / took_s * 100,

@@ -30,7 +30,6 @@ class Ask:
 
     def __init__(self, act: Callable[[], object]) -> None:
         self.act = act
-        self.value: object = None
         self.error: PlumError | None = None
         self.done = trio.Event()
 
@@ -134,13 +133,14 @@ class Book:
         act: changes memory, or raises a PlumError before it changed anything.
         Cancel: it is carried out all the same.
         """
-        ask = Ask(act)
+        value: list[T] = []
+        ask = Ask(lambda: value.append(act()))
         self._queue.append(ask)
         self._wake.set()
         await ask.done.wait()
         if ask.error is not None:
             raise ask.error
-        return ask.value  # type: ignore[return-value]  # it is what act returned, a T
+        return value[0]
 
     def also(self, call: Callable[[Tx], None]) -> None:
         """Part of what is asked: a store command that cannot be refused, for the same commit."""

@@ -82,7 +82,7 @@ class Deployments(Wishes, Reports, Discovery):
             batch, self._queue = self._queue, []
             for ask in batch:
                 try:
-                    ask.value = ask.act()
+                    ask.act()
                 except PlumError as error:
                     ask.error = error
             self._ring_stops()

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.api.live import Api, Json, listed, refused, serving, whole
+from tests.daemon.plant import wait_for
 from tests.daemon.running import free_port
 
 pytestmark = pytest.mark.daemon
@@ -26,11 +27,8 @@ def report(api: Api, name: str, **states: str) -> None:
 
 def until(api: Api, path: str, count: int) -> list[Json]:
     """A list once it has so many items."""
-    end = time.monotonic() + 30
-    while len(found := api.items(path)) != count:
-        assert time.monotonic() < end, found
-        time.sleep(0.02)
-    return found
+    wait_for(lambda: len(api.items(path)) == count, f"{path} has {count}")
+    return api.items(path)
 
 
 # ---------------------------------------------------------------- leases
@@ -141,7 +139,9 @@ def test_history(api: Api) -> None:
     assert found["bucketSec"] == 120
     assert sum(int(str(one["count"])) for one in points) == 20
     assert (points[0]["min"], points[-1]["max"]) == (0, 19)
-    assert all(one["min"] <= one["mean"] <= one["max"] for one in points)  # type: ignore[operator]  # numbers
+    for one in points:
+        low, mean, high = (float(str(one[name])) for name in ("min", "mean", "max"))
+        assert low <= mean <= high
     assert api.get("/v1/resources/history?resourceId=hist&state=word")["points"] == []
     refused(api.ask("GET", "/v1/resources/history?resourceId=hist"), 422, "invalid", "state")
     refused(api.ask("GET", "/v1/resources/history?resourceId=hist&state=x&from=5&to=5"), 422,
@@ -186,10 +186,7 @@ def test_states_as_they_change(api: Api) -> None:
     assert found == [{"a": "1", "b": "2"}]
     with Api(api.daemon) as other:
         report(other, "live", b="3")
-        end = time.monotonic() + 30
-        while len(found) < 2:
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        wait_for(lambda: len(found) == 2, "the change is told")
         assert found[1] == {"b": "3"}
         assert "a 1" in other.daemon.plum("device", "watch", "live", "--count", "2").stdout
         other.gone("/v1/resources/live")
