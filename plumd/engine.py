@@ -374,7 +374,8 @@ class Engine:
                     ask.error = value
                 else:
                     ask.value = value
-        self.journal.append(done.record)
+        if done.record.count:
+            self.journal.append(done.record)
         if self._waiters or self.progress:
             for task in change.ended:
                 self.progress.pop(task.task_id, None)

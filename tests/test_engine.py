@@ -28,7 +28,7 @@ from plumd.model import (
 )
 from plumd.outbox import Given, Outbox
 from plumd.planner import Planner
-from plumd.store import definitions, flows, tasks
+from plumd.store import definitions, flows, kv, tasks
 from plumd.store.definitions import Catalog
 from plumd.store.store import Tx
 from tests.sim.disk import FaultyStore, Truth
@@ -178,7 +178,20 @@ async def test_a_store_command_whose_answer_was_lost(
     async with running(tmp_path) as (engine, store):
         store.fault = "error_after"
         with pytest.raises(OutcomeUnknown):
-            await engine.write(lambda tx: tx.now_ms)
+            await engine.write(lambda tx: kv.write(tx, "n", [kv.Write("k", "v")]))
+
+
+async def test_a_store_command_that_finds_nothing_to_do_costs_no_commit(
+        tmp_path: Path, clock: MockClock) -> None:
+    assert clock.autojump_threshold == 0
+    async with running(tmp_path) as (engine, store):
+        task_id = engine.new_id()
+        await engine.call(Submit(task_id, "t"))
+        before = store.commits, engine.journal.next_seq
+        assert await engine.write(lambda tx: tasks.prune(tx.db, task_id, 10)) == 0
+        assert (store.commits, engine.journal.next_seq) == before
+        await engine.call(Submit(engine.new_id(), "t"))
+        assert (store.commits, engine.journal.next_seq) == (before[0] + 1, before[1] + 1)
 
 
 async def test_while_the_disk_is_away_writes_are_refused_and_reads_go_on(

@@ -70,6 +70,7 @@ class Connection:
         self.limits: Limits = front.limits
         self.scope = trio.CancelScope()
         self.idle = True
+        self.fresh = True           # let in, and has not asked yet
         self.expires = math.inf     # when the front's sweep ends a wait in the hot loop
         self.streaming = 0          # open SSE answers and worker streams
         self.protocol: SafeProtocol | None = None
@@ -156,6 +157,7 @@ class Connection:
             if hot is None or hot.policy is not self.front.gate.policy:
                 hot = self._judge(raw)
             if hot is not None:
+                self.fresh = False
                 if not await self._hot_request(hot, end + 4):
                     return False
                 if buffer:
@@ -169,7 +171,7 @@ class Connection:
 
     async def _receive_head(self) -> bool:
         """Wait for more of a head. False: the client left, or we are leaving."""
-        if self.front.draining:
+        if self.front.draining and not self.fresh:
             return False
         self.idle = True
         if not self._buffer:
@@ -383,6 +385,7 @@ class Connection:
     async def _worker_stream(self, head: Head) -> bool:
         """Turn the connection into a worker's WebSocket. False: it was refused, with an answer."""
         self.expires = math.inf
+        self.fresh = False
         route = self.front.stream_route
         refusal = self.front.gate.refuse(route, "GET", head.headers, self.peer,
                                          scheme=self.scheme) or bad_upgrade(head)
@@ -461,9 +464,10 @@ class Connection:
         # No await here: Quart's task may be under cancellation when it reports the end of its
         # request, and Hypercorn's own timer task was never started again because of that.
         self.idle = idle
+        self.fresh = self.fresh and idle
         if self._closing:
             return
-        if idle and self.front.draining:
+        if idle and self.front.draining and not self.fresh:
             self._begin_close()
         elif idle:
             self._reading.deadline = trio.current_time() + self.limits.idle_s

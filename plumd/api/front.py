@@ -13,7 +13,7 @@ import os
 import socket
 import ssl
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -167,7 +167,7 @@ class Front:
 
     async def handle(self, stream: Stream) -> None:
         """Serve one accepted connection."""
-        if self.draining or len(self.connections) >= self.limits.connections_max:
+        if len(self.connections) >= self.limits.connections_max:
             await self._turn_away(stream)
             return
         connection = Connection(self, stream)
@@ -227,30 +227,37 @@ class Front:
                 self._anyone_waits = trio.Event()
 
     async def drain(self) -> None:
-        """Let what is in flight end, within the limits' grace; then end the rest."""
+        """Let what is in flight end, within the limits' grace; then end the rest.
+
+        A connection that was let in and has not asked yet may still ask, for its client cannot
+        know that nobody would hear it.
+        """
+        await trio.lowlevel.checkpoint()        # who was let in a moment ago is counted from here
         started = trio.current_time()
         self.draining = True
         await self.context.terminated.set()
-        for connection in list(self.connections):
-            if connection.idle:
-                connection.kill()
+        self._kill(lambda each: each.idle and not each.fresh)
         self.gate.streams.close()
-        await self._wait_left(started + self.limits.stream_grace_s, streams_only=True)
-        for connection in list(self.connections):
-            if connection.streaming:
-                connection.kill()
-        await self._wait_left(started + self.limits.grace_s, streams_only=False)
+        await self._wait_left(started + self.limits.first_s, lambda each: each.fresh)
+        self._kill(lambda each: each.fresh)
+        await self._wait_left(started + self.limits.stream_grace_s, lambda each: each.streaming > 0)
+        self._kill(lambda each: each.streaming > 0)
+        await self._wait_left(started + self.limits.grace_s, lambda _: True)
         self.kill_all()
 
     def kill_all(self) -> None:
         """End every connection now."""
         self.killing = True
-        for connection in list(self.connections):
-            connection.kill()
+        self._kill(lambda _: True)
 
-    async def _wait_left(self, deadline: float, *, streams_only: bool) -> None:
+    def _kill(self, which: Callable[[Connection], bool]) -> None:
+        for connection in list(self.connections):
+            if which(connection):
+                connection.kill()
+
+    async def _wait_left(self, deadline: float, which: Callable[[Connection], bool]) -> None:
         with trio.move_on_at(deadline):
-            while any(each.streaming or not streams_only for each in self.connections):
+            while any(map(which, self.connections)):
                 self._left = trio.Event()
                 await self._left.wait()
 

@@ -10,7 +10,8 @@ class Limits(msgspec.Struct, frozen=True):
 
     send_s: time for each 64 KiB of an answer.  linger_s: how long a closed connection is still
     read, so that the last answer is not lost to a reset.  grace_s: at shutdown, for requests in
-    flight; stream_grace_s for SSE and WebSocket streams, within it.
+    flight; within it stream_grace_s for SSE and WebSocket streams, and first_s for connections
+    that have not sent a request yet.
     """
 
     head_bytes_max: int = 16 * 1024
@@ -23,4 +24,5 @@ class Limits(msgspec.Struct, frozen=True):
     handshake_s: float = 20.0
     grace_s: float = 5.0
     stream_grace_s: float = 1.5
+    first_s: float = 1.0
     websocket_message_bytes_max: int = 32 * 1024 * 1024

@@ -1,8 +1,8 @@
 """The event log: one record a commit, found by its first sequence number alone.
 
 An event is a short tuple whose first item is its topic; the rest is what plumd._sched and the
-store commands put there. Every commit takes at least one number, so that a commit whose outcome
-is unknown can be looked for.
+store commands put there. Every commit that writes takes at least one number, so that one whose
+outcome is unknown can be looked for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ DECODE: Final = msgspec.msgpack.Decoder(list[Event]).decode
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """The events of one commit; event i has the number first_seq + i."""
+    """The events of one commit; event i has the number first_seq + i.
+
+    count: how many numbers it took, 0 where nothing was to be written.
+    """
 
     first_seq: int
     count: int
@@ -31,7 +34,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 def insert(db: apsw.Connection, first_seq: int, at_ms: int, items: Sequence[Event]) -> Record:
-    """Write one commit's events; an empty commit takes a number too."""
+    """Write one commit's events; a commit without any takes a number too."""
     count = len(items) or 1
     db.execute(SQL["insert"], (first_seq, count, at_ms, ENCODE(items)))
     return Record(first_seq, count, items)

@@ -164,6 +164,7 @@ class Store:
                 db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)     # the little that is left
         db.execute("BEGIN IMMEDIATE")
         try:
+            untouched = db.total_changes()
             values = [self._run(call, change) for call in change.calls]
             tasks.write(db, change.created, change.changed, change.ended)
             if change.runs is not NO_RUNS:
@@ -172,6 +173,9 @@ class Store:
                 workers.write(db, change.joined, change.gone, change.now_ms)
             if change.moves is not None:
                 schedules.write(db, change.moves)
+            if not change.events and db.total_changes() == untouched:
+                db.execute("ROLLBACK")      # a look that found nothing to do
+                return Done(Record(self.next_seq, 0, ()), values)
             record = events.insert(db, self.next_seq, change.now_ms, change.events)
             begun_ns = self.clock.now().mono_ns
             db.execute("COMMIT")

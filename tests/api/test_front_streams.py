@@ -515,3 +515,23 @@ async def test_tls_with_both_protocols(certificate: Path) -> None:
             assert b" 201 " in await stream.receive_some(65536)
             shutdown.set()
             assert await stream.receive_some(65536) == b""
+
+
+@pytest.mark.parametrize("sent", [POST, get("/v1/nothing")])
+async def test_who_was_let_in_before_the_end_may_ask_once(sent: bytes) -> None:
+    """Its client cannot know: one whose request is on its way, and one that begins with it."""
+    async with running(ROUTES) as served:
+        late, begun, silent = [await served.connect() for _ in range(3)]
+        await begun.send(sent[:10])
+        await trio.testing.wait_all_tasks_blocked()
+        served.shutdown.set()
+        await trio.testing.wait_all_tasks_blocked()
+        for client, rest in ((late, sent), (begun, sent[10:])):
+            await client.send(rest)
+            assert (await client.answer()).status in (200, 201, 404)
+            assert await client.at_end()
+        with trio.fail_after(3):
+            assert await silent.at_end()
+            await served.stopped.wait()
+        for client in (late, begun, silent):
+            await client.stream.aclose()
