@@ -13,7 +13,6 @@ RANGES = ((0, 59), (0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 MONTHS = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"]
 DAYS = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"]
 Found = tuple[int, str]
-Moments = list[tuple[int, datetime]]
 
 
 def number(text: str, field: int) -> int:
@@ -90,38 +89,40 @@ class Fields:
         return fits(part, 5, week)
 
 
-def walls(zone: ZoneInfo, begin_s: int, end_s: int, step_s: int) -> Moments:
-    """Every moment with what the wall shows, fold and all."""
-    return [(at, datetime.fromtimestamp(at, zone)) for at in range(begin_s, end_s, step_s)]
+class Walls:
+    """What the wall shows at every moment of a span, and what it leaves out. Seconds.
+
+    shown: (moment, wall time, "first" or "second" where it is shown twice).  left_out: (wall time,
+    the moment that it is moved to).
+    """
+
+    def __init__(self, zone: ZoneInfo, begin_s: int, end_s: int, step_s: int) -> None:
+        self.shown: list[tuple[int, datetime, str]] = []
+        self.left_out: list[tuple[datetime, int]] = []
+        step, before = timedelta(seconds=step_s), None
+        for at in range(begin_s, end_s, step_s):
+            shown = datetime.fromtimestamp(at, zone)
+            wall = shown.replace(tzinfo=None)
+            twice = shown.replace(fold=1 - shown.fold).utcoffset() != shown.utcoffset()
+            self.shown.append((at, wall, ("second" if shown.fold else "first") if twice else ""))
+            if before is not None:
+                ahead = before - datetime.fromtimestamp(at - step_s, UTC).replace(tzinfo=None)
+                missing = before + step
+                while missing < wall:
+                    moved = int((missing - ahead).replace(tzinfo=UTC).timestamp())
+                    self.left_out.append((missing, moved))
+                    missing += step
+            before = wall
 
 
 class Seen:
-    """What one cron text makes of a row of moments, whatever the policies."""
+    """What one cron text makes of a span, whatever the policies."""
 
-    def __init__(self, text: str, seen: Moments) -> None:
-        self.every_hour = len(Fields(text).sets[2]) == 24
-        self.hits: list[Found] = []             # with "first" or "second" where shown twice
-        self.shifted: list[int] = []            # where a wall time that was left out is moved to
+    def __init__(self, text: str, walls: Walls) -> None:
         fields = Fields(text)
-        for place, (at, shown) in enumerate(seen):
-            wall = shown.replace(tzinfo=None)
-            if fields.fire(wall):
-                other = shown.replace(fold=1 - shown.fold)
-                twice = other.utcoffset() != shown.utcoffset()
-                self.hits.append((at, ("second" if shown.fold else "first") if twice else ""))
-            if place:
-                self.look_into_gap(fields, seen[place - 1], at, wall)
-
-    def look_into_gap(self, fields: Fields, earlier: tuple[int, datetime], at: int,
-                      wall: datetime) -> None:
-        before = earlier[1].replace(tzinfo=None)
-        step = timedelta(seconds=at - earlier[0])
-        ahead = before - datetime.fromtimestamp(earlier[0], UTC).replace(tzinfo=None)
-        missing = before + step
-        while missing < wall:
-            if fields.fire(missing):
-                self.shifted.append(int((missing - ahead).replace(tzinfo=UTC).timestamp()))
-            missing += step
+        self.every_hour = len(fields.sets[2]) == 24
+        self.hits = [(at, mark) for at, wall, mark in walls.shown if fields.fire(wall)]
+        self.shifted = [at for wall, at in walls.left_out if fields.fire(wall)]
 
     def fires(self, gap: str, overlap: str) -> list[Found]:
         """(seconds, what the zone's change made of it) by these policies."""
