@@ -14,6 +14,7 @@ import click
 from bench import (
     browsers,
     c_sdk,
+    checks,
     discovery,
     fleet,
     floor,
@@ -53,6 +54,7 @@ QUESTIONS: Final[dict[str, Callable[[float], Figures]]] = {
     "failover": nodes.failover,
     "lookups": discovery.inside,
     "lookups-http": discovery.over_http,
+    "checks": checks.run,
     "schedules": schedules.storm,
     "schedules-idle": schedules.idle,
     "fleet": fleet.beats,

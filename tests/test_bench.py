@@ -7,6 +7,7 @@ import pytest
 from bench import (
     browsers,
     c_sdk,
+    checks,
     discovery,
     fleet,
     floor,
@@ -41,6 +42,10 @@ def test_nodes() -> None:
 def test_discovery() -> None:
     look(discovery.inside(0.2), "lookups")
     look(discovery.over_http(0.5), "lookups_per_s")
+
+
+def test_checks() -> None:
+    look(checks.run(0.8, 40), "endpoints")
 
 
 def test_latency() -> None:
