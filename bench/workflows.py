@@ -49,6 +49,7 @@ def long(seconds: float, steps: int = 40) -> Figures:
         path, wait = f"/v1/workflows/{workflow_id}?action=run", "Prefer: wait=30\r\n"
         line.call("POST", path, more=wait)
         times, deadline = [], time.monotonic() + seconds
+        cpu_s, commits = daemon.cpu_s(), daemon.commits()
         last: dict[str, msgspec.Raw] = {}
         while time.monotonic() < deadline:
             begun = time.monotonic()
@@ -57,4 +58,6 @@ def long(seconds: float, steps: int = 40) -> Figures:
         return Figures("workflow_of_40", {
             "runs": len(times), "p50_ms": harness.median(times),
             "p99_ms": harness.percentile(times, 0.99),
+            "fsyncs_per_step": (daemon.commits() - commits) / len(times) / steps,
+            "cpu_us_per_step": (daemon.cpu_s() - cpu_s) / len(times) / steps * 1e6,
         }, harness.digest_of([line.text(last["state"]), bytes(last["steps"]).count(b"stepId")]))

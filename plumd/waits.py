@@ -63,6 +63,8 @@ class Waits:
         self._of: dict[Subject, dict[int, Waiting]] = {}
         self._subject: dict[int, tuple[int, Subject]] = {}      # task -> attempt, where it is
         self._owed: list[Finish] = []
+        self._since = 0                 # from this event on there is somebody who waits
+        self._anyone = trio.Event()
 
     def begin(self, task_id: int, attempt: int, worker_id: str,
               payload: bytes | None) -> Finish | Nap | None:
@@ -77,11 +79,15 @@ class Waits:
         if isinstance(call.until, int):
             return Nap(task_id, attempt, call.until, ENCODE(Ripe("the time has come")))
         waiting = Waiting(task_id, attempt, worker_id, call)
+        seq = self.engine.journal.next_seq
         ripe = self._look(waiting)
         if ripe is not None:
             return self._finish(waiting, ripe)
         subject = subject_of(call)
         self.forget(task_id)
+        if not self._of:
+            self._since = seq
+            self._anyone.set()
         self._of.setdefault(subject, {})[task_id] = waiting
         self._subject[task_id] = attempt, subject
         return None
@@ -112,12 +118,15 @@ class Waits:
         return len(self._subject)
 
     async def run(self) -> None:
-        """Follow the log, and end those waits that are over. Until canceled."""
-        reader = Log(self.engine, self.engine.journal.next_seq)
-        self._take(list(self._of))          # of what happened before anybody followed
+        """Follow the log while there are any, and end those that are over. Until canceled."""
+        reader = Log(self.engine, self._since)
         while True:
             if self._owed:
                 await self._pay()
+            if not self._of:
+                self._anyone = trio.Event()
+                await self._anyone.wait()
+                reader.seq = self._since
             lost = reader.lost
             events = await reader.more()
             subjects = {subject_in(event) for _, event in events}
