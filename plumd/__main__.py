@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -57,6 +58,7 @@ def main() -> None:
 def serve(config_file: Path | None, check_config: bool, print_config: bool,
           **flags: Value | None) -> None:
     """Serve until SIGTERM; it drains, a second one stops at once."""
+    gc.disable()    # until the daemon freezes what it was built from, nearly all of which stays
     from plumd import daemon, logs  # here, for the other commands need none of it
     from plumd.store.migrate import Refused
 

@@ -349,6 +349,7 @@ class Daemon:
             await nursery.start(signals.watch, leave, self.config, self.reread)
             gc.collect()
             gc.freeze()
+            gc.enable()
             gc.set_threshold(50_000, 20, 50)
             async with trio.open_nursery() as doors:
                 limits = DoorLimits(connections_max=self.config.connections_max,

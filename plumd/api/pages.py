@@ -7,13 +7,15 @@ All text that comes from data is escaped.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Final
 
 import msgspec
+import trio
 
 from plumd.api.docs_page import operations_html
 from plumd.api.openapi import PAGE_TAG, document
@@ -86,15 +88,35 @@ def docs_page(made: Mapping[str, object], version: str) -> Response:
                 '<a href="/docs/errors">Error codes</a></p>\n' + operations_html(made))
 
 
+class Rendered:
+    """A page that is made when it is first asked for, and then kept.
+
+    It is made in a thread, for it may take long, and a daemon need not have it to be ready.
+    """
+
+    def __init__(self, make: Callable[[], Response]) -> None:
+        self._make = make
+        self._made: Response | None = None
+
+    async def show(self, _request: Request) -> Response:
+        """Answer with it."""
+        if self._made is None:
+            self._made = await trio.to_thread.run_sync(self._make)
+        return self._made
+
+
 def page_routes(routes: Sequence[Route], *, version: str,
                 status: Callable[[], Counts]) -> tuple[Route, ...]:
     """The routes of these pages and of the document; those that `routes` has itself are left out.
 
     status: what `/` shows, asked at each request.
     """
-    made = document(routes, version=version)
-    encoded = Response(body=msgspec.json.encode(made))
-    docs, errors = docs_page(made, version), errors_page()
+    @functools.cache
+    def made() -> Mapping[str, object]:
+        return document(routes, version=version)
+
+    docs = Rendered(lambda: docs_page(made(), version))
+    encoded = Rendered(lambda: Response(body=msgspec.json.encode(made())))
 
     async def show_status(_request: Request) -> Response:
         return status_page(version, status())
@@ -102,16 +124,9 @@ def page_routes(routes: Sequence[Route], *, version: str,
     taken = {route.path for route in routes if route.method == "GET"}
     pages = (
         ("/", show_status, "The state of the daemon.", True),
-        ("/docs", _always(docs), "The API reference.", True),
-        ("/docs/errors", _always(errors), "Error codes.", True),
-        ("/openapi.json", _always(encoded), "The OpenAPI document.", False),
+        ("/docs", docs.show, "The API reference.", True),
+        ("/docs/errors", Rendered(errors_page).show, "Error codes.", True),
+        ("/openapi.json", encoded.show, "The OpenAPI document.", False),
     )
     return tuple(Route("GET", path, handler, summary, PAGE_TAG, "pages:read", navigable=navigable)
                  for path, handler, summary, navigable in pages if path not in taken)
-
-
-def _always(response: Response) -> Callable[[Request], Awaitable[Response]]:
-    async def show(_request: Request) -> Response:
-        return response
-
-    return show
