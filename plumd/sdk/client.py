@@ -49,6 +49,7 @@ from plumd.sdk.wire import (
     server_url,
     stream_of,
     token_header,
+    trusted,
     unreachable,
 )
 
@@ -79,7 +80,7 @@ class Client:
         try:
             self._http = httpx.Client(
                 base_url=self.url, timeout=timeout_s, transport=transport, trust_env=False,
-                headers=token_header(token))
+                headers=token_header(token), verify=trusted(self.url))
         except httpx.InvalidURL as error:
             raise ValueError(f"{self.url!r} is no URL: {error}") from None
 

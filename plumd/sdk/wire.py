@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import quote
@@ -111,6 +112,11 @@ def server_url(url: str | None) -> str:
     if not found.startswith(("http://", "https://")):
         raise ValueError(f"{found!r} is no URL: it begins with http:// or https://")
     return found
+
+
+def trusted(url: str) -> ssl.SSLContext | bool:
+    """Whose certificates are taken: over plain HTTP nobody's, so that none need be loaded."""
+    return url.startswith("https://") or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def token_header(token: str | None) -> dict[str, str]:
