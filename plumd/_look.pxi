@@ -69,6 +69,31 @@ cdef int count_ahead(Heap heap, Py_ssize_t i) except -1:
     return count
 
 
+cdef list silent_workers(Scheduler self, int64_t heard_ns):
+    """Those heard of since then that are away, or that calls did not reach, the last one lately."""
+    cdef Worker worker
+    found = []
+    for worker in self.worker_of.values():
+        if (worker.kind == LOCAL or worker.draining
+                or worker.expires_ns - worker.lease_ns < heard_ns):
+            continue
+        if worker.missed_since and worker.missed_last >= heard_ns:
+            found.append((worker.worker_id, worker.missed_since))
+        elif not worker.attached and is_wanted(self, worker):
+            found.append((worker.worker_id, 0))
+    return found
+
+
+cdef bint is_wanted(Scheduler self, Worker worker) except -1:
+    """Whether something waits that it could take."""
+    cdef MatchClass klass
+    for number in worker.classes:
+        klass = <MatchClass> self.classes[number]
+        if klass.ready.count or klass.lanes.count:
+            return True
+    return False
+
+
 cdef meters_of(Meters* met):
     return Counted(
         met.submitted, met.started, met.ended[SUCCEEDED], met.ended[FAILED], met.ended[TIMEOUT],

@@ -147,6 +147,7 @@ cdef class Worker:
     cdef int kind
     cdef int64_t lease_ns, expires_ns, last_use
     cdef bint attached, draining
+    cdef int64_t missed_since, missed_last      # calls that never came to it, 0 = the last one did
     cdef dict classes       # numbers of the classes it is eligible for, in order
 
 

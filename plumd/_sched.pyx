@@ -68,6 +68,7 @@ cdef int64_t NEVER = 1 << 50
 cdef int64_t NEVER_NS = 1 << 62
 cdef int ID_BITS = 18               # below the milliseconds that an id begins with
 cdef int AHEAD_MAX = 10_000         # `why` counts no further than this
+cdef int64_t MISSES_APART_NS = 60_000_000_000    # further apart they are not one stretch
 
 STOP_REASONS = (None, "canceled", "timeout")
 POOLS = (None, "!service", "!os_process")       # of executors; embedded tasks go by name
@@ -138,6 +139,17 @@ cdef inline bint has_room(Worker worker):
     """Whether it takes one more attempt."""
     return (worker.attached and not worker.draining
             and worker.running < worker.capacity + worker.ahead)
+
+
+cdef inline int note_call(Worker worker, bint reached, int64_t now_ns) except -1:
+    """A call ended. Misses that are long ago say nothing of a new one."""
+    if reached:
+        worker.missed_since = 0
+        return 0
+    if worker.missed_since == 0 or now_ns - worker.missed_last > MISSES_APART_NS:
+        worker.missed_since = now_ns
+    worker.missed_last = now_ns
+    return 0
 
 
 @cython.final
@@ -304,6 +316,8 @@ cdef class Scheduler:
         worker = <Worker> self.workers[task.worker] if task.worker >= 0 else None
         if worker is None or worker.worker_id != command.worker_id:
             return self.stale("another worker holds this attempt", task.state, task.attempt)
+        if worker.kind == CALLBACK:
+            note_call(worker, command.reached, now_ns)
         if not command.reached and worker.kind == CALLBACK:
             self.detach(worker, now_ms)     # until it is heard of again
             if task.lost < self.lost_extra and self.has_other(task.klass, worker):
@@ -1173,6 +1187,12 @@ cdef class Scheduler:
             held.append((self.tasks[slot].id, self.tasks[slot].attempt))
             slot = self.tasks[slot].next
         return held
+
+    def silent(self, int64_t heard_ns):
+        """(worker id, since when in ns) of those that were heard of and take nothing: calls do
+        not reach them; or they are away from work that waits, where it is not known since when: 0.
+        """
+        return silent_workers(self, heard_ns)
 
     def why(self, int64_t task_id):
         """The true reasons why a live task is not running, most telling first; None: not live."""

@@ -115,6 +115,7 @@ from plumd.outbox import Outbox
 from plumd.planner import Planner
 from plumd.retention import DAY_MS, Keep, Retention
 from plumd.services import Registry
+from plumd.silence import Silence
 from plumd.stats import Monitor
 from plumd.store import instances
 from plumd.store.blobs import Blobs
@@ -200,6 +201,7 @@ class Daemon:
                                  config.service_health_ttl_sec)
         self.registry.load()
         self.expiry = Expiry(self.engine)
+        self.silence = Silence(self.engine)
         self.leases = Leases(self.store, clock, self.engine.write)
         self.leases.load()
         self.listeners = Listeners(self.engine)
@@ -336,8 +338,8 @@ class Daemon:
             nursery.start_soon(self.engine.run)
             nursery.start_soon(self.watch_clock)
             for room in (self.retention, self.monitor, self.registry, self.health, self.expiry,
-                         self.leases, self.waits, self.listeners, self.devices, self.alarms,
-                         self.nodes, self.deployments):
+                         self.silence, self.leases, self.waits, self.listeners, self.devices,
+                         self.alarms, self.nodes, self.deployments):
                 nursery.start_soon(room.run)
             nursery.start_soon(self.client.run)
             nursery.start_soon(self.device_client.run)
