@@ -38,7 +38,7 @@ LEVELS = {
     "plumd.schedules": 3, "plumd.news": 3, "plumd.triggers": 3, "plumd.mapping": 2,
     "plumd.engine": 4, "plumd.follow": 5, "plumd.listeners": 5, "plumd.webhooks": 5,
     "plumd.carrier": 5, "plumd.stats": 5, "plumd.retention": 5, "plumd.services": 5,
-    "plumd.companion": 0, "plumd.expiry": 5, "plumd.devices": 5, "plumd.operations": 5,
+    "plumd.companion": 0, "plumd.expiry": 5, "plumd.silence": 5, "plumd.devices": 5, "plumd.operations": 5,
     "plumd.mqtt_packets": 0, "plumd.mqtt": 5, "plumd.simulate": 4, "plumd.forecast": 5,
     "plumd.nodes": 5, "plumd.artifact": 3, "plumd.artifacts": 5, "plumd.deployments": 5,
     "plumd.notify": 0, "plumd.units": 0, "plumd.lease_book": 1, "plumd.leases": 5,
