@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, TypeAlias
 import trio
 
 from plumd.executors import process_log
+from plumd.executors.hour_logs import HourLogs, read_log
 from plumd.executors.process_log import STDOUT, LogPage
 from plumd.model import id_text
 
@@ -40,9 +41,13 @@ class Said(NamedTuple):
 
 
 class AttemptLogs:
-    """Keeps the lines of attempts. data_dir: the one that OsProcess has."""
+    """Keeps the lines of attempts. data_dir, kept: those that OsProcess has."""
 
-    def __init__(self, data_dir: Path, *, bytes_max: int = LOG_BYTES_MAX) -> None:
+    def __init__(self, data_dir: Path, *, bytes_max: int = LOG_BYTES_MAX,
+                 kept: HourLogs | None = None) -> None:
+        self.kept = kept
+        self.begun: set[Pair] = set()
+        """Attempts of which something was said; who keeps their logs takes them out."""
         self._root = data_dir.absolute() / "attempts"
         self._bytes_max = bytes_max
         self._waiting: dict[Pair, list[Said]] = {}
@@ -64,6 +69,8 @@ class AttemptLogs:
         if left_out:
             data = b"[... %d lines left out: the disk was too slow ...]\n" % left_out + data
         self._waiting.setdefault(pair, []).append(Said(time_ms, data))
+        if self.kept is not None:
+            self.begun.add(pair)
         self._waiting_bytes += len(data)
         self._news.set()
 
@@ -118,12 +125,10 @@ class AttemptLogs:
     def read(self, task_id: int, number: int, offset: int, limit: int) -> LogPage | None:
         """At most limit bytes from offset on; None when nothing was said.
 
-        finished is never set, for the files do not know. Reads files: call it in a thread.
+        finished is set only of what is kept of ended attempts. Reads files: call it in a thread.
         """
-        try:
-            return process_log.read_page(self.directory(task_id, number), offset, limit)
-        except FileNotFoundError:
-            return None
+        return read_log(self.kept, (task_id, number), self.directory(task_id, number), offset,
+                        limit)
 
 
 def append(directory: Path, said: Sequence[Said], bytes_max: int) -> None:

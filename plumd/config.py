@@ -88,6 +88,8 @@ SETTINGS: Final = (
             high=36_500),
     Setting("run_retention_days", 365.0, "how long summaries of workflow runs are kept", low=0.001,
             high=36_500),
+    Setting("logs_bytes_max", 10 << 30, "how much of what ended tasks printed is kept at most; the "
+            "oldest hours go first", low=1 << 20),
     Setting("events_max", 10_000_000, "events that are kept at most", low=1_000),
     Setting("tasks_max", 10_000_000, "live tasks at most; beyond it submits get 429", low=1),
     Setting("connections_max", 20_000, "open connections at most", low=1, high=1_000_000),
@@ -124,6 +126,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_sec: float
     retention_days: float
     run_retention_days: float
+    logs_bytes_max: int
     events_max: int
     tasks_max: int
     connections_max: int

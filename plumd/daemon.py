@@ -89,11 +89,13 @@ from plumd.engine import Engine
 from plumd.errors import NotFound, PlumError
 from plumd.executors.callback import Callback
 from plumd.executors.grpc_client import GrpcClient
+from plumd.executors.hour_logs import HourLogs
 from plumd.executors.os_process import OsProcess
 from plumd.executors.outgoing import Client
 from plumd.executors.service import Service
 from plumd.executors.targets import Policy as CallPolicy
 from plumd.expiry import Expiry
+from plumd.gathering import Gathering
 from plumd.leases import Leases
 from plumd.listeners import Listeners
 from plumd.model import (
@@ -161,9 +163,11 @@ class Daemon:
                         home_node="" if config.os_process_slots else config.node_id)
         self.engine = Engine(self.store, clock, self.outbox, planner, limits, draw_seed(),
                              self.local_workers(), schedule_bodies.scheduled_task)
+        kept = HourLogs(self.data / "logs", config.logs_bytes_max)
         self.processes = OsProcess(
-            self.data, controller_base=f"http://{config.listen}")
-        self.logs = AttemptLogs(self.data)
+            self.data, controller_base=f"http://{config.listen}", kept=kept)
+        self.logs = AttemptLogs(self.data, kept=kept)
+        self.gathering = Gathering(self.engine, kept, self.processes, self.logs)
         self.engine.log_lines = self.logs.note
         self.engine.read_blob = self.blobs.get
         self.client = Client(CallPolicy(tuple(
@@ -337,8 +341,9 @@ class Daemon:
             nursery.start_soon(self.store.run_checkpoints)
             nursery.start_soon(self.engine.run)
             nursery.start_soon(self.watch_clock)
-            for room in (self.retention, self.monitor, self.registry, self.health, self.expiry,
-                         self.silence, self.leases, self.waits, self.listeners, self.devices,
+            for room in (self.gathering, self.retention, self.monitor, self.registry, self.health,
+                         self.expiry, self.silence, self.leases, self.waits, self.listeners,
+                         self.devices,
                          self.alarms, self.nodes, self.deployments):
                 nursery.start_soon(room.run)
             nursery.start_soon(self.client.run)

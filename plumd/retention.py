@@ -140,6 +140,8 @@ class Retention:
                 if store_has(task_id):
                     continue
                 self.processes.forget(task_id)
+            if self.processes.kept is not None:
+                self.processes.kept.drop_dead(now_ms - self.keep.tasks_ms, store_has)
 
         def store_has(task_id: int) -> bool:
             return trio.from_thread.run_sync(store.peek, tasks.get, task_id) is not None

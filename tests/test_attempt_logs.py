@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from plumd.attempt_logs import QUEUE_BYTES_MAX, SEGMENTS, AttemptLogs, Said, append
+from plumd.attempt_logs import LOG_BYTES_MAX, QUEUE_BYTES_MAX, SEGMENTS, AttemptLogs, Said, append
 from plumd.executors.process_log import LogPage, read_page
 from plumd.model import id_text
 
 
 @asynccontextmanager
-async def running(path: Path, **more: int) -> AsyncIterator[AttemptLogs]:
-    logs = AttemptLogs(path, **more)
+async def running(path: Path, bytes_max: int = LOG_BYTES_MAX) -> AsyncIterator[AttemptLogs]:
+    logs = AttemptLogs(path, bytes_max=bytes_max)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(logs.run)
         yield logs

@@ -12,8 +12,9 @@ import trio
 from plumd import retention
 from plumd.clock import Instant
 from plumd.engine import Engine
+from plumd.executors.hour_logs import HOUR_MS, HourLogs
 from plumd.executors.os_process import OsProcess
-from plumd.model import Limits
+from plumd.model import Limits, Submit
 from plumd.outbox import Outbox
 from plumd.planner import Planner
 from plumd.retention import DAY_MS, GONE_KEY_MS, Keep, Retention
@@ -45,8 +46,9 @@ class House:
         self.store = Store(path / "plum.db", log_bytes=0)
         self.engine = Engine(self.store, self.clock, Outbox(self.store),
                              Planner(Catalog(self.store)), Limits(), seed=1)
-        self.retention = Retention(self.engine, Blobs(path / "blobs"),
-                                   OsProcess(path, controller_base="http://127.0.0.1:1"), KEEP)
+        self.logs = HourLogs(path / "logs", 1 << 30)
+        self.retention = Retention(self.engine, Blobs(path / "blobs"), OsProcess(
+            path, controller_base="http://127.0.0.1:1", kept=self.logs), KEEP)
 
     async def device(self, name: str) -> Registered:
         await self.engine.write(lambda tx: devices.register(
@@ -124,3 +126,19 @@ async def test_keys_that_come_and_go_leave_no_more_marks_than_a_bound(
         versions = await house.engine.write(lambda tx: kv.write(tx, "n", [
             Write("11", "2"), Write("0", "2")]))
         assert versions == [3, 3], "one by its mark, one by what was forgotten"
+
+
+async def test_logs_go_with_the_last_task_of_their_hour(tmp_path: Path) -> None:
+    async with opened(tmp_path) as house:
+        known, gone = house.engine.new_id(), house.engine.new_id()
+        await house.engine.call(Submit(known, "t"))
+        begun_ms = house.clock.now_ms
+        for hour, ids in enumerate(([known, gone], [gone, gone + 1], [gone + 2])):
+            house.logs.put([((each, 1), tmp_path / "silent") for each in ids],
+                           begun_ms + hour * HOUR_MS)
+        await house.retention.round()
+        assert house.logs.has((gone + 1, 1)), "it is young"
+        house.clock.now_ms += 31 * DAY_MS
+        await house.retention.round()
+        assert [house.logs.has((each, 1)) for each in (known, gone, gone + 1, gone + 2)] == [
+            True, True, False, True], "one is known, one of the last hour"

@@ -25,6 +25,7 @@ from plumd.errors import Invalid, NotFound
 from plumd.executors import Attempt, Outcome, Stop, batch, process_log, shim
 from plumd.executors.batch import CommandResult, signal_name
 from plumd.executors.command import Batch, Command, base_environment, parse_command
+from plumd.executors.hour_logs import HourLogs, read_log
 from plumd.executors.process_log import LogPage
 from plumd.model import Ending, TaskError, id_text, parse_id
 
@@ -97,14 +98,20 @@ class OsProcess:
 
     data_dir: holds the attempts' directories.  base_env: what every command's environment starts
     from (default: the harmless part of ours).  controller_base: for CONTROLLER_BASE, "" = unset.
-    cgroups=False: do without them, as on a machine that does not let us.
+    cgroups=False: do without them, as on a machine that does not let us.  kept: where the logs are
+    of what is over; None: in the attempts' directories, too.
     """
 
     name: ClassVar[str] = "os_process"
 
     def __init__(self, data_dir: Path, shim_path: Path | None = None,
                  base_env: Mapping[str, str] | None = None, controller_base: str = "", *,
-                 log_bytes_max: int = LOG_BYTES_MAX, cgroups: bool = True) -> None:
+                 log_bytes_max: int = LOG_BYTES_MAX, cgroups: bool = True,
+                 kept: HourLogs | None = None) -> None:
+        self.kept = kept
+        self.ended: set[tuple[int, int]] = set()
+        """Attempts that came to an end here and may have a log to be kept; who keeps it takes it
+        out."""
         self._root = data_dir.absolute() / "attempts"
         self._shim = (shim_path or shim.SHIM_PATH).absolute()
         self._base_env = base_environment() if base_env is None else dict(base_env)
@@ -134,8 +141,18 @@ class OsProcess:
             status = await self._end(directory, attempt, job, stop)
         except _NoEnd as ending:
             shim.close_log(directory)
+            self._note_end(attempt)
             return ending.outcome
-        return await trio.to_thread.run_sync(_outcome, directory, attempt, job, status)
+        outcome = await trio.to_thread.run_sync(_outcome, directory, attempt, job, status)
+        self._note_end(attempt)
+        return outcome
+
+    def _is_kept(self, attempt: Attempt) -> bool:
+        return self.kept is not None and self.kept.has((attempt.task_id, attempt.number))
+
+    def _note_end(self, attempt: Attempt) -> None:
+        if self.kept is not None:
+            self.ended.add((attempt.task_id, attempt.number))
 
     async def _end(self, directory: Path, attempt: Attempt, job: Job,
                    stop: Stop) -> shim.Status:
@@ -169,6 +186,8 @@ class OsProcess:
                 raise _NoEnd(_lost(attempt))
             if stop.wanted.is_set():
                 raise _NoEnd(_stopped(attempt, stop.reason, "before it started", None, None))
+            if attempt.resumed and self._is_kept(attempt):
+                raise _NoEnd(_lost(attempt, "an older database was restored: it ended before"))
             starts += 1
             if not await self._start(directory, attempt, job):
                 await trio.sleep(START_PAUSE_S)
@@ -223,10 +242,11 @@ class OsProcess:
 
         Reads files: call it in a thread.  Raises NotFound.
         """
-        try:
-            return process_log.read_page(self.directory(task_id, number), offset, limit)
-        except FileNotFoundError:
-            raise NotFound("nothing is kept of this attempt's output") from None
+        page = read_log(self.kept, (task_id, number), self.directory(task_id, number), offset,
+                        limit)
+        if page is None:
+            raise NotFound("nothing is kept of this attempt's output")
+        return page
 
     async def wait_log(self, task_id: int, number: int, offset: int) -> None:
         """Return as soon as the log goes beyond offset, or nothing more will come.
@@ -241,6 +261,8 @@ class OsProcess:
                     return
                 await trio.sleep(TAIL_PAUSE_S)
         except FileNotFoundError:
+            if self.kept is not None and self.kept.has((task_id, number)):
+                return
             raise NotFound("nothing is kept of this attempt's output") from None
 
     def stored(self) -> Iterator[tuple[int, int]]:
@@ -309,8 +331,9 @@ def _failure(attempt: Attempt, code: str, message: str, *, retryable: bool = Tru
     return Outcome(Ending.FAILED, error=error, retryable=retryable)
 
 
-def _lost(attempt: Attempt) -> Outcome:
-    message = "plum-shim was gone before the process's end was written: its exit code is unknown"
+def _lost(attempt: Attempt, why: str = "plum-shim was gone before the process's end was written"
+          ) -> Outcome:
+    message = f"{why}: its exit code is unknown"
     error = TaskError("lost", message, attempt=attempt.number, worker=attempt.worker_id or None)
     return Outcome(Ending.LOST, error=error)
 

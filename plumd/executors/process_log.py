@@ -13,7 +13,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -63,11 +63,23 @@ def index_entry(offset: int, time_ms: int, stream: int) -> bytes:
     return array("Q", (offset, time_ms << 8 | stream)).tobytes()
 
 
-class _Run(NamedTuple):
+class Piece(NamedTuple):
+    """Bytes that one stream wrote without a break; stream: a place in STREAMS."""
+
     offset: int
     stream: int
     time_ms: int
     data: bytes
+
+
+class Source(Protocol):
+    """Where the segments of a log are."""
+
+    def segments(self) -> list[tuple[int, int]]:
+        """(offset, size) of every segment that is there, in order."""
+
+    def pieces(self, start: int, offset: int, limit: int) -> list[Piece]:
+        """What the segment that starts there has from offset on, at most limit bytes."""
 
 
 def segments(directory: Path) -> list[tuple[int, int]]:
@@ -84,32 +96,52 @@ def segments(directory: Path) -> list[tuple[int, int]]:
     return sorted(found)
 
 
-def _runs(directory: Path, start: int, offset: int, limit: int) -> list[_Run]:
-    """The runs of one segment from offset on, at most limit bytes; empty when it is gone."""
-    marks = array("Q")
+def _pieces(directory: Path, start: int, offset: int, limit: int) -> list[Piece]:
+    """The pieces of one segment from offset on, at most limit bytes; empty when it is gone."""
     try:
         with (directory / f"log.{start:012x}").open("rb") as log:
             log.seek(offset - start)
             data = log.read(limit)          # before the index, which then knows all of it
-        raw = (directory / f"idx.{start:012x}").read_bytes()
+        marks = (directory / f"idx.{start:012x}").read_bytes()
     except FileNotFoundError:
         return []
-    marks.frombytes(raw[:len(raw) // 16 * 16])
+    return split(marks, data, offset)
+
+
+def split(index: bytes, data: bytes, offset: int) -> list[Piece]:
+    """The pieces of data, which begins there in the log, by the index of its segment."""
+    marks = array("Q")
+    marks.frombytes(index[:len(index) // 16 * 16])
     offsets, owners = marks[0::2], marks[1::2]
     end = offset + len(data)
-    runs: list[_Run] = []
+    found: list[Piece] = []
     at = bisect_right(offsets, offset) - 1
     if at < 0:                              # a power cut took the index
-        return [_Run(offset, STDOUT, 0, data)] if data else []
+        return [Piece(offset, STDOUT, 0, data)] if data else []
     while offset < end:
         until = min(end, offsets[at + 1]) if at + 1 < len(offsets) else end
         if until > offset:
-            piece = data[len(data) - (end - offset):len(data) - (end - until)]
+            part = data[len(data) - (end - offset):len(data) - (end - until)]
             stream = STDERR if owners[at] & 0xff == STDERR else STDOUT
-            runs.append(_Run(offset, stream, owners[at] >> 8, piece))
+            found.append(Piece(offset, stream, owners[at] >> 8, part))
         offset = until
         at += 1
-    return runs
+    return found
+
+
+class Files:
+    """The segments that plum-shim writes into a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def segments(self) -> list[tuple[int, int]]:
+        """See Source. Raises FileNotFoundError when there is no such directory."""
+        return segments(self._directory)
+
+    def pieces(self, start: int, offset: int, limit: int) -> list[Piece]:
+        """See Source; empty when the segment is gone."""
+        return _pieces(self._directory, start, offset, limit)
 
 
 def log_size(directory: Path) -> int:
@@ -124,35 +156,43 @@ def is_finished(directory: Path) -> bool:
 
 
 def read_page(directory: Path, offset: int, limit: int) -> LogPage:
-    """At most limit bytes of the log from offset on; a negative offset counts from its end.
+    """A page of the log in a directory, see page_of.
 
-    A character is not cut at the page's end while the rest of it may still come.
     Raises FileNotFoundError when there is no such directory.
     """
     finished = is_finished(directory)       # before the sizes, so that the end is really the end
-    there = segments(directory)
+    return page_of(Files(directory), offset, limit, finished=finished)
+
+
+def page_of(source: Source, offset: int, limit: int, *, finished: bool) -> LogPage:
+    """At most limit bytes of a log from offset on; a negative offset counts from its end.
+
+    finished: no more will come. A character is not cut at the page's end while the rest of it may
+    still come.
+    """
+    there = source.segments()
     size = sum(there[-1]) if there else 0
     if offset < 0:
         offset = max(0, size + offset)
-    at, left_out, room, runs = offset, 0, limit, list[_Run]()
+    at, left_out, room, pieces = offset, 0, limit, list[Piece]()
     for start, length in there:
         if start + length <= at or room <= 0:
             continue
         if start > at:
             left_out += start - at
             at = start
-        found = _runs(directory, start, at, min(room, start + length - at))
-        runs += found
-        taken = sum(len(run.data) for run in found)
+        found = source.pieces(start, at, min(room, start + length - at))
+        pieces += found
+        taken = sum(len(piece.data) for piece in found)
         at += taken
         room -= taken
-    if runs and not (finished and at >= size):
-        kept = _whole_characters(runs[-1].data)
-        if kept or len(runs) > 1:
-            at -= len(runs[-1].data) - kept
-            runs[-1] = runs[-1]._replace(data=runs[-1].data[:kept])
-    entries = tuple(LogEntry(STREAMS[run.stream], run.offset, run.time_ms, run.data)
-                    for run in runs if run.data)
+    if pieces and not (finished and at >= size):
+        kept = _whole_characters(pieces[-1].data)
+        if kept or len(pieces) > 1:
+            at -= len(pieces[-1].data) - kept
+            pieces[-1] = pieces[-1]._replace(data=pieces[-1].data[:kept])
+    entries = tuple(LogEntry(STREAMS[piece.stream], piece.offset, piece.time_ms, piece.data)
+                    for piece in pieces if piece.data)
     return LogPage(entries, at, size, left_out, finished and at >= size)
 
 
@@ -167,23 +207,23 @@ def _whole_characters(data: bytes) -> int:
     return len(data)
 
 
-def _forward(directory: Path) -> Iterator[_Run]:
-    """All runs from the start to the first gap."""
+def _forward(directory: Path) -> Iterator[Piece]:
+    """All pieces from the start to the first gap."""
     at = 0
     for start, length in segments(directory):
         if start != at:
             return
-        yield from _runs(directory, start, start, length)
+        yield from _pieces(directory, start, start, length)
         at = start + length
 
 
-def _backward(directory: Path) -> Iterator[_Run]:
-    """All runs from the end to the last gap."""
+def _backward(directory: Path) -> Iterator[Piece]:
+    """All pieces from the end to the last gap."""
     at = log_size(directory)
     for start, length in reversed(segments(directory)):
         if start + length != at:
             return
-        yield from reversed(_runs(directory, start, start, length))
+        yield from reversed(_pieces(directory, start, start, length))
         at = start
 
 

@@ -19,6 +19,7 @@ import trio
 
 from plumd.errors import Invalid, NotFound
 from plumd.executors import Attempt, Outcome, Stop, shim
+from plumd.executors.hour_logs import HourLogs
 from plumd.executors.os_process import Command, OsProcess, ProcessResult, parse_command
 from plumd.model import Ending
 
@@ -619,3 +620,19 @@ async def test_forget_and_sweep(executor: OsProcess) -> None:
     for task_id in (1, 2, 3, 4):
         assert executor.forget(task_id)
     assert set(executor.stored()) == set()
+
+
+async def test_what_ended_does_not_begin_again_with_an_older_database(tmp_path: Path,
+                                                                      shim_path: Path) -> None:
+    executor = OsProcess(tmp_path, shim_path, kept=HourLogs(tmp_path / "logs", 1 << 30))
+    first = shell("echo once >> count", workingDir=str(tmp_path))
+    await executor.run(first, Stop())
+    assert executor.ended == {(1, 1)}
+    assert executor.kept is not None
+    executor.kept.put([((1, 1), executor.directory(1, 1))], 0)
+    assert executor.forget(1)
+    again = await executor.run(msgspec.structs.replace(first, resumed=True), Stop())
+    assert again.ending == Ending.LOST
+    assert again.error is not None
+    assert "older database" in again.error.message
+    assert (tmp_path / "count").read_text() == "once\n"

@@ -1,0 +1,457 @@
+"""Logs of what has ended, all of one hour in one file: so files do not grow in number with runs.
+
+While something runs, its log is in a directory of its own (process_log.py), which outlives whoever
+asked for it. Afterwards it is put here:
+
+    <root>/2026-11-26T10.0.log      the logs one after another, as they ended
+                         .idx       where each one is: an entry of 36 bytes a log, in the same order
+                         .key       the same sorted by key, instead of .idx, once the file is full
+
+The next file begins with the next hour (UTC), and in a busy hour after 1 GiB (or an eighth of what
+may be kept) or 32,768 logs.
+
+A log is there when its entry is: an entry is written when the bytes that it tells of are on disk,
+and has a checksum. What a crash left behind the last whole entry is cut off at the next start.
+
+The form of a log: uint64 n; n times uint64 (offset, size, size of index) of its segments; their
+indexes; their bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from struct import Struct
+from typing import Final, NamedTuple, TypeAlias, final
+
+from plumd.executors import process_log
+from plumd.executors.process_log import LogPage, Piece
+
+log = logging.getLogger("plumd.logs")
+
+FILE_BYTES_MAX: Final = 1 << 30
+FILE_LOGS_MAX: Final = 32_768
+FILES_MIN: Final = 8
+"""A file has at most so great a part of all that may be kept: for what goes is a whole file."""
+COPY_BYTES: Final = 1 << 20
+GROUP_BYTES: Final = 64 << 20
+"""So much is copied before room is made for more."""
+HOUR_MS: Final = 3_600_000
+_ENTRY: Final = Struct("<QQQQI")
+
+Key: TypeAlias = tuple[int, int]
+"""Whose log, and which one of its logs: two numbers from 0, the first the greater the later."""
+
+
+class _Place(NamedTuple):
+    at: int
+    size: int
+
+
+@final
+class HourLogs:
+    """Keeps the logs of a folder. Its methods read and write files: call them in threads.
+
+    bytes_max: when the files have more, the oldest go.  Raises OSError.
+    """
+
+    def __init__(self, root: Path, bytes_max: int) -> None:
+        self._root = root
+        self._bytes_max = bytes_max
+        self._lock = threading.Lock()           # guards the list
+        self._changing = threading.Lock()       # one writes or drops files at a time
+        self._hours = [_Hour(root / name) for name in _names(root)]
+        for hour in self._hours[:-1]:
+            hour.seal()
+
+    # ---- reading -----------------------------------------------------------------------------
+
+    def has(self, key: Key) -> bool:
+        """Whether this log is here."""
+        return self._find(key) is not None
+
+    def read(self, key: Key, offset: int, limit: int) -> LogPage | None:
+        """A page of a log, see process_log.page_of; None when it is not here (any more)."""
+        found = self._find(key)
+        if found is None:
+            return None
+        try:
+            with found[0].path(".log").open("rb", buffering=0) as file:
+                return process_log.page_of(_Log(file.fileno(), found[1]), offset, limit,
+                                           finished=True)
+        except FileNotFoundError:               # its hour was dropped
+            return None
+
+    def _find(self, key: Key) -> tuple[_Hour, _Place] | None:
+        with self._lock:
+            hours = list(self._hours)
+        for hour in reversed(hours):
+            place = hour.find(key)
+            if place is not None:
+                return hour, place
+        return None
+
+    @property
+    def size_bytes(self) -> int:
+        """What all files have."""
+        with self._lock:
+            return sum(hour.size for hour in self._hours)
+
+    # ---- writing -----------------------------------------------------------------------------
+
+    def put(self, logs: Iterable[tuple[Key, Path]], now_ms: int) -> None:
+        """Take in the logs of these directories, durably; those that are here already stay.
+
+        The directories are left as they are. Raises OSError; some may have been taken in then.
+        """
+        with self._changing:
+            fresh = {key: directory for key, directory in logs if not self.has(key)}
+            for group in _groups(fresh):
+                self._open_for(now_ms).append(group)
+                while self.size_bytes > self._bytes_max and len(self._hours) > 1:
+                    self._drop(self._hours[0], "there is more than may be kept")
+
+    def _open_for(self, now_ms: int) -> _Hour:
+        """The file for what ends now. Raises OSError."""
+        name = time.strftime("%Y-%m-%dT%H", time.gmtime(now_ms / 1000))
+        last = self._hours[-1] if self._hours else None
+        part = 0
+        if last is not None:
+            if name <= last.name:               # or the clock was set back
+                name, part = last.name, last.part
+                if not last.full and last.size < self._bytes_max / FILES_MIN:
+                    return last
+                part += 1
+            last.seal()
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made = _Hour(self._root / f"{name}.{part}")
+        with self._lock:
+            self._hours.append(made)
+        return made
+
+    def drop_dead(self, before_ms: int, wanted: Callable[[int], bool]) -> int:
+        """Remove the files from before this time of whose logs none is wanted any more; how many.
+
+        wanted: whether somebody may still ask for a log whose key begins with this number.
+        """
+        name = time.strftime("%Y-%m-%dT%H", time.gmtime(max(0, before_ms - HOUR_MS) / 1000))
+        with self._changing:
+            dead = [hour for hour in self._hours[:-1]
+                    if hour.name <= name and hour.is_dead(wanted)]
+            for hour in dead:
+                self._drop(hour, "nobody can ask for it any more")
+        return len(dead)
+
+    def _drop(self, hour: _Hour, why: str) -> None:
+        with self._lock:
+            self._hours.remove(hour)
+        hour.remove()
+        log.info("logs of an hour are gone", extra={
+            "hour": hour.name, "logs": hour.count, "bytes": hour.size, "reason": why})
+
+
+def _groups(logs: dict[Key, Path]) -> Iterator[dict[Key, Path]]:
+    """The same in portions of about GROUP_BYTES."""
+    group: dict[Key, Path] = {}
+    size = 0
+    for key, directory in logs.items():
+        group[key] = directory
+        with suppress(FileNotFoundError):
+            size += sum(length for _, length in process_log.segments(directory))
+        if size >= GROUP_BYTES:
+            yield group
+            group, size = {}, 0
+    if group:
+        yield group
+
+
+def _names(root: Path) -> list[str]:
+    """The files that are there, the oldest first, each by its name without the ending."""
+    try:
+        found = {path.stem for path in root.iterdir() if path.suffix in (".idx", ".key")}
+    except FileNotFoundError:
+        return []
+    return sorted(found, key=_order)
+
+
+def _order(name: str) -> tuple[str, int]:
+    hour, _, part = name.partition(".")
+    return hour, int(part)
+
+
+@final
+class _Hour:
+    """One file of logs. Where its logs are is in memory while it takes more, then on disk."""
+
+    def __init__(self, stem: Path) -> None:
+        self.name, self.part = _order(stem.name)
+        self.size = 0
+        self.count = 0
+        self._stem = stem
+        self._places: dict[Key, _Place] | None = None
+        self._first: Key = (0, 0)
+        self._last: Key = (0, 0)
+        self._alive: int | None = None          # the latest look at the dead found this one wanted
+        if self.path(".key").exists():
+            self._take_sorted()
+        else:
+            self._take_open()
+
+    def path(self, ending: str) -> Path:
+        """One of its files."""
+        return self._stem.with_name(self._stem.name + ending)
+
+    @property
+    def full(self) -> bool:
+        """Whether it takes no more."""
+        return (self._places is None or self.size >= FILE_BYTES_MAX
+                or self.count >= FILE_LOGS_MAX)
+
+    def _take_sorted(self) -> None:
+        self.path(".idx").unlink(missing_ok=True)
+        with suppress(FileNotFoundError):       # a part of it was removed by hand
+            self.size = self.path(".log").stat().st_size
+        self.count = self.path(".key").stat().st_size // _ENTRY.size
+        with self.path(".key").open("rb", buffering=0) as file:
+            if self.count:
+                self._first = _entry(file.fileno(), 0)[0]
+                self._last = _entry(file.fileno(), self.count - 1)[0]
+
+    def _take_open(self) -> None:
+        """Find what was written whole, and cut off what was not. Raises OSError."""
+        self._places = {}
+        log_fd, index_fd = self._open()
+        try:
+            there, there_index = os.fstat(log_fd).st_size, os.fstat(index_fd).st_size
+            raw, whole = os.pread(index_fd, there_index, 0), 0
+            for at in range(0, len(raw) - _ENTRY.size + 1, _ENTRY.size):
+                key, place, right = _parse(raw[at:at + _ENTRY.size])
+                if not right or place.at != self.size or place.at + place.size > there:
+                    break
+                self._places[key] = place
+                self.size = place.at + place.size
+                whole = at + _ENTRY.size
+            if there > self.size or there_index > whole:
+                log.warning("what was not written whole is cut off a file of logs", extra={
+                    "hour": self.name, "bytes": there - self.size})
+                os.ftruncate(log_fd, self.size)
+                os.ftruncate(index_fd, whole)
+        finally:
+            os.close(log_fd)
+            os.close(index_fd)
+        self.count = len(self._places)
+
+    def _open(self) -> tuple[int, int]:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        log_fd = os.open(self.path(".log"), flags, 0o600)
+        try:
+            return log_fd, os.open(self.path(".idx"), flags, 0o600)
+        except OSError:
+            os.close(log_fd)
+            raise
+
+    def find(self, key: Key) -> _Place | None:
+        """Where this log is."""
+        places = self._places
+        if places is not None:
+            return places.get(key)
+        if not self._first <= key <= self._last:
+            return None
+        try:
+            with self.path(".key").open("rb", buffering=0) as file:
+                low, high = 0, self.count
+                while low < high:
+                    middle = (low + high) // 2
+                    found, place, right = _entry(file.fileno(), middle)
+                    if found == key:
+                        return place if right else None
+                    low, high = (middle + 1, high) if found < key else (low, middle)
+        except FileNotFoundError:
+            return None
+        return None
+
+    def append(self, logs: dict[Key, Path]) -> None:
+        """Add logs at the end, durably. Raises OSError; the file is as before then."""
+        assert self._places is not None, "a sorted file takes no more"
+        fresh: dict[Key, _Place] = {}
+        log_fd, index_fd = self._open()
+        entries = self.count * _ENTRY.size
+        try:
+            try:
+                at = self.size
+                os.lseek(log_fd, at, os.SEEK_SET)
+                for key, directory in logs.items():
+                    fresh[key] = _Place(at, _write_log(log_fd, directory))
+                    at += fresh[key].size
+                os.fsync(log_fd)
+                raw = b"".join(_raw(key, place) for key, place in fresh.items())
+                os.lseek(index_fd, entries, os.SEEK_SET)
+                _write(index_fd, raw)
+                os.fsync(index_fd)
+                if not entries:
+                    _sync_folder(self._stem.parent)
+            except OSError:
+                os.ftruncate(index_fd, entries)
+                os.ftruncate(log_fd, self.size)
+                raise
+        finally:
+            os.close(log_fd)
+            os.close(index_fd)
+        self.size, self.count = at, self.count + len(fresh)
+        self._places |= fresh
+
+    def seal(self) -> None:
+        """Sort the index, which then leaves memory; nothing is added any more. Raises OSError."""
+        if self._places is None:
+            return
+        entries = sorted(self._places.items())
+        part = self.path(".new")
+        with part.open("wb") as file:
+            file.write(b"".join(_raw(key, place) for key, place in entries))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.path(".key"))
+        _sync_folder(self._stem.parent)
+        if entries:
+            self._first, self._last = entries[0][0], entries[-1][0]
+        self._places = None
+        self.path(".idx").unlink(missing_ok=True)
+
+    def is_dead(self, wanted: Callable[[int], bool]) -> bool:
+        """Whether none of its logs is wanted."""
+        if self._alive is not None and wanted(self._alive):
+            return False
+        self._alive = next(filter(wanted, self._owners()), None)
+        return self._alive is None
+
+    def _owners(self) -> Iterator[int]:
+        before = None
+        with self.path(".key").open("rb") as file:
+            while raw := file.read(_ENTRY.size):
+                owner = _parse(raw)[0][0]
+                if owner != before:
+                    yield owner
+                before = owner
+
+    def remove(self) -> None:
+        """Remove its files, the bytes before what tells of them."""
+        for ending in (".log", ".idx", ".key"):
+            self.path(ending).unlink(missing_ok=True)
+
+
+def _raw(key: Key, place: _Place) -> bytes:
+    plain = _ENTRY.pack(*key, *place, 0)[:-4]
+    return plain + zlib.crc32(plain).to_bytes(4, "little")
+
+
+def _parse(raw: bytes) -> tuple[Key, _Place, bool]:
+    """The key, where it is, and whether the checksum says so, too."""
+    first, second, at, size, crc = _ENTRY.unpack(raw)
+    return (first, second), _Place(at, size), crc == zlib.crc32(raw[:-4])
+
+
+def _entry(descriptor: int, number: int) -> tuple[Key, _Place, bool]:
+    return _parse(os.pread(descriptor, _ENTRY.size, number * _ENTRY.size))
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_log(target: int, directory: Path) -> int:
+    """Copy the log of a directory to where the file stands; its size. Raises OSError.
+
+    A directory that is not there has an empty log.
+    """
+    try:
+        there = process_log.segments(directory)
+    except FileNotFoundError:
+        there = []
+    heads, indexes = array("Q", [len(there)]), list[bytes]()
+    for start, size in there:
+        try:
+            index = (directory / f"idx.{start:012x}").read_bytes()
+        except FileNotFoundError:
+            index = b""
+        index = index[:len(index) // 16 * 16]
+        heads.extend((start, size, len(index)))
+        indexes.append(index)
+    head = heads.tobytes() + b"".join(indexes)
+    _write(target, head)
+    total = len(head)
+    for start, size in there:
+        with (directory / f"log.{start:012x}").open("rb", buffering=0) as source:
+            left = size
+            while left and (data := source.read(min(left, COPY_BYTES))):
+                _write(target, data)
+                left -= len(data)
+        if left:
+            raise OSError(f"a segment of {directory} is shorter than it was")
+        total += size
+    return total
+
+
+def _write(target: int, data: bytes) -> None:
+    if os.write(target, data) != len(data):
+        raise OSError("the disk is full")
+
+
+class _Log:
+    """One log in a file that is open: see process_log.Source. Raises FileNotFoundError: it is cut.
+    """
+
+    def __init__(self, descriptor: int, place: _Place) -> None:
+        self._descriptor = descriptor
+        self._place = place
+        count = self._numbers(0, 1)[0]
+        heads = self._numbers(8, 3 * count)
+        self._starts, self._sizes, self._index_sizes = heads[0::3], heads[1::3], heads[2::3]
+        self._indexes_at = 8 + 24 * count
+        self._bytes_at = self._indexes_at + sum(self._index_sizes)
+
+    def _read(self, at: int, size: int) -> bytes:
+        size = min(size, self._place.size - at)
+        return os.pread(self._descriptor, size, self._place.at + at) if size > 0 else b""
+
+    def _numbers(self, at: int, count: int) -> array[int]:
+        raw = self._read(at, 8 * count)
+        if len(raw) != 8 * count:
+            raise FileNotFoundError("the file of logs is cut")
+        numbers = array("Q")
+        numbers.frombytes(raw)
+        return numbers
+
+    def segments(self) -> list[tuple[int, int]]:
+        """See Source."""
+        return list(zip(self._starts, self._sizes, strict=True))
+
+    def pieces(self, start: int, offset: int, limit: int) -> list[Piece]:
+        """See Source."""
+        number = self._starts.index(start)
+        index = self._read(self._indexes_at + sum(self._index_sizes[:number]),
+                           self._index_sizes[number])
+        data = self._read(self._bytes_at + sum(self._sizes[:number]) + offset - start, limit)
+        return process_log.split(index, data, offset)
+
+
+def read_log(kept: HourLogs | None, key: Key, directory: Path, offset: int,
+             limit: int) -> LogPage | None:
+    """A page of a log, wherever it is just now; None when nothing is kept of it."""
+    page = None if kept is None else kept.read(key, offset, limit)
+    if page is not None:
+        return page
+    with suppress(FileNotFoundError):
+        page = process_log.read_page(directory, offset, limit)
+    moved = None if kept is None else kept.read(key, offset, limit)
+    return moved or page
