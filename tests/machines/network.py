@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NoReturn, Self, TypeVar
@@ -20,6 +21,7 @@ from tests.daemon.plant import wait_for
 
 TOOLS: Final = ("ip", "nsenter", "unshare", "setpriv")
 BRIDGE: Final = "br0"
+WIRE: Final = Path(__file__).with_name("wire.py")
 SUBNET: Final = "10.77.0.0/24"
 TIED: Final = ("setpriv", "--pdeathsig", "KILL")
 """Whoever is started so dies with whoever started it."""
@@ -71,6 +73,7 @@ class Machine:
         self._port = f"v{number}"
         self._network = network
         self._ways: list[subprocess.Popen[bytes]] = []
+        self._wires: list[Wire] = []
         self._holder, self.init = self.boot()
         network.inside("ip", "link", "add", self._port, "type", "veth", "peer", "name", "e0",
                        "netns", str(self.init))
@@ -117,6 +120,12 @@ class Machine:
         """As before."""
         self._network.inside("ip", "link", "set", self._port, "master", BRIDGE)
 
+    def wire(self) -> Wire:
+        """From now on its frames go over a wire that can lose and delay them."""
+        made = Wire(self._network, self._port)
+        self._wires.append(made)
+        return made
+
     def close(self) -> None:
         """Cut the power."""
         self._holder.kill()
@@ -124,6 +133,39 @@ class Machine:
         for way in self._ways:
             way.kill()          # it stops with what it led to, and would not go on by itself
             way.wait()
+        for wire in self._wires:
+            wire.close()
+
+
+class Wire:
+    """What is between a machine's port and the bridge; it begins without a fault."""
+
+    def __init__(self, network: Network, port: str) -> None:
+        near, far, own = f"{port}n", f"{port}f", f"{port}b"
+        for tap in (near, far):
+            network.inside("ip", "tuntap", "add", "mode", "tap", "name", tap)
+        network.inside("ip", "link", "add", own, "type", "bridge")
+        for link, master in ((port, own), (near, own), (far, BRIDGE)):
+            network.inside("ip", "link", "set", link, "master", master, "up")
+        network.inside("ip", "link", "set", own, "up")
+        self.process = subprocess.Popen(
+            [*TIED, *network.way_in, sys.executable, str(WIRE), near, far],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.be()
+
+    def be(self, *, sent: float = 0.0, received: float = 0.0, delay_s: float = 0.0) -> None:
+        """Be so, now. sent, received: how much is lost of what the machine sends and receives.
+        delay_s: how long a frame takes, one way."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{sent} {received} {delay_s}\n".encode())
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == b"set\n"
+
+    def close(self) -> None:
+        """End it, and the way with it."""
+        with self.process:
+            self.process.kill()
 
 
 M = TypeVar("M", bound=Machine)
@@ -150,8 +192,12 @@ class Network:
 
     def inside(self, *words: str) -> None:
         """Run a command in the bridge's namespace."""
-        subprocess.run(["nsenter", f"--net=/proc/{self._init}/ns/net", "--", *words], check=True,
-                       capture_output=True, timeout=60)
+        subprocess.run([*self.way_in, *words], check=True, capture_output=True, timeout=60)
+
+    @property
+    def way_in(self) -> list[str]:
+        """Words before a command that runs in the bridge's namespace."""
+        return ["nsenter", f"--net=/proc/{self._init}/ns/net", "--"]
 
     def machine(self, name: str) -> Machine:
         """One more."""

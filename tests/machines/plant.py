@@ -107,7 +107,8 @@ class Node:
 class Plant:
     """The controller on a machine, three nodes, and the service, built and ready to be deployed."""
 
-    def __init__(self, network: Network, workshop: Workshop, folder: Path) -> None:
+    def __init__(self, network: Network, workshop: Workshop, folder: Path,
+                 ttl_s: float = TTL_S) -> None:
         self.folder = folder
         self.diary = folder / "diary"
         self.diary.mkdir()
@@ -121,7 +122,7 @@ class Plant:
         self._daemon = self.controller.start(
             [str(BIN / "plumd"), "serve", "--data-dir", str(folder / "data"), "--listen",
              f"0.0.0.0:{PORT}", "--trusted-networks", SUBNET, "--unix-socket", door,
-             "--node-ttl-sec", f"{TTL_S:g}", "--os-process-slots", "0"],
+             "--node-ttl-sec", f"{ttl_s:g}", "--os-process-slots", "0"],
             folder / "controller.log", clean_environment())
         wait_for(self._is_ready, "the controller is ready")
         self.nodes = {name: Node(self, network.machine(name)) for name in ("n1", "n2", "n3")}
@@ -258,12 +259,15 @@ def boot_ns() -> int:
 
 
 @contextmanager
-def plant_of(workshop: Workshop) -> Iterator[Plant]:
-    """A plant; its folder has a short name, for a socket is in it."""
+def plant_of(workshop: Workshop, ttl_s: float = TTL_S) -> Iterator[Plant]:
+    """A plant; its folder has a short name, for a socket is in it.
+
+    ttl_s: a node is lost after so long without a word.
+    """
     with Network() as network:
         folder = Path(tempfile.mkdtemp(prefix="plum-"))
         try:
-            with Plant(network, workshop, folder) as plant:
+            with Plant(network, workshop, folder, ttl_s) as plant:
                 yield plant
         finally:
             shutil.rmtree(folder, ignore_errors=True)
