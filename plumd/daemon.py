@@ -318,16 +318,24 @@ class Daemon:
             raise NotFound("no such instance")
         return found
 
+    def sockets(self) -> list[socket.socket]:
+        """Where to listen: what the service manager holds stands for `listen`; further addresses
+        are bound where it does not hold them, too. Raises OSError, ValueError."""
+        held = notify.inherited()
+        specs = [] if held else [self.config.listen]
+        if self.config.grpc_listen:
+            specs.append(self.config.grpc_listen)
+        if self.config.unix_socket:
+            specs.append(f"unix:{self.config.unix_socket}")
+        return front.bind_beside(held, specs)
+
     async def serve(self, *, task_status: trio.TaskStatus[list[str]]
                     = trio.TASK_STATUS_IGNORED) -> None:
         """Run until SIGTERM or SIGINT; starts with the addresses that are listened on.
 
         Cancel: like a crash, but for the processes that are left running either way.
         """
-        specs = [each for each in (self.config.listen, self.config.grpc_listen) if each]
-        if self.config.unix_socket:
-            specs.append(f"unix:{self.config.unix_socket}")
-        sockets = notify.inherited() or front.bind(specs)
+        sockets = self.sockets()
         own = frozenset(each.getsockname()[:2] for each in sockets
                         if each.family != socket.AF_UNIX)
         for client in (self.client, self.device_client, self.hook_client):

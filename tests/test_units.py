@@ -6,7 +6,8 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from plumd import notify, units
 from tests.agent.program import Agent
 from tests.daemon.plant import wait_for
-from tests.daemon.running import BIN, Running
+from tests.daemon.running import BIN, Running, clean_environment, free_port
 
 UNITS = ("plumd.service", "plumd.socket", "plum-agent@.service")
 EXPOSED_MAX = {"plumd.service": 20, "plum-agent@.service": 85}
@@ -102,6 +103,36 @@ def test_an_agent_tells_its_manager_too(tmp_path: Path, manager: Manager) -> Non
         assert "STOPPING=1" in manager.listen()
 
 
+@contextmanager
+def given(folder: Path, listeners: Sequence[socket.socket], *options: str) -> Iterator[Path]:
+    """A plumd that is started with these sockets, as a manager does it; its log."""
+    fds = [each.fileno() for each in listeners]
+    program = ("import os, sys; "
+               f"[os.dup2(fd, 100 + at) for at, fd in enumerate({fds})]; "
+               f"[os.dup2(100 + at, 3 + at) for at in range({len(fds)})]; "
+               f"os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='{len(fds)}'); "
+               "os.execv(sys.argv[1], sys.argv[1:])")
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [BIN / "python", "-c", program, BIN / "plumd", "serve", "--data-dir", folder / "data",
+             *options], pass_fds=fds, stdout=log, stderr=log, env=clean_environment())
+    try:
+        yield folder / "log"
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def answers(line: socket.socket, address: str | tuple[str, int]) -> bool:
+    """Whether plumd is at an address, a path or host and port."""
+    line.settimeout(60)
+    with line, suppress(ConnectionRefusedError, FileNotFoundError):
+        line.connect(address)
+        line.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        return line.recv(100).startswith(b"HTTP/1.1 200")
+    return False
+
+
 @pytest.mark.daemon
 def test_plumd_takes_the_sockets_that_it_is_given(tmp_path: Path) -> None:
     """Whoever connects while it is away is served when it is back: none is refused."""
@@ -109,21 +140,35 @@ def test_plumd_takes_the_sockets_that_it_is_given(tmp_path: Path) -> None:
         port = listener.getsockname()[1]
         waiting = socket.create_connection(("127.0.0.1", port))
         waiting.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        program = (f"import os, sys; os.dup2({listener.fileno()}, 3); "
-                   "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1'); "
-                   "os.execv(sys.argv[1], sys.argv[1:])")
-        with (tmp_path / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [BIN / "python", "-c", program, BIN / "plumd", "serve", "--data-dir",
-                 tmp_path / "data", "--listen", f"127.0.0.1:{port}"],
-                pass_fds=[listener.fileno()], stdout=log, stderr=log)
-        try:
+        with given(tmp_path, [listener], "--listen", f"127.0.0.1:{port}"):
             waiting.settimeout(60)
-            assert waiting.recv(100).startswith(b"HTTP/1.1 200")
-        finally:
-            waiting.close()
-            process.terminate()
-            assert process.wait(30) == 0
+            with waiting:
+                assert waiting.recv(100).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.daemon
+def test_further_addresses_are_bound_beside_what_is_given(tmp_path: Path) -> None:
+    """What stands for `listen` is given; of the two others one is given, too."""
+    door, unwanted, second = tmp_path / "door", free_port(), free_port()
+    with socket.create_server(("127.0.0.1", 0)) as listener, \
+            socket.create_server(("127.0.0.1", second)) as grpc:
+        with given(tmp_path, [listener, grpc], "--listen", f"127.0.0.1:{unwanted}",
+                   "--grpc-listen", f"localhost:{second}", "--unix-socket", str(door)) as log:
+            for each in (listener, grpc):
+                assert answers(socket.socket(), each.getsockname())
+            assert answers(socket.socket(socket.AF_UNIX), str(door))
+            assert not answers(socket.socket(), ("127.0.0.1", unwanted))
+            assert log.read_text().count(f":{second}") == 1
+    third = free_port()
+    with socket.socket(socket.AF_UNIX) as own, \
+            socket.create_server(("127.0.0.1", 0)) as listener:
+        own.bind(str(tmp_path / "own"))
+        own.listen()
+        with given(tmp_path, [own, listener], "--grpc-listen", f"127.0.0.1:{third}",
+                   "--unix-socket", str(tmp_path / "own")):
+            assert answers(socket.socket(), listener.getsockname())
+            assert answers(socket.socket(), ("127.0.0.1", third))
+            assert answers(socket.socket(socket.AF_UNIX), str(tmp_path / "own"))
 
 
 def test_without_a_manager_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

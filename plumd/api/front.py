@@ -71,6 +71,31 @@ def bind(specs: Sequence[str], *, unix_mode: int = 0o660) -> list[socket.socket]
     return sockets
 
 
+def bind_beside(held: Sequence[socket.socket], specs: Sequence[str]) -> list[socket.socket]:
+    """Sockets that are held already, and those of the specs that none of them listens on.
+
+    Raises OSError or ValueError.
+    """
+    return [*held, *bind([spec for spec in specs if not any(is_at(each, spec) for each in held)])]
+
+
+def is_at(listener: socket.socket, spec: str) -> bool:
+    """Whether a socket listens where the spec says: there, or on all addresses of that port.
+
+    Raises OSError: the name in it is not known.
+    """
+    name = listener.getsockname()
+    if spec.startswith("unix:") or listener.family == socket.AF_UNIX:
+        return (listener.family == socket.AF_UNIX and spec.startswith("unix:")
+                and os.path.abspath(name) == os.path.abspath(spec.removeprefix("unix:")))
+    host, _, port = spec.rpartition(":")
+    found = socket.getaddrinfo(host.strip("[]") or None, port, type=socket.SOCK_STREAM,
+                               flags=socket.AI_PASSIVE)
+    wanted = {(each[4][0], each[4][1]) for each in found}
+    everywhere = name[0] in ("0.0.0.0", "::") and name[1] in {at[1] for at in wanted}
+    return everywhere or (name[0], name[1]) in wanted
+
+
 def _bind_tcp(spec: str) -> list[socket.socket]:
     host, colon, port = spec.rpartition(":")
     if not colon or not port.isdigit():

@@ -13,7 +13,7 @@ import trio.testing
 
 from plumd.api.admission import Policy
 from plumd.api.app import build_app
-from plumd.api.front import address_of, bind, serve
+from plumd.api.front import address_of, bind, bind_beside, serve
 from plumd.api.gate import Gate
 from plumd.api.hot import HotTable
 from plumd.api.routes import Handler, Request, Response, Route
@@ -517,6 +517,21 @@ def test_bind_refuses_nonsense(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no socket"):
         bind(["127.0.0.1:0", f"unix:{plain}"])
     assert plain.read_text() == "mine"
+def test_what_is_held_is_not_bound_again(tmp_path: Path) -> None:
+    path = tmp_path / "door"
+    anywhere, unix = bind(["0.0.0.0:0", f"unix:{path}"])
+    port = anywhere.getsockname()[1]
+    specs = [f"127.0.0.1:{port}", f"0.0.0.0:{port}", f"unix:{path}", f"unix:{tmp_path}/./door"]
+    with anywhere, unix:
+        assert bind_beside([anywhere, unix], specs) == [anywhere, unix]
+        held, other = bind_beside([anywhere], [f"unix:{path}2"])
+        with other:
+            assert (held, other.getsockname()) == (anywhere, f"{path}2")
+        with pytest.raises(OSError, match="listens there"):
+            bind_beside([anywhere], specs)
+
+
+def test_a_name_with_two_addresses_has_one_port() -> None:
     both = bind(["localhost:0"])
     assert len({each.getsockname()[1] for each in both}) == 1
     assert all(address_of(each).startswith("http://") for each in both)
