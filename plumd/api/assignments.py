@@ -79,7 +79,8 @@ def report_of(given: Status) -> Report | None:
                   given.signal or None, given.restarts, given.pid, given.message,
                   given.started_at,
                   None if given.stats is None else msgspec.convert(given.stats, Usage,
-                                                                   from_attributes=True))
+                                                                   from_attributes=True),
+                  given.node_id)
 
 
 def routes(handlers: Assignments) -> list[Route]:

@@ -18,7 +18,8 @@ MESSAGE_CHARS_MAX: Final = 1_000
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What an agent says of a copy. healthy: None = it does not say."""
+    """What an agent says of a copy. healthy: None = it does not say.  node_id: the agent's, ""
+    when it does not say, as old ones."""
 
     number: int
     phase: Phase
@@ -30,6 +31,7 @@ class Report(msgspec.Struct, frozen=True):
     message: str = ""
     started_ms: int = 0
     usage: Usage | None = None
+    node_id: str = ""
 
 
 class Fence(msgspec.Struct, frozen=True, rename="camel"):
@@ -57,16 +59,17 @@ class Reports(Book):
     async def report(self, reports: Sequence[Report], *, strict: bool) -> None:
         """What agents say of copies; what they said before costs nothing.
 
-        strict: raises NotFound for a copy that is not known.  Raises: as Engine.write.
+        strict: raises NotFound for a copy that is not known, or cannot run where it is said to.
+        Raises: as Engine.write.
         """
         now_ms, told = self.now_ms, []
         for one in reports:
-            copy = self._copies.get(one.number)
-            if copy is not None:
-                told.append((copy, one))
-            elif strict:
-                raise NotFound("no such instance; end it", field="instanceId")
-        for node_id in {copy.node_id for copy, _ in told if copy.node_id}:
+            try:
+                told.append((self._reported(one), one))
+            except NotFound:
+                if strict:
+                    raise
+        for node_id in {copy.node_id for copy, _ in told}:
             await self.nodes.alive(node_id)
         news = []
         for copy, one in told:
@@ -77,6 +80,21 @@ class Reports(Book):
                 news.append(one)
         if news:
             await self.ask(lambda: self._take(news))
+
+    def _reported(self, one: Report) -> Copy:
+        """The copy that a report is about. Raises: NotFound.
+
+        One that has no node yet was given to no agent, so nothing can be known of it: a word of it
+        must not make its deployment ready.
+        """
+        copy = self._copies.get(one.number)
+        if copy is None:
+            raise NotFound("no such instance; end it", field="instanceId")
+        if not copy.node_id:
+            raise NotFound("this instance is on no node yet; end it", field="instanceId")
+        if one.node_id not in ("", copy.node_id):
+            raise NotFound(f"this instance is on {copy.node_id}; end it", field="nodeId")
+        return copy
 
     def _phase(self, copy: Copy, one: Report) -> Phase:
         """What a report means: one that was told to stop has stopped, however it ended."""

@@ -110,6 +110,27 @@ def test_an_old_agent_to_the_byte(api: Api) -> None:
     api.gone(f"/v1/apps/{artifact['artifactId']}")
 
 
+def test_a_report_of_a_copy_that_cannot_be_there_changes_nothing(api: Api) -> None:
+    beat(api, "there-1")
+    found = api.done("POST", BASE, {"name": "there", "entries": [
+        {"artifactUrl": app(api, "there"), "replicas": 1, "selector": {"hall": "none"}},
+        {"artifactUrl": app(api, "there", "2"), "replicas": {"there-1": 1}}]})["deploymentId"]
+    api.done("POST", f"{BASE}/{found}?action=start")
+    nowhere, there = sorted(api.items(f"{BASE}/{found}/instances"),
+                            key=lambda one: str(one["nodeId"] or ""))
+    assert nowhere["nodeId"] is None
+    refused(report(api, nowhere["instanceId"]), 404, "not_found", "instanceId")
+    refused(report(api, nowhere["instanceId"], nodeId="there-1"), 404, "not_found", "instanceId")
+    refused(report(api, there["instanceId"], nodeId="there-2"), 404, "not_found", "nodeId")
+    assert api.ask("POST", "/v1/instances/status", {"items": [
+        {"instanceId": nowhere["instanceId"], "phase": "Running", "healthy": True},
+        {"instanceId": there["instanceId"], "phase": "Running", "healthy": True,
+         "nodeId": "there-1"}]}).status_code == 204
+    states = {one["nodeId"]: one["state"] for one in api.items(f"{BASE}/{found}/instances")}
+    assert states == {None: "Pending", "there-1": "Running"}
+    assert api.get(f"{BASE}/{found}")["ready"] == 1
+
+
 def test_a_beat_says_whether_the_assignments_changed(api: Api) -> None:
     def told() -> object:
         return api.done("POST", "/v1/nodes/heartbeat", {"nodeId": "rev"}).get("assignments")
