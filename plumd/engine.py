@@ -470,9 +470,9 @@ class Engine:
                 await trio.sleep(PROBE_S)
 
     def _probe(self) -> bool:
-        """Whether a write goes through; the write is an empty commit."""
+        """Whether a write goes through; the write is a commit that says nothing."""
         try:
-            self.store.commit_now(Change(self.clock.now().wall_ms))
+            self.store.commit_now(Change(self.clock.now().wall_ms, probe=True))
         except apsw.Error as error:
             self.down = f"{type(error).__name__}: {error}"
             return False

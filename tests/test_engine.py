@@ -28,7 +28,7 @@ from plumd.model import (
 )
 from plumd.outbox import Given, Outbox
 from plumd.planner import Planner
-from plumd.store import definitions, flows, kv, tasks
+from plumd.store import definitions, events, flows, kv, tasks
 from plumd.store.definitions import Catalog
 from plumd.store.store import Tx
 from tests.sim.disk import FaultyStore, Truth
@@ -194,21 +194,23 @@ async def test_a_store_command_that_finds_nothing_to_do_costs_no_commit(
         assert (store.commits, engine.journal.next_seq) == (before[0] + 1, before[1] + 1)
 
 
-async def test_while_the_disk_is_away_writes_are_refused_and_reads_go_on(
+async def test_while_the_disk_takes_nothing_writes_are_refused_and_reads_go_on(
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch, clock: MockClock) -> None:
+    """What is looked at without a write says nothing of it."""
     assert clock.autojump_threshold == 0
     async with running(tmp_path) as (engine, store):
         task_id = engine.new_id()
         await engine.call(Submit(task_id, "t"))
-        away = True
+        away, insert = True, events.insert
 
-        def refuse(change: object) -> object:
+        def refuse(db: apsw.Connection, first_seq: int, at_ms: int,
+                   items: Sequence[events.Event]) -> events.Record:
             if away:
                 raise apsw.IOError("the disk is away")
-            return FaultyStore.commit_now(store, change)  # type: ignore[arg-type]  # as it came
+            return insert(db, first_seq, at_ms, items)
 
-        monkeypatch.setattr(store, "commit_now", refuse)
+        monkeypatch.setattr(events, "insert", refuse)
         with pytest.raises(StorageDown):
             await engine.call(Submit(engine.new_id(), "t"))
         passes = engine.passes

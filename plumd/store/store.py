@@ -58,7 +58,10 @@ class Write(Protocol):
 
 
 class Change(msgspec.Struct):
-    """All that one commit writes: the core's step and the store commands, in this order."""
+    """All that one commit writes: the core's step and the store commands, in this order.
+
+    probe: it is written though it says nothing, to see whether the disk takes it.
+    """
 
     now_ms: int
     created: Sequence[Created] = ()
@@ -70,6 +73,7 @@ class Change(msgspec.Struct):
     events: list[Event] = []
     calls: Sequence[Call] = ()
     moves: schedules.Moves | None = None
+    probe: bool = False
 
     @property
     def weight(self) -> int:
@@ -173,7 +177,7 @@ class Store:
                 workers.write(db, change.joined, change.gone, change.now_ms)
             if change.moves is not None:
                 schedules.write(db, change.moves)
-            if not change.events and db.total_changes() == untouched:
+            if not (change.events or change.probe) and db.total_changes() == untouched:
                 db.execute("ROLLBACK")      # a look that found nothing to do
                 return Done(Record(self.next_seq, 0, ()), values)
             record = events.insert(db, self.next_seq, change.now_ms, change.events)
