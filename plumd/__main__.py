@@ -107,6 +107,9 @@ serve.params.extend(option(setting) for setting in SETTINGS)
               help="Use control groups where the machine lets us.")
 @click.option("--cache-mb", envvar="AGENT_CACHE_MB", default=4096, show_default=True,
               type=click.IntRange(0, 1 << 30), help="Artifacts that are kept for the next start.")
+@click.option("--logs-mb", envvar="AGENT_LOGS_MB", default=2048, show_default=True,
+              type=click.IntRange(1, 1 << 30),
+              help="Output of instances that is kept once they have ended; the oldest goes first.")
 @click.option("--until-eof", is_flag=True, hidden=True, help="End when stdin ends, too.")
 @click.option("--log-level", default="info", show_default=True,
               type=click.Choice(["debug", "info", "warning", "error"]))
@@ -114,7 +117,7 @@ serve.params.extend(option(setting) for setting in SETTINGS)
               type=click.Choice(["text", "json"]))
 def agent(controller: str, node_id: str, data_dir: str, ip: str, labels: tuple[str, ...],
           slots: int, beat_sec: float, sync_sec: float, cgroups: bool, cache_mb: int,
-          until_eof: bool, log_level: str, log_format: str) -> None:
+          logs_mb: int, until_eof: bool, log_level: str, log_format: str) -> None:
     """Make this machine a node: run what the controller asks for, until SIGTERM.
 
     Processes live on when the agent ends, and are found again when it is back.
@@ -130,7 +133,7 @@ def agent(controller: str, node_id: str, data_dir: str, ip: str, labels: tuple[s
             controller=controller, node_id=node_id or default_node_id(),
             data_dir=Path(folder).absolute(), ip=ip, labels=labels_of(labels), slots=slots,
             task_beat_s=beat_sec, sync_s=sync_sec, cgroups=cgroups, cache_bytes=cache_mb << 20,
-            token=os.environ.get("PLUM_TOKEN", ""))
+            logs_bytes=logs_mb << 20, token=os.environ.get("PLUM_TOKEN", ""))
         check(asked)
     except ValueError as error:
         click.echo(f"plumd agent: {error}", err=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from pathlib import Path
+from functools import partial
 from typing import Final, final
 from urllib.parse import quote, urlsplit
 
@@ -32,8 +32,6 @@ RENEW_AT: Final = 0.25
 """Of a lease: so often it is renewed."""
 LINE_S_MAX: Final = 60.0
 """The stream of wake-ups has a comment every 15 s; silent for so long, it is dead."""
-OLD_KEPT: Final = 50
-"""So many instances that are gone have their logs kept."""
 _DECODE: Final = msgspec.json.Decoder(Assignments).decode
 
 
@@ -119,7 +117,8 @@ class Fleet:
 
     async def _carry(self, instance: Instance) -> None:
         await instance.run()
-        await trio.to_thread.run_sync(retire, self._root.parent, instance.folder)
+        await trio.to_thread.run_sync(partial(
+            shutil.rmtree, instance.folder, ignore_errors=True))
         if self.instances.get(instance.assigned.instance_id) is instance:
             del self.instances[instance.assigned.instance_id]
         self._wake.set()        # it may be wanted again meanwhile
@@ -238,22 +237,3 @@ def environment(settings: Settings) -> dict[str, str]:
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     return {"CONTROLLER_BASE": settings.controller.rstrip("/"),
             "CONTROLLER_GRPC_ADDR": f"{host}:{port}"}
-
-
-def retire(data_dir: Path, folder: Path) -> None:
-    """An instance is gone: of its directory the logs stay for a while, nothing else."""
-    shutil.rmtree(folder / "app", ignore_errors=True)
-    for path in (folder / "app.is", folder / "assigned"):
-        path.unlink(missing_ok=True)
-    if not (folder / "runs").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        return
-    old = data_dir / "old"
-    old.mkdir(mode=0o700, parents=True, exist_ok=True)
-    target = old / folder.name
-    shutil.rmtree(target, ignore_errors=True)
-    folder.rename(target)
-    target.touch()
-    there = sorted(old.iterdir(), key=lambda path: path.stat().st_mtime)
-    for path in there[:-OLD_KEPT]:
-        shutil.rmtree(path, ignore_errors=True)

@@ -2,11 +2,13 @@
 
     <data>/instances/<id>/assigned      what was wanted last, with the count of restarts
                           app/          the unpacked artifact, where it runs
-                          runs/<n>/     one shim's directory a start; the last KEPT_RUNS are kept
+                          runs/<n>/     one shim's directory a start, until it is over; its output
+                                        is then with that of all others (hour_logs.py)
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import time
@@ -26,10 +28,12 @@ from plumd.agent.http import Http
 from plumd.agent.process import NotStarted, Process
 from plumd.agent.reports import Reports
 from plumd.executors import shim
+from plumd.executors.hour_logs import HourLogs
 from plumd.executors.os_process import memory_words, signal_name
 
 log = logging.getLogger("plumd.agent")
-KEPT_RUNS: Final = 3
+UNMOVED_RUNS: Final = 3
+"""So many runs that are over keep their directories while the disk takes no more."""
 LOG_BYTES_MAX: Final = 16 << 20
 TERM_AT: Final = 2 / 3
 """Of a lease: then the instance is asked to end, so that it has a while before it is killed."""
@@ -54,6 +58,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     http: Http
     artifacts: Artifacts
     reports: Reports
+    logs: HourLogs
     may_start: Callable[[], bool]
 
 
@@ -131,8 +136,8 @@ class Instance:
 
     async def run(self) -> None:
         """Until it is gone. Cancel: a process that runs is left running."""
-        number = await trio.to_thread.run_sync(self._last_run)
-        if number and not (self.folder / "runs" / str(number) / "over").exists():
+        number, goes_on = await trio.to_thread.run_sync(self._last_run)
+        if goes_on:
             await self._follow(number, self.assigned)
         while self._wanted is not None:
             if self._shall_run() and self._around.may_start():
@@ -168,6 +173,7 @@ class Instance:
         except* (Refused, NotFetched, NotStarted) as group:
             reason = str(group.exceptions[0])
         if reason:
+            await trio.to_thread.run_sync(remove_unstarted, process.directory)
             await self._failed(reason)
         elif process.was_started():
             await self._follow(number, wanted)
@@ -241,9 +247,11 @@ class Instance:
             nursery.cancel_scope.cancel()
         self._process = self._running_as = None
         self._pid, self._healthy, self._started_ms, self._unwell = 0, False, 0, ""
-        await trio.to_thread.run_sync(self._tidy, number)
         lived_s = trio.current_time() - begun_s
-        await self._settle(status, wanted, lived_s)
+        await trio.to_thread.run_sync(self._note_over, number)
+        async with trio.open_nursery() as nursery:      # the disk holds up no restart
+            nursery.start_soon(trio.to_thread.run_sync, self._move_over)
+            await self._settle(status, wanted, lived_s)
 
     async def measure(self) -> None:
         """Say what it uses, if it runs."""
@@ -347,18 +355,35 @@ class Instance:
             log.warning("what is wanted of an instance cannot be written down", extra={
                 "instance_id": kept.assigned.instance_id, "reason": str(error)})
 
-    def _last_run(self) -> int:
-        """The number of the latest run that was started; 0: none was."""
-        numbers = run_numbers(self.folder)
-        return next((one for one in reversed(numbers)
-                     if shim.was_claimed(self.folder / "runs" / str(one))), 0)
+    def _last_run(self) -> tuple[int, bool]:
+        """The number of the latest run that was started, 0: none was; whether its end was never
+        settled."""
+        runs = self.folder / "runs"
+        self._move_over()
+        started = [one for one in run_numbers(self.folder) if shim.was_claimed(runs / str(one))]
+        if started and not (runs / str(started[-1]) / "over").exists():
+            return started[-1], True
+        return max([*started, self._around.logs.last(owner_of(self.folder.name))]), False
 
-    def _tidy(self, number: int) -> None:
-        """The run is settled; old ones go."""
+    def _note_over(self, number: int) -> None:
+        """The run is settled."""
         with suppress(OSError):
             (self.folder / "runs" / str(number) / "over").touch()
-        for one in run_numbers(self.folder)[:-KEPT_RUNS]:
-            shutil.rmtree(self.folder / "runs" / str(one), ignore_errors=True)
+
+    def _move_over(self) -> None:
+        """Move the output of what is over to that of all others, and remove its directory."""
+        owner, runs = owner_of(self.folder.name), self.folder / "runs"
+        over = {(owner, one): runs / str(one) for one in run_numbers(self.folder)
+                if (runs / str(one) / "over").exists()}
+        try:
+            self._around.logs.put(over.items(), time.time_ns() // 1_000_000)
+            moved = list(over.values())
+        except OSError as error:
+            log.warning("the output of an instance stays where it is", extra={
+                "instance_id": self.assigned.instance_id, "reason": str(error)})
+            moved = list(over.values())[:-UNMOVED_RUNS]
+        for directory in moved:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def how_it_ended(status: shim.Status | None) -> str:
@@ -370,6 +395,17 @@ def how_it_ended(status: shim.Status | None) -> str:
     ended = (f"killed by {signal_name(status.signal)}" if status.signal
              else f"exit code {status.exit_code}")
     return ended + memory_words(status)
+
+
+def owner_of(folder_name: str) -> int:
+    """What the output of an instance's runs is kept under, with their numbers."""
+    return int.from_bytes(hashlib.blake2b(folder_name.encode(), digest_size=8).digest(), "big")
+
+
+def remove_unstarted(directory: Path) -> None:
+    """Nothing ran there, and nothing will."""
+    if not shim.was_claimed(directory):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def run_numbers(folder: Path) -> list[int]:

@@ -32,6 +32,7 @@ from plumd.agent.reports import Reports
 from plumd.agent.settings import Settings
 from plumd.executors import shim
 from plumd.executors.command import base_environment
+from plumd.executors.hour_logs import HourLogs
 from plumd.executors.os_process import OsProcess
 
 log = logging.getLogger("plumd.agent")
@@ -57,10 +58,11 @@ async def serve(settings: Settings, until_eof: bool) -> None:
     base_env = base_environment() | {"WORKER_NODE_ID": settings.node_id}
     processes = OsProcess(settings.data_dir, base_env=base_env,
                           controller_base=settings.controller, cgroups=settings.cgroups)
+    logs = HourLogs(settings.data_dir / "logs", settings.logs_bytes)
     attempts = Attempts(processes, link.worker_id_of(settings.node_id),
-                        Pages(settings.data_dir))
+                        Pages(settings.data_dir, logs))
     beats = Beats(settings, who, Http(settings.controller, settings.token))
-    fleet = fleet_of(settings, beats, http)
+    fleet = fleet_of(settings, beats, http, logs)
     async with trio.open_nursery() as nursery:
         leave = trio.Event()
         await nursery.start(watch_signals, leave)
@@ -86,13 +88,13 @@ async def serve(settings: Settings, until_eof: bool) -> None:
     await http.close()
 
 
-def fleet_of(settings: Settings, beats: Beats, http: Http) -> Fleet:
+def fleet_of(settings: Settings, beats: Beats, http: Http, logs: HourLogs) -> Fleet:
     """The instances of this node, with all that they share."""
     around = Surroundings(
         node_id=settings.node_id, env=base_environment() | environment(settings),
         cgroups=settings.cgroups, shim_path=shim.SHIM_PATH, http=http,
         artifacts=Artifacts(settings.data_dir, http, settings.cache_bytes),
-        reports=Reports(Http(settings.controller, settings.token)),
+        reports=Reports(Http(settings.controller, settings.token)), logs=logs,
         may_start=lambda: not beats.taken.is_set())
     return Fleet(settings, around, http, beats)
 

@@ -9,9 +9,9 @@ from typing import Final, final
 
 import trio
 
-from plumd.agent.instance import run_numbers
-from plumd.executors import process_log, shim
-from plumd.executors.process_log import LogPage
+from plumd.agent.instance import owner_of, run_numbers
+from plumd.executors import shim
+from plumd.executors.hour_logs import HourLogs, read_log
 from plumd.sdk.protocol import PAGE_BYTES_MAX, Look, Page
 
 WAIT_S_MAX: Final = 60.0
@@ -24,8 +24,9 @@ AT_ONCE_MAX: Final = 64
 class Pages:
     """The answers that wait to be told."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, logs: HourLogs) -> None:
         self._data_dir = data_dir
+        self._logs = logs
         self._answers: deque[Page] = deque()
         self._waiting = 0
 
@@ -48,24 +49,15 @@ class Pages:
             self._waiting -= 1
         self._answers.append(page)
 
-    def _runs(self, folder: str) -> tuple[Path, list[int]]:
-        for parent in ("instances", "old"):
-            place = self._data_dir / parent / folder
-            if numbers := run_numbers(place):
-                return place / "runs", numbers
-        return self._data_dir, []
-
     def _page(self, look: Look, folder: str) -> Page:
-        runs, numbers = self._runs(folder)
-        number = look.run or (numbers[-1] if numbers else 0)
-        if number not in numbers:
+        place, owner = self._data_dir / "instances" / folder, owner_of(folder)
+        last = max([*run_numbers(place), self._logs.last(owner)])
+        number = look.run or last
+        found = read_log(self._logs, (owner, number), place / "runs" / str(number), look.offset,
+                         min(look.limit, PAGE_BYTES_MAX)) if number else None
+        if found is None:
             return Page(look.ref)
-        try:
-            found = process_log.read_page(runs / str(number), look.offset,
-                                          min(look.limit, PAGE_BYTES_MAX))
-        except OSError:
-            found = LogPage((), 0, 0, 0, finished=True)
-        return Page(look.ref, number, numbers[-1], b"".join(one.data for one in found.entries),
+        return Page(look.ref, number, last, b"".join(one.data for one in found.entries),
                     found.next_offset, found.size, found.left_out, found.finished)
 
     async def _wait_more(self, look: Look, folder: str) -> None:
@@ -76,10 +68,10 @@ class Pages:
                 return
             if page.finished and page.run < page.last_run:
                 return
-            runs, _ = self._runs(folder)
             line = None
             with suppress(OSError):
-                line = shim.connect(runs / str(page.run)) if page.run else None
+                line = shim.connect(
+                    self._data_dir / "instances" / folder / "runs" / str(page.run))
             if line is None:
                 await trio.sleep(LOOK_S)
                 continue

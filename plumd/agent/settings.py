@@ -27,6 +27,7 @@ class Settings(msgspec.Struct, frozen=True):
     token: str = ""
     cgroups: bool = True
     cache_bytes: int = 4 << 30
+    logs_bytes: int = 2 << 30
 
 
 def default_node_id() -> str:

@@ -45,6 +45,7 @@ GROUP_BYTES: Final = 64 << 20
 """So much is copied before room is made for more."""
 HOUR_MS: Final = 3_600_000
 _ENTRY: Final = Struct("<QQQQI")
+_NUMBER_MAX: Final = (1 << 64) - 1
 
 Key: TypeAlias = tuple[int, int]
 """Whose log, and which one of its logs: two numbers from 0, the first the greater the later."""
@@ -69,13 +70,21 @@ class HourLogs:
         self._changing = threading.Lock()       # one writes or drops files at a time
         self._hours = [_Hour(root / name) for name in _names(root)]
         for hour in self._hours[:-1]:
-            hour.seal()
+            with suppress(OSError):             # a full disk; it is tried again at the next start
+                hour.seal()
 
     # ---- reading -----------------------------------------------------------------------------
 
     def has(self, key: Key) -> bool:
         """Whether this log is here."""
         return self._find(key) is not None
+
+    def last(self, owner: int) -> int:
+        """The highest second number of the logs whose key begins with this one; 0: there is none.
+        """
+        with self._lock:
+            hours = list(self._hours)
+        return max((hour.last_of(owner) for hour in hours), default=0)
 
     def read(self, key: Key, offset: int, limit: int) -> LogPage | None:
         """A page of a log, see process_log.page_of; None when it is not here (any more)."""
@@ -197,7 +206,6 @@ class _Hour:
         self._stem = stem
         self._places: dict[Key, _Place] | None = None
         self._first: Key = (0, 0)
-        self._last: Key = (0, 0)
         self._alive: int | None = None          # the latest look at the dead found this one wanted
         if self.path(".key").exists():
             self._take_sorted()
@@ -222,7 +230,6 @@ class _Hour:
         with self.path(".key").open("rb", buffering=0) as file:
             if self.count:
                 self._first = _entry(file.fileno(), 0)[0]
-                self._last = _entry(file.fileno(), self.count - 1)[0]
 
     def _take_open(self) -> None:
         """Find what was written whole, and cut off what was not. Raises OSError."""
@@ -262,20 +269,32 @@ class _Hour:
         places = self._places
         if places is not None:
             return places.get(key)
-        if not self._first <= key <= self._last:
+        found = self._at_most(key)
+        return found[1] if found is not None and found[0] == key else None
+
+    def last_of(self, owner: int) -> int:
+        """The highest second number of a key that begins so, 0: there is none."""
+        places = self._places
+        if places is not None:
+            return max((key[1] for key in list(places) if key[0] == owner), default=0)
+        found = self._at_most((owner, _NUMBER_MAX))
+        return found[0][1] if found is not None and found[0][0] == owner else 0
+
+    def _at_most(self, key: Key) -> tuple[Key, _Place] | None:
+        """The last entry of the sorted index that is not beyond this key."""
+        if not self.count or key < self._first:
             return None
         try:
             with self.path(".key").open("rb", buffering=0) as file:
                 low, high = 0, self.count
-                while low < high:
+                while high - low > 1:
                     middle = (low + high) // 2
-                    found, place, right = _entry(file.fileno(), middle)
-                    if found == key:
-                        return place if right else None
-                    low, high = (middle + 1, high) if found < key else (low, middle)
-        except FileNotFoundError:
+                    beyond = _entry(file.fileno(), middle)[0] > key
+                    low, high = (low, middle) if beyond else (middle, high)
+                found, place, right = _entry(file.fileno(), low)
+                return (found, place) if right else None
+        except FileNotFoundError:               # its hour was dropped
             return None
-        return None
 
     def append(self, logs: dict[Key, Path]) -> None:
         """Add logs at the end, durably. Raises OSError; the file is as before then."""
@@ -313,19 +332,25 @@ class _Hour:
             return
         entries = sorted(self._places.items())
         part = self.path(".new")
-        with part.open("wb") as file:
-            file.write(b"".join(_raw(key, place) for key, place in entries))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.path(".key"))
+        try:
+            with part.open("wb") as file:
+                file.write(b"".join(_raw(key, place) for key, place in entries))
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self.path(".key"))
+        except OSError:
+            part.unlink(missing_ok=True)        # the disk is full, and this would fill it further
+            raise
         _sync_folder(self._stem.parent)
         if entries:
-            self._first, self._last = entries[0][0], entries[-1][0]
+            self._first = entries[0][0]
         self._places = None
         self.path(".idx").unlink(missing_ok=True)
 
     def is_dead(self, wanted: Callable[[int], bool]) -> bool:
-        """Whether none of its logs is wanted."""
+        """Whether none of its logs is wanted; never of one that could not be sealed."""
+        if self._places is not None:
+            return False
         if self._alive is not None and wanted(self._alive):
             return False
         self._alive = next(filter(wanted, self._owners()), None)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from plumd.agent.instance import owner_of
+from plumd.executors.hour_logs import HourLogs
 from tests.agent.acting import Controller
 from tests.agent.program import Agent
 from tests.daemon.plant import wait_for
@@ -143,7 +145,14 @@ def test_the_ways_in_which_an_instance_ends(agent: Agent, controller: Controller
     controller.want("after", startCmd="true")
     wait_for(lambda: controller.last("after")["phase"] == "Completed", "it goes on")
     assert controller.phases("done")[-1] == "Completed"
-    assert len(list((agent.data_dir / "instances" / "done" / "runs").iterdir())) == 1
+    agent.stop()
+    logs = HourLogs(agent.data_dir / "logs", 1 << 30)
+    starts = {name: logs.last(owner_of(name)) for name in ("done", "never", "always")}
+    assert (starts["done"], starts["never"]) == (1, 1)
+    assert starts["always"] >= 3
+    page = logs.read((owner_of("done"), 1), 0, 100)
+    assert page is not None
+    assert page.entries[0].data == b"done\n"
 
 
 def test_instances_outlive_their_agent(agent: Agent, controller: Controller) -> None:

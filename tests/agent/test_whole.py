@@ -195,3 +195,49 @@ def test_limits_hold_a_memory_hog_and_a_fork_bomb(site: Site, stack: ExitStack) 
         assert done.state in ("Succeeded", "Failed", "Timeout")
         wait_for(lambda: agent.leftovers() == [agent.pid], "nothing of it is left")
         assert ended(api, run(api, "echo fine")).state == "Succeeded"
+
+
+def test_what_starts_printed_is_kept_in_few_files(site: Site, stack: ExitStack) -> None:
+    """Of all starts, whenever the agent is killed, and of an instance that is gone."""
+    agent = site.node("n1", stack)
+    url = site.app({
+        "start.sh": "echo start of $PLUM_INSTANCE_ID; echo oops >&2; exit 1", "meta.ini": META})
+    found = site.deploy(artifactUrl=url, replicas={"n1": 1},
+                        backoff={"firstSec": 0.05, "maxSec": 0.05})
+
+    def restarts() -> int:
+        return max((each.restarts for each in site.copies()), default=0)
+
+    for _ in range(3):
+        before = restarts()
+        wait_for(lambda: restarts() >= before + 8, "it is started again")   # noqa: B023 - at once
+        agent.kill()
+        agent.start()
+    before = restarts()
+    wait_for(lambda: restarts() > before, "and again")
+    instance = site.copies()[0].instance_id
+    stopped = httpx.post(f"{site.daemon.url}/v1/deployments/{found}?action=stop", trust_env=False)
+    assert stopped.status_code == 200
+    runs = agent.data_dir / "instances" / instance / "runs"
+    wait_for(lambda: not list(runs.iterdir()), "all starts are over")
+    assert len(list((agent.data_dir / "logs").iterdir())) <= 4, "two an hour"
+
+    def log(number: int) -> httpx.Response:
+        return httpx.get(f"{site.daemon.url}/v1/instances/{instance}/logs?run={number}",
+                         trust_env=False)
+
+    wait_for(lambda: log(0).status_code == 200, "the agent's session is there")
+    last = int(log(0).headers["plum-last-run"])
+    assert last > 24
+    for number in range(1, last + 1):
+        answer = log(number)
+        assert answer.text == f"start of {instance}\noops\n", number
+        assert answer.headers["plum-finished"] == "true"
+    with httpx.stream("GET", f"{site.daemon.url}/v1/instances/{instance}/logs"
+                             f"?run={last - 2}&follow=true", trust_env=False) as stream:
+        text = b""
+        for piece in stream.iter_raw():
+            text += piece
+            if text.count(b"oops") == 3:
+                break
+    assert log(last + 1).status_code == 404

@@ -188,3 +188,40 @@ def test_a_log_is_found_wherever_it_is(tmp_path: Path) -> None:
     assert text_of(read_log(logs, (1, 1), directory, 0, 100)) == "moved\n"
     assert read_log(logs, (9, 1), tmp_path / "nowhere", 0, 100) is None
     assert read_log(None, (1, 1), tmp_path / "nowhere", 0, 100) is None
+
+
+def test_the_last_log_of_an_owner(tmp_path: Path) -> None:
+    logs = HourLogs(tmp_path / "logs", PLENTY)
+    directory = written(tmp_path, (0, 1), "a line\n")
+    keys = [(7, 1), (9, 1), (7, 2), (7, 12), (8, 3), (1 << 63, 5)]
+    for at, key in enumerate(keys):
+        logs.put([(key, directory)], T0_MS + at // 2 * HOUR_MS)
+    for again in (logs, HourLogs(tmp_path / "logs", PLENTY)):
+        assert [again.last(owner) for owner in (6, 7, 8, 9, 10, 1 << 63)] == [0, 12, 3, 1, 0, 5]
+
+
+def test_a_full_disk_at_the_start_hinders_nothing(tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index that could not be sorted when its hour was over is read as it is."""
+    logs = HourLogs(tmp_path / "logs", PLENTY)
+    for number in (1, 2):
+        logs.put([((number, 1), written(tmp_path, (number, 1), f"log {number}\n"))], T0_MS)
+    stem = tmp_path / "logs" / "2025-11-26T10.0"
+    index = stem.with_name(stem.name + ".idx")
+    raw = index.read_bytes()
+    logs.put([((3, 1), written(tmp_path, (3, 1), "log 3\n"))], T0_MS + HOUR_MS)
+    stem.with_name(stem.name + ".key").unlink()
+    index.write_bytes(raw)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        again = HourLogs(tmp_path / "logs", PLENTY)
+        with pytest.raises(OSError, match="full"):
+            again.put([((4, 1), tmp_path)], T0_MS + HOUR_MS)
+    assert [everything(again, (number, 1)) for number in (1, 2, 3)] == [
+        "log 1\n", "log 2\n", "log 3\n"]
+    assert again.drop_dead(T0_MS + 9 * HOUR_MS, set[int]().__contains__) == 0
+    assert not list((tmp_path / "logs").glob("*.new"))
+
+
+def full(_: int) -> None:
+    raise OSError("the disk is full")
