@@ -1,7 +1,8 @@
 """Artifacts: fetched, checked, kept by their hash, and unpacked whole or not at all.
 
     <data>/cache/<sha256>.zip     complete and checked; the ones used least lately go first
-    <data>/cache/<name>.part      under way; a fetch that was broken off goes on where it stood
+    <data>/cache/<name>.part      under way; a fetch that was broken off goes on where it stood, or
+                                  is forgotten after a day
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import os
 import shutil
 import stat
+import time
 import zipfile
 import zlib
 from contextlib import suppress
@@ -26,6 +28,7 @@ ENTRIES_MAX: Final = 100_000
 UNPACKED_BYTES_MAX: Final = 8 << 30
 NAME_BYTES_MAX: Final = 1024
 COPY_BYTES: Final = 1 << 20
+PART_S_MAX: Final = 86_400.0
 ROOM_BYTES: Final = 64 << 20
 """So much stays free on the disk: for logs, exit codes and everybody else."""
 
@@ -71,7 +74,7 @@ class Artifacts:
             finally:
                 if not artifact.sha256:         # who knows what it will be next time
                     path.unlink(missing_ok=True)
-        await trio.to_thread.run_sync(self._prune)
+        await trio.to_thread.run_sync(self.prune)
 
     async def _fetched(self, artifact: Artifact) -> Path:
         """The checked file."""
@@ -129,8 +132,14 @@ class Artifacts:
                 await trio.to_thread.run_sync(file.write, piece)
             await trio.to_thread.run_sync(file.flush)
 
-    def _prune(self) -> None:
-        """Forget what was used least lately, beyond what the cache may hold."""
+    def prune(self) -> None:
+        """Forget what was used least lately, beyond what the cache may hold, and what nobody went
+        on to fetch. Reads files."""
+        before_s = time.time() - PART_S_MAX
+        for part in self._cache.glob("*.part"):
+            with suppress(FileNotFoundError):
+                if part.stat().st_mtime < before_s:
+                    part.unlink()
         found = sorted(self._cache.glob("*.zip"), key=lambda path: path.stat().st_mtime)
         size = sum(path.stat().st_size for path in found)
         for path in found:

@@ -58,11 +58,12 @@ async def serve(settings: Settings, until_eof: bool) -> None:
     base_env = base_environment() | {"WORKER_NODE_ID": settings.node_id}
     processes = OsProcess(settings.data_dir, base_env=base_env,
                           controller_base=settings.controller, cgroups=settings.cgroups)
+    artifacts = Artifacts(settings.data_dir, http, settings.cache_bytes)
     logs = HourLogs(settings.data_dir / "logs", settings.logs_bytes)
     attempts = Attempts(processes, link.worker_id_of(settings.node_id),
                         Pages(settings.data_dir, logs))
     beats = Beats(settings, who, Http(settings.controller, settings.token))
-    fleet = fleet_of(settings, beats, http, logs)
+    fleet = fleet_of(settings, beats, http, artifacts, logs)
     async with trio.open_nursery() as nursery:
         leave = trio.Event()
         await nursery.start(watch_signals, leave)
@@ -70,6 +71,7 @@ async def serve(settings: Settings, until_eof: bool) -> None:
             nursery.start_soon(watch_stdin, leave)
         await trio.to_thread.run_sync(attempts.recover)
         await trio.to_thread.run_sync(fleet.recover)
+        await trio.to_thread.run_sync(artifacts.prune)
         await nursery.start(attempts.run)
         nursery.start_soon(fleet.run)
         nursery.start_soon(beats.run)
@@ -88,12 +90,13 @@ async def serve(settings: Settings, until_eof: bool) -> None:
     await http.close()
 
 
-def fleet_of(settings: Settings, beats: Beats, http: Http, logs: HourLogs) -> Fleet:
+def fleet_of(settings: Settings, beats: Beats, http: Http, artifacts: Artifacts,
+             logs: HourLogs) -> Fleet:
     """The instances of this node, with all that they share."""
     around = Surroundings(
         node_id=settings.node_id, env=base_environment() | environment(settings),
         cgroups=settings.cgroups, shim_path=shim.SHIM_PATH, http=http,
-        artifacts=Artifacts(settings.data_dir, http, settings.cache_bytes),
+        artifacts=artifacts,
         reports=Reports(Http(settings.controller, settings.token)), logs=logs,
         may_start=lambda: not beats.taken.is_set())
     return Fleet(settings, around, http, beats)
