@@ -29,6 +29,12 @@ Size = Literal["desktop", "phone"]
 SIZES: Final = {"desktop": (1360, 860), "phone": (390, 844)}
 LOCALES: Final = {"en": "en-GB", "zh": "zh-CN"}
 Words = dict[str, "str | Words"]
+NOWHERE: Final = "/no/such"
+PUSH: Final = """path => {
+  history.pushState(null, '', path);
+  dispatchEvent(new PopStateEvent('popstate', {state: null}));
+}"""
+"""Goes to an address as the browser's own buttons do."""
 
 
 class Screen:
@@ -64,6 +70,18 @@ class Screen:
         """Open an address, and wait until the page is there."""
         self.page.goto(self.base + path)
         expect(self.page.locator("main h1")).to_be_visible()
+
+    def hop(self, path: str) -> None:
+        """Go to an address without loading the UI anew, as links do. By way of a page that is
+        none, so that whatever is there then has been made for this address."""
+        title = self.page.locator("main h1")
+        nowhere = self.t("lost.title")
+        self.page.evaluate(PUSH, NOWHERE)
+        expect(title).to_have_text(nowhere)
+        self.page.evaluate(PUSH, path)
+        if path != NOWHERE:
+            expect(title).not_to_have_text(nowhere)
+        expect(title).to_be_visible()
 
     def visit(self, place: str) -> None:
         """Go to a place by the menu, or on a phone by the bar below and what is behind More."""
