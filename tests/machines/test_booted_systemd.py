@@ -157,6 +157,23 @@ def test_reload_reads_the_settings_again(site: Site) -> None:
     assert main_pid(box, "plumd.service") == before
 
 
+def test_the_journal_has_facts_as_fields(site: Site) -> None:
+    """What an operator asks of it, on the controller's machine and on a node's."""
+    listening = site.controller.run(
+        "journalctl", "--no-pager", "--output=cat", "--unit=plumd", "PLUM_LOGGER=plumd.daemon",
+        "--output-fields=PLUM_ADDRESSES,MESSAGE", "--grep=listening", "--lines=1")
+    assert f":{PORT}" in listening
+    with site.deployed("exit 7", backoff={"firstSec": 60}):
+        wait_for(lambda: "exit code 7" in " ".join(one.message for one in site.copies()),
+                 "it fails")
+        instance = site.copies()[0].instance_id
+        said = site.nodes["n1"].run(
+            "journalctl", "--no-pager", "--output=cat", "--unit=plum-agent@n1",
+            f"PLUM_INSTANCE_ID={instance}", "--priority=warning")
+        assert said.startswith("an instance failed ")
+        assert "reason=exit code 7" in said
+
+
 def test_what_runs_outlives_killed_daemons(site: Site) -> None:
     """kill -9 of the controller and of the agent: tasks and instances go on, and can be ended."""
     agent, unit = site.nodes["n1"], "plum-agent@n1.service"
