@@ -9,8 +9,10 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
+SWEPT: Final = 10_000
+"""More places in the heap than this, and twice as many as at the last sweep, are swept."""
 K = TypeVar("K", bound=Hashable)
 
 
@@ -32,6 +34,7 @@ class LeaseBook(Generic[K]):
     def __init__(self) -> None:
         self._held: dict[K, Held] = {}
         self._heap: list[tuple[int, int, K]] = []       # (until, token, key)
+        self._sweep_at = SWEPT
         self._lines: dict[K, OrderedDict[int, None]] = {}
         self._tickets = 0
 
@@ -51,8 +54,8 @@ class LeaseBook(Generic[K]):
         if known is not None and known.token == token and known.queued_ns <= until_ns:
             known.ttl_ns, known.until_ns = ttl_ns, until_ns
             return
-        self._held[key] = Held(owner, token, ttl_ns, until_ns)
-        heapq.heappush(self._heap, (until_ns, token, key))
+        held = self._held[key] = Held(owner, token, ttl_ns, until_ns)
+        self._queue(key, held)
 
     def renew(self, key: K, token: int, now_ns: int) -> bool:
         """Begin its time anew; False when this token has it no more."""
@@ -91,6 +94,19 @@ class LeaseBook(Generic[K]):
     def _queue(self, key: K, held: Held) -> None:
         held.queued_ns = held.until_ns
         heapq.heappush(self._heap, (held.until_ns, held.token, key))
+        if len(self._heap) > self._sweep_at:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Forget the places of leases that were given back before their time."""
+        self._heap = [place for place in self._heap if self._holds(*place)]
+        heapq.heapify(self._heap)
+        self._sweep_at = max(SWEPT, 2 * len(self._heap))
+
+    def _holds(self, queued_ns: int, token: int, key: K) -> bool:
+        held = self._held.get(key)
+        return (held is not None and held.token == token and held.queued_ns == queued_ns
+                and not held.ending)
 
     def next_due_ns(self) -> int | None:
         """When to look again; perhaps too early, never too late."""

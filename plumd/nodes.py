@@ -80,6 +80,7 @@ class Live:
         self.facts = row.facts
         self.expires_ns = expires_ns
         self.offline_ns = 0         # when silence gets another name, while it is lost
+        self.queued_ns = 0          # its place in the heap; others of it are out of date
         self.seen_ms = 0
         self.alerted_ms = 0
 
@@ -308,8 +309,8 @@ class Nodes:
     # ------------------------------------------------------------ who falls silent
 
     def _watch(self, live: Live) -> None:
-        due_ns = live.offline_ns if live.row.lost_ms else live.expires_ns
-        heappush(self._due, (due_ns, live.row.node_id))
+        live.queued_ns = live.offline_ns if live.row.lost_ms else live.expires_ns
+        heappush(self._due, (live.queued_ns, live.row.node_id))
         self._wake.set()
 
     async def run(self) -> None:
@@ -344,12 +345,13 @@ class Nodes:
         """Whose time is over now; of the others the heap learns the new times."""
         now_ns, found = self.clock.now().mono_ns, []
         while self._due and self._due[0][0] <= now_ns:
-            live = self._live.get(heappop(self._due)[1])
-            if live is None:
+            queued_ns, node_id = heappop(self._due)
+            live = self._live.get(node_id)
+            if live is None or live.queued_ns != queued_ns:
                 continue
             due_ns = live.offline_ns if live.row.lost_ms else live.expires_ns
             if due_ns > now_ns:
-                heappush(self._due, (due_ns, live.row.node_id))
+                self._watch(live)
             elif due_ns and live not in found:
                 found.append(live)
         return found
@@ -380,6 +382,9 @@ class Nodes:
                 if what == "unhealthy":
                     log.warning("a node is lost", extra={"node_id": row.node_id})
                     live.offline_ns = now.mono_ns + OFFLINE_TTLS * self.ttl_ns
+                    self._watch(live)
+            for live in overdue:
+                if live not in silent:      # it was heard of while others were written down
                     self._watch(live)
         for live in silent:
             self._tell(live.row.node_id)

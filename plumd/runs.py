@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Final
 
 import msgspec
@@ -31,6 +31,8 @@ DEPTH_MAX: Final = 8
 TIME_OUT, LATE = -1, -2
 """What a timer of a run is for, where it is no step's: the run's time is over; so is that of
 what follows it, which has as much again."""
+TIMERS_SWEPT: Final = 10_000
+"""More timers than this, and twice as many as were wanted at the last sweep, are swept."""
 
 
 class LiveRun:
@@ -57,6 +59,7 @@ class Runs:
         self.read_blob = read_blob
         self._commands: list[Submit | Cancel] = []
         self._timers: list[tuple[int, int, int]] = []
+        self._sweep_at = TIMERS_SWEPT
         self._busy: dict[int, None] = {}
         self._rows: list[StepRow] = []
         self._begun: list[tuple[RunPlan, int]] = []
@@ -315,6 +318,8 @@ class Runs:
     def _finish(self, run: LiveRun, moves: Moves, now_ms: int) -> None:
         plan, state = run.plan, moves.end
         del self.live[plan.run_id]
+        if len(self._timers) > self._sweep_at:
+            self._sweep()
         ends = [run.ends.get(step) or StepEnd(step, -1, 0) for step in range(run.outer)]
         self._ended.append(RunEnd(plan.run_id, state, now_ms, ends, moves.result, moves.error))
         self._events.append(("run", plan.run_id, plan.workflow_id, state, now_ms))
@@ -327,6 +332,12 @@ class Runs:
                 error = moves.error or (f"run_{word.lower()}", message)
             parent.machine.ended(plan.parent[1], state, moves.result, error, now_ms)
             self._carry_out(parent, now_ms)
+
+    def _sweep(self) -> None:
+        """Forget the timers of runs that are over: a short run with a long timeout leaves one."""
+        self._timers = [timer for timer in self._timers if timer[1] in self.live]
+        heapify(self._timers)
+        self._sweep_at = max(TIMERS_SWEPT, 2 * len(self._timers))
 
     def take_commands(self) -> list[Submit | Cancel]:
         """What the core is to do."""

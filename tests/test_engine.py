@@ -12,6 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from plumd import runs
 from plumd.engine import QUEUE_WEIGHT_MAX, Ask, Engine
 from plumd.errors import NotFound, OutcomeUnknown, Overloaded, StorageDown
 from plumd.flow import BeginRun
@@ -297,3 +298,28 @@ async def test_a_run_with_much_left_to_decide_goes_on_after_a_restart(
         row = store.peek(flows.get, run_id)
         assert row is not None
         assert row.state == TaskState.SUCCEEDED
+
+
+async def test_short_runs_with_a_long_timeout_leave_no_pile_of_timers(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: MockClock) -> None:
+    assert clock.autojump_threshold == 0
+    monkeypatch.setattr(runs, "TIMERS_SWEPT", 10)
+    body = msgspec.json.decode(
+        b'{"name": "m", "timeoutSec": 3600, "steps": [{"id": "one", "type": "parallel"}]}',
+        type=WorkflowBody)
+    waits = msgspec.json.decode(
+        b'{"name": "w", "timeoutSec": 60, "steps": [{"id": "one", "type": "wait", '
+        b'"seconds": 3000}]}', type=WorkflowBody)
+    async with running(tmp_path) as (engine, store):
+        number, other, slow = engine.new_id(), engine.new_id(), engine.new_id()
+        await engine.write(lambda tx: definitions.create(tx, definitions.WORKFLOWS, number, body))
+        await engine.write(lambda tx: definitions.create(tx, definitions.WORKFLOWS, other, waits))
+        await engine.call(BeginRun(engine.planner.plan(slow, other, None)))
+        for _ in range(100):
+            await engine.call(BeginRun(engine.planner.plan(engine.new_id(), number, None)))
+        assert len(engine.runs.live) == 1
+        assert len(engine.runs._timers) <= 14
+        await engine.watch(slow).wait()
+        row = store.peek(flows.get, slow)
+        assert row is not None
+        assert row.state == TaskState.TIMEOUT, "the timers of those that go on are kept"

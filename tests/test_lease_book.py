@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from plumd.lease_book import LeaseBook
+from plumd.lease_book import SWEPT, LeaseBook
 
 KEYS = st.sampled_from(("a", "b", "c"))
 TIMES = st.integers(0, 40)
@@ -115,3 +115,16 @@ def test_renewing_for_ever_does_not_fill_the_heap() -> None:
         book.put("a", "x", 1, 10, now)
         assert book.due(now, 10) == []
         assert len(book._heap) == 1
+
+
+def test_what_was_given_back_does_not_pile_up() -> None:
+    """A short lease with a long time leaves a place behind, but not for all that time."""
+    book: LeaseBook[str] = LeaseBook()
+    kept = 2 * SWEPT + 5
+    for number in range(kept):
+        book.put(f"kept {number}", "x", number, 1_000 + number, 0)
+    for number in range(10 * SWEPT):
+        book.put("often", "x", kept + number, 1 << 40, number)
+        book.drop("often")
+    assert len(book._heap) <= 2 * kept + SWEPT
+    assert len(book.due(1 << 41, 10 * kept)) == kept == len(book)

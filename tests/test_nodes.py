@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import trio
@@ -13,7 +15,10 @@ from plumd.errors import NodeTaken, NotFound, StorageDown, WrongState
 from plumd.nodes import OFFLINE_TTLS, Nodes
 from plumd.rollout import DRAINING, LOST_NODE
 from plumd.store.nodes import Facts
+from plumd.store.store import Tx
 from tests.fabric_rig import TTL_S, Disk, beat, keep_beating, nodes_of
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -25,8 +30,9 @@ def clock(autojump_clock: MockClock) -> MockClock:
 async def until_health(nodes: Nodes, name: str, health: str) -> float:
     """Wait for it; how long it took."""
     begun = trio.current_time()
-    while nodes.get(name).health != health:     # noqa: ASYNC110 - time is virtual here
-        await trio.sleep(0.05)
+    with trio.fail_after(1_000):
+        while nodes.get(name).health != health:     # noqa: ASYNC110 - time is virtual here
+            await trio.sleep(0.05)
     return trio.current_time() - begun
 
 
@@ -91,6 +97,48 @@ async def test_the_daemon_was_away(tmp_path: Path, clock: MockClock) -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert nodes.get("a").health == "Healthy"
         assert await until_health(nodes, "a", "Unhealthy") <= TTL_S + 0.1
+        nursery.cancel_scope.cancel()
+
+
+async def test_one_that_is_heard_of_at_the_last_moment_is_watched_on(
+        tmp_path: Path, clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time was over; while another node's row was being written it said a word."""
+    disk = Disk(tmp_path, clock)
+    nodes = nodes_of(disk)
+    write = nodes._write
+    slow = trio.Event()
+
+    async def slowly(fn: Callable[[Tx], T]) -> T:
+        await slow.wait()
+        return await write(fn)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(nodes.run)
+        await beat(nodes, "a")
+        await trio.sleep(TTL_S - 0.5)
+        monkeypatch.setattr(nodes, "_write", slowly)
+        nursery.start_soon(beat, nodes, "b")            # holds the door
+        await trio.sleep(1)
+        assert await nodes.alive("a") is not None
+        slow.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert nodes.get("a").health == "Healthy"
+        assert await until_health(nodes, "a", "Unhealthy") <= TTL_S + 0.1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_node_that_comes_and_goes_is_one_entry(tmp_path: Path, clock: MockClock) -> None:
+    disk = Disk(tmp_path, clock)
+    nodes = nodes_of(disk)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(nodes.run)
+        for _ in range(50):
+            await beat(nodes, "a")
+            await until_health(nodes, "a", "Unhealthy")
+        with trio.move_on_after((OFFLINE_TTLS + 1) * TTL_S):
+            await keep_beating(nodes, "a")
+        assert nodes.get("a").health == "Healthy"
+        assert len(nodes._due) == 1
         nursery.cancel_scope.cancel()
 
 
