@@ -339,12 +339,14 @@ class Session:
         room = fitting(attempts)
         if room < len(attempts):
             attempts = self._put_back(attempts, room)
+        # Of an attempt that stays here its worker hears first: else it would begin what is over.
         cancels = [CancelNotice(attempt_text(*pair), reason)
-                   for pair, reason in self._cancels.items()]
+                   for pair, reason in self._cancels.items() if pair not in self._given]
         down = Down(registered, self.ack, self.refused, attempts, cancels, self._looks,
                     self.draining)
         self._looks = []
-        self._cancels.clear()
+        self._cancels = {pair: reason for pair, reason in self._cancels.items()
+                         if pair in self._given}
         self.ack, self.refused, self.draining = 0, [], False
         return down
 
