@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from operator import attrgetter
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -65,6 +66,10 @@ class TaskCreate(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fie
     concurrency_key: Key | None = None
     concurrency_limit: KeyLimit | None = None
     on_conflict: OnConflict | None = None
+
+
+IN_COMMON: Final = attrgetter(*(name for name in TaskCreate.__struct_fields__
+                                if name not in ("payload", "labels", "expire_at")))
 
 
 class RunAsked(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True,
@@ -174,11 +179,41 @@ def check_payload(kind: Kind, name: str, target_kind: str, target_ref: str,
         raise Invalid(refusal.detail, field=text.replace("payload", field, 1)) from None
 
 
-def submit_of(catalog: Catalog, body: TaskCreate) -> Submit:
-    """The task that is asked for, without its id.
+class Draft(NamedTuple):
+    """All of a task but its payload and its id."""
 
-    Raises: Invalid, TooLarge.
-    """
+    found: Versioned[TaskDefBody] | None
+    task: Submit
+
+    def with_payload(self, payload: Raw | UnsetType, task_id: int) -> Submit:
+        """The task with its payload, checked. Raises: Invalid, TooLarge."""
+        task = self.task
+        whole = merged(self.found, task, flow.raw(payload))
+        check_payload(Kind(task.kind), task.name, task.target_kind, task.target_ref, whole,
+                      whole=True)
+        return msgspec.structs.replace(task, task_id=task_id, payload=whole)
+
+
+class Drafts:
+    """The tasks that one request asks for. Most of many differ in their payloads alone, and what
+    they have in common is looked at once."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._known: dict[tuple[object, ...], Draft] = {}
+
+    def submit(self, body: TaskCreate, task_id: int) -> Submit:
+        """The task that is asked for. Raises: Invalid, TooLarge."""
+        labels = None if body.labels is None else tuple(body.labels.items())
+        key = (labels, *IN_COMMON(body))
+        draft = self._known.get(key)
+        if draft is None:
+            draft = self._known[key] = draft_of(self._catalog, body)
+        return draft.with_payload(body.payload, task_id)
+
+
+def draft_of(catalog: Catalog, body: TaskCreate) -> Draft:
+    """What is asked for, but for its payload. Raises: Invalid."""
     found = find_definition(catalog, body)
     if found is not None:
         if body.executor is not None and body.executor != found.body.executor:
@@ -193,11 +228,9 @@ def submit_of(catalog: Catalog, body: TaskCreate) -> Submit:
     target_ref = base.target_ref if body.target_ref is None else body.target_ref
     target_kind = target_of(Kind(base.kind), base.target_kind if body.target_kind is None
                             else body.target_kind, target_ref)
-    on_lost = base.on_lost if body.on_lost is None else on_lost_of(body.on_lost)
-    payload = merged(found, base, flow.raw(body.payload))
-    check_payload(Kind(base.kind), base.name, target_kind, target_ref, payload, whole=True)
-    return msgspec.structs.replace(
-        base, target_kind=target_kind, target_ref=target_ref, payload=payload, on_lost=on_lost,
+    return Draft(found, msgspec.structs.replace(
+        base, target_kind=target_kind, target_ref=target_ref,
+        on_lost=base.on_lost if body.on_lost is None else on_lost_of(body.on_lost),
         labels=merge_labels(base.labels, body.labels),
         priority=base.priority if body.priority is None else body.priority,
         timeout_ms=flow.to_ms(body.timeout_sec, base.timeout_ms),
@@ -209,7 +242,7 @@ def submit_of(catalog: Catalog, body: TaskCreate) -> Submit:
         concurrency_limit=(base.concurrency_limit if body.concurrency_limit is None
                            else body.concurrency_limit),
         on_conflict=(base.on_conflict if body.on_conflict is None
-                     else ON_CONFLICT.index(body.on_conflict)))
+                     else ON_CONFLICT.index(body.on_conflict))))
 
 
 def find_definition(catalog: Catalog, body: TaskCreate) -> Versioned[TaskDefBody] | None:

@@ -113,8 +113,8 @@ class Tasks:
 
         async def asked() -> Submit:
             body = strict(request.body, TaskCreate)
-            return await self.prepared(bodies.submit_of(self.context.catalog, body),
-                                       body.expire_at)
+            draft = bodies.draft_of(self.context.catalog, body)
+            return await self.prepared(draft.with_payload(body.payload, 0), body.expire_at)
 
         return await self.submit_one(request, asked)
 
@@ -208,20 +208,19 @@ class Tasks:
         """What is answered for each item, and the commands of those that are good."""
         results: list[BulkItem] = []
         commands: list[Submit] = []
-        ids = iter(self.engine.new_ids(len(items))) if items else iter(())
-        for index, item in enumerate(items):
+        drafts = bodies.Drafts(self.context.catalog)
+        ids = self.engine.new_ids(len(items)) if items else range(0)
+        for index, (item, task_id) in enumerate(zip(items, ids, strict=True)):
             if index % ITEMS_PER_TURN == 0:
                 await trio.lowlevel.checkpoint()
             try:
                 body = strict(bytes(item), TaskCreate)
-                command = await self.prepared(bodies.submit_of(self.context.catalog, body),
-                                              body.expire_at)
+                command = await self.prepared(drafts.submit(body, task_id), body.expire_at)
             except PlumError as refusal:
                 results.append(BulkItem(error=item_problem(refusal, f"tasks[{index}]")))
                 continue
-            command = msgspec.structs.replace(command, task_id=next(ids))
             commands.append(command)
-            results.append(BulkItem(id_text(command.task_id)))
+            results.append(BulkItem(id_text(task_id)))
         return results, commands
 
     async def act(self, request: Request) -> Response:
