@@ -25,6 +25,7 @@ from tests.machines.network import SUBNET, Machine, Network, child_of
 from tests.sdk_c.building import Workshop
 
 TTL_S: Final = 4.0
+BEAT_S: Final = 10.0
 PORT: Final = 8080
 HERE: Final = Path(__file__).parent
 LIFE: Final = re.compile(r"[0-9]+-(?P<instance>[0-9a-z]+)-(?P<node>[a-z0-9]+)")
@@ -83,7 +84,8 @@ class Node:
         """Start the agent."""
         words = [str(BIN / "plumd"), "agent", "--data-dir", str(self._plant.folder / self.name),
                  "--controller", self._plant.base, "--node-id", self.name, "--no-cgroups",
-                 "--sync-sec", "60"]      # so nothing here works only because somebody looks
+                 "--sync-sec", "60",      # so nothing here works only because somebody looks
+                 "--beat-sec", f"{self._plant.beat_s:g}"]
         self._way = self.machine.start(words, self._log, clean_environment())
         wait_for(lambda: self._plant.health(self.name) == "Healthy", f"{self.name} is there")
 
@@ -108,8 +110,9 @@ class Plant:
     """The controller on a machine, three nodes, and the service, built and ready to be deployed."""
 
     def __init__(self, network: Network, workshop: Workshop, folder: Path,
-                 ttl_s: float = TTL_S) -> None:
+                 ttl_s: float = TTL_S, beat_s: float = BEAT_S) -> None:
         self.folder = folder
+        self.beat_s = beat_s
         self.diary = folder / "diary"
         self.diary.mkdir()
         self._apps: dict[str, str] = {}
@@ -259,15 +262,16 @@ def boot_ns() -> int:
 
 
 @contextmanager
-def plant_of(workshop: Workshop, ttl_s: float = TTL_S) -> Iterator[Plant]:
+def plant_of(workshop: Workshop, ttl_s: float = TTL_S,
+             beat_s: float = BEAT_S) -> Iterator[Plant]:
     """A plant; its folder has a short name, for a socket is in it.
 
-    ttl_s: a node is lost after so long without a word.
+    ttl_s: a node is lost after so long without a word, its tasks after three of beat_s.
     """
     with Network() as network:
         folder = Path(tempfile.mkdtemp(prefix="plum-"))
         try:
-            with Plant(network, workshop, folder, ttl_s) as plant:
+            with Plant(network, workshop, folder, ttl_s, beat_s) as plant:
                 yield plant
         finally:
             shutil.rmtree(folder, ignore_errors=True)

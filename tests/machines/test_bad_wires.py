@@ -30,13 +30,35 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 @pytest.fixture(scope="module")
 def plant(workshop: Workshop) -> Iterator[Plant]:
-    with plant_of(workshop) as made:
+    with plant_of(workshop, beat_s=1.0) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def wires(plant: Plant) -> dict[str, Wire]:
     return {name: node.machine.wire() for name, node in plant.nodes.items()}
+
+
+def submit(plant: Plant, node: str, number: int) -> str:
+    """A task that leaves its number in a file; its id."""
+    code = f"echo {number} >> {plant.folder}/done"
+    answer = plant.api.post("/v1/tasks", json={
+        "name": "a.job", "executor": "os_process", "targetKind": "node", "targetRef": node,
+        "payload": {"command": "sh", "args": ["-c", code]}})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["taskId"])
+
+
+def ended(plant: Plant, task: str) -> tuple[str, int]:
+    """Its state and attempt, at its end."""
+    done: dict[str, object] = {}
+
+    def is_over() -> bool:
+        done.update(plant.api.get(f"/v1/tasks/{task}", headers={"Prefer": "wait=10"}).json())
+        return done["state"] not in ("Pending", "Running")
+
+    wait_for(is_over, "the task ends", 120)
+    return str(done["state"]), msgspec.convert(done["attempt"], int)
 
 
 ONE_WAY = pytest.mark.parametrize(("sent", "received"), [(0.0, 1.0), (1.0, 0.0)],
@@ -81,26 +103,36 @@ def test_a_copy_that_may_stay_ends_by_the_heal_of_one_way(
         wait_for(lambda: plant.health(node) == "Healthy", "the node is back")
 
 
-def submit(plant: Plant, node: str, number: int) -> str:
-    """A task that leaves its number in a file; its id."""
-    code = f"echo {number} >> {plant.folder}/done"
+@ONE_WAY
+def test_a_task_that_was_lost_ends_before_it_begins_again(
+        plant: Plant, wires: dict[str, Wire], sent: float, received: float) -> None:
+    """By its own words. The first attempt is lost where one way is cut, and ends by the heal."""
+    diary = plant.folder / "attempts"
+    diary.unlink(missing_ok=True)
+    code = (f"end=$(($(date +%s) + ($PLUM_ATTEMPT == 1 ? 600 : 1))); "
+            f"while [ $(date +%s) -le $end ]; do echo $PLUM_ATTEMPT >> {diary}; sleep 0.05; done; "
+            f"echo $PLUM_ATTEMPT over >> {diary}")
     answer = plant.api.post("/v1/tasks", json={
-        "name": "a.job", "executor": "os_process", "targetKind": "node", "targetRef": node,
-        "payload": {"command": "sh", "args": ["-c", code]}})
+        "name": "a.job", "executor": "os_process", "targetKind": "node", "targetRef": "n2",
+        "onLost": "retry", "maxRetries": 1, "timeoutSec": 300,
+        "payload": {"command": "sh", "args": ["-c", code], "killGraceSec": 0}})
     assert answer.status_code == 201, answer.text
-    return str(answer.json()["taskId"])
+    task = str(answer.json()["taskId"])
 
+    def state() -> str:
+        return str(plant.api.get(f"/v1/tasks/{task}").json()["state"])
 
-def ended(plant: Plant, task: str) -> tuple[str, int]:
-    """Its state and attempt, at its end."""
-    done: dict[str, object] = {}
-
-    def is_over() -> bool:
-        done.update(plant.api.get(f"/v1/tasks/{task}", headers={"Prefer": "wait=10"}).json())
-        return done["state"] not in ("Pending", "Running")
-
-    wait_for(is_over, "the task ends", 120)
-    return str(done["state"]), msgspec.convert(done["attempt"], int)
+    wait_for(lambda: diary.exists() and diary.read_text().count("1") > 5, "it runs")
+    wires["n2"].be(sent=sent, received=received)
+    wait_for(lambda: state() in ("Pending", "Retrying"), "it is lost")
+    before = diary.stat().st_size
+    wait_for(lambda: diary.stat().st_size > before + 20, "it still runs where it is cut off")
+    wires["n2"].be()
+    assert ended(plant, task) == ("Succeeded", 2)
+    said = diary.read_text().splitlines()
+    assert said == sorted(said), "there were two at once"
+    assert said.count("2 over") == 1
+    assert "1 over" not in said
 
 
 def changes(plant: Plant) -> list[str]:
