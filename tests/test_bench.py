@@ -16,6 +16,7 @@ from bench import (
     latency,
     lists,
     nodes,
+    output,
     scale,
     schedules,
     throughput,
@@ -46,6 +47,10 @@ def test_discovery() -> None:
 
 def test_checks() -> None:
     look(checks.run(0.8, 40), "endpoints")
+
+
+def test_output() -> None:
+    look(output.run(0, 100 << 20), "disk_mb")
 
 
 def test_latency() -> None:

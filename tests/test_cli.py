@@ -392,6 +392,7 @@ def test_names_results_and_output_of_tasks_cannot_reach_the_terminal(plumd: Here
     task = ok(plumd.plum("task", "run", "print", "--executor", "os_process", "-p", payload,
                          "--wait", "-o", "name")).strip()
     assert ok(plumd.plum("task", "logs", task)) == "\\x1b]0;owned\\x07\n\\x9bxä\n"
+    assert ok(plumd.plum("task", "logs", task, "--tail", "4")) == "xä\n"
     for words in (("task", "get", task), ("task", "get", task, "-o", "json"),
                   ("task", "result", task)):
         assert_tame(ok(plumd.plum(*words)))

@@ -50,7 +50,7 @@ class TaskLogs:
         row = known_task(self.context.store, request)
         query = request.query
         number = query_int(query, "attempt", row.attempt, low=0, high=1 << 31)
-        offset = query_int(query, "offset", 0, low=0, high=1 << 53)
+        offset = query_int(query, "offset", 0, low=-(1 << 53), high=1 << 53)
         if row.kind == Kind.EMBEDDED or self.runs_elsewhere(row, number):
             return await self.said(request, row, number, offset)
         await self.log_begins(row, number)

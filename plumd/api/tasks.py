@@ -400,6 +400,7 @@ def routes(handlers: Tasks) -> list[Route]:
         Route("GET", "/v1/tasks/{id}/logs", handlers.logs.answer,
               "What a process printed or a worker said", "tasks", read, answers={200: str}, query=(
                   Query("attempt", int, "Which attempt; default the last"),
-                  Query("offset", int, "Where to begin"), Query("limit", int, "At most so many"),
+                  Query("offset", int, "Where to begin; below 0 from the end"),
+                  Query("limit", int, "At most so many bytes"),
                   Query("follow", bool, "Stay and show more as it comes"))),
     ]

@@ -222,12 +222,16 @@ def wait(session: Session, task_id: str, timeout: float | None) -> int:
 @click.argument("task_id", metavar="ID")
 @click.option("-f", "--follow", is_flag=True, help="Stay and show more as it comes.")
 @click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="Default: the last.")
+@click.option("--tail", type=click.IntRange(min=1), metavar="BYTES", default=None,
+              help="Only so much of the end, and what comes behind it.")
 @click.option("--raw", is_flag=True,
               help="Byte for byte. Without it control characters are shown as escapes.")
 @pass_session
-def logs(session: Session, task_id: str, follow: bool, attempt: int | None, raw: bool) -> None:
+def logs(session: Session, task_id: str, follow: bool, attempt: int | None, tail: int | None,
+         raw: bool) -> None:
     """Print what a task's process wrote, or its worker said."""
-    session.screen.log(session.client.logs(task_id, attempt=attempt, follow=follow), raw=raw)
+    session.screen.log(session.client.logs(task_id, attempt=attempt, follow=follow,
+                                           tail_bytes=tail or 0), raw=raw)
 
 
 @group.command()

@@ -279,21 +279,25 @@ class AsyncClient:
     # ------------------------------------------------------------ streams
 
     def logs(self, task_id: str, *, attempt: int | None = None, follow: bool = False,
-             ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """What a task's process printed, as bytes; with follow also what comes until its end."""
-        return closing(self._logs(task_id, attempt, follow))
+             tail_bytes: int = 0) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """What a task's process printed, as bytes; with follow also what comes until its end.
 
-    async def _logs(self, task_id: str, attempt: int | None,
-                    follow: bool) -> AsyncIterator[bytes]:
+        tail_bytes: begin so far before the end of what is there; 0 = at the beginning.
+        """
+        return closing(self._logs(task_id, attempt, follow, -tail_bytes))
+
+    async def _logs(self, task_id: str, attempt: int | None, follow: bool,
+                    offset: int) -> AsyncIterator[bytes]:
         path = f"{calls.task_path(task_id)}/logs"
-        offset, finished = 0, False
+        finished = False
         while not finished and not follow:
             answer = await self.request("GET", path, query={"attempt": attempt, "offset": offset})
             yield answer.content
             finished = not answer.content
             offset = int(answer.headers.get("plum-next-offset", "0"))
         if follow:
-            asked = Ask("GET", path, query={"attempt": attempt, "follow": "true"})
+            asked = Ask("GET", path, query={"attempt": attempt, "offset": offset,
+                                            "follow": "true"})
             async with closing(self.chunks(asked, None)) as chunks:
                 async for chunk in chunks:
                     yield chunk

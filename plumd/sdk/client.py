@@ -263,11 +263,14 @@ class Client:
 
     # ------------------------------------------------------------ streams
 
-    def logs(self, task_id: str, *, attempt: int | None = None,
-             follow: bool = False) -> Iterator[bytes]:
-        """What a task's process or worker said, as bytes; follow: until its end."""
+    def logs(self, task_id: str, *, attempt: int | None = None, follow: bool = False,
+             tail_bytes: int = 0) -> Iterator[bytes]:
+        """What a task's process or worker said, as bytes; follow: until its end.
+
+        tail_bytes: begin so far before the end of what is there; 0 = at the beginning.
+        """
         path = f"{calls.task_path(task_id)}/logs"
-        offset, finished = 0, False
+        offset, finished = -tail_bytes, False
         while not finished and not follow:
             answer = self.request("GET", path, query={"attempt": attempt, "offset": offset})
             yield answer.content
@@ -275,7 +278,8 @@ class Client:
             offset = int(answer.headers.get("plum-next-offset", "0"))
         if follow:
             yield from self.chunks(
-                Ask("GET", path, query={"attempt": attempt, "follow": "true"}), None)
+                Ask("GET", path, query={"attempt": attempt, "offset": offset,
+                                        "follow": "true"}), None)
 
     def events(self, topics: str = "", *, after: int | None = None,
                patience_s: float = PATIENCE_S) -> Iterator[Event]:

@@ -308,7 +308,7 @@ def test_query_parameters_of_a_wrong_type(api: Api, ids: dict[str, str]) -> None
                 values: tuple[str, ...] = ("nonsense", "\x00")
             elif schema.get("type") == "integer":
                 values = ("x", "1.5", "9" * 30, "٣", "0x1", "1 ")
-                if (each.path, name) != ("/v1/instances/{id}/logs", "offset"):
+                if not (each.path.endswith("/logs") and name == "offset"):
                     values += ("-1",)       # there it counts from the end
             elif schema.get("type") == "boolean":
                 values = ("maybe", "2")

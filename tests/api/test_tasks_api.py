@@ -237,6 +237,9 @@ def test_the_log_of_a_process(api: Api) -> None:
     assert api.ask("GET", f"{path}?follow=true").text == "one\ntwo\n"
     end = answer.headers["plum-next-offset"]
     assert api.ask("GET", f"{path}?attempt=1&offset={end}").text == ""
+    whole = api.ask("GET", f"{path}?attempt=1").text
+    assert api.ask("GET", f"{path}?attempt=1&offset=-3").text == whole[-3:]
+    assert api.ask("GET", f"{path}?attempt=1&offset=-3&follow=true").text == whole[-3:]
     refused(api.ask("GET", f"{path}?attempt=2"), 404, "not_found")
     api.gone(f"/v1/tasks/{task['taskId']}")
     refused(api.ask("GET", path), 404, "not_found")

@@ -121,6 +121,8 @@ async def test_the_real_daemon(shared_daemon: Running) -> None:
         for follow in (True, False):
             async with plum.logs(str(noise["taskId"]), follow=follow) as logs:
                 assert b"".join([chunk async for chunk in logs]) == b"a\x1bbc\xff"
+            async with plum.logs(str(noise["taskId"]), follow=follow, tail_bytes=2) as logs:
+                assert b"".join([chunk async for chunk in logs]) == b"c\xff"
         await plum.request("POST", "/v1/services/register", {
             "instanceId": "i", "serviceName": "s", "port": 1, "ip": "127.0.0.1"})
         assert (await plum.endpoint("s"))["port"] == 1

@@ -261,6 +261,9 @@ def test_logs_of_a_process_whole_and_followed(shared_daemon: Running) -> None:
         task_id = str(task["taskId"])
         assert b"".join(plum.logs(task_id, follow=True)) == b"a\x1bbc\xff"
         assert b"".join(plum.logs(task_id)) == b"a\x1bbc\xff"
+        assert b"".join(plum.logs(task_id, tail_bytes=2)) == b"c\xff"
+        assert b"".join(plum.logs(task_id, tail_bytes=3, follow=True)) == b"bc\xff"
+        assert b"".join(plum.logs(task_id, tail_bytes=1 << 30)) == b"a\x1bbc\xff"
 
 
 @pytest.mark.daemon

@@ -6070,9 +6070,9 @@ export interface operations {
             query?: {
                 /** @description Which attempt; default the last */
                 attempt?: number;
-                /** @description Where to begin */
+                /** @description Where to begin; below 0 from the end */
                 offset?: number;
-                /** @description At most so many */
+                /** @description At most so many bytes */
                 limit?: number;
                 /** @description Stay and show more as it comes */
                 follow?: boolean;
