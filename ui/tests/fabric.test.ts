@@ -3,6 +3,7 @@ import { describe, expect, it } from "vitest";
 import { byDevice, inOrder, ruleBody, ruleFaults, ruleForm } from "@/domain/alarm";
 import type { Alarm } from "@/domain/alarm";
 import { isDrawable, RANGES, rangeOf } from "@/domain/deviceHistory";
+import { placementText } from "@/domain/placement";
 import { healthCounts, tilesOf } from "@/domain/topology";
 import type { Device, Instance, Node } from "@/domain/topology";
 import { limitShare, ranOutOfMemory } from "@/domain/usage";
@@ -191,5 +192,23 @@ describe("what an instance uses", () => {
       ranOutOfMemory("exit code 1 (the kernel killed 2 of its processes: out of memory)"),
     ).toBe(true);
     expect(ranOutOfMemory("exit code 1")).toBe(false);
+  });
+});
+
+describe("why no node takes a copy", () => {
+  const say = (key: string, values: Readonly<Record<string, string>>) =>
+    key === "placement.noneFits" ? `${key}|${values["why"] ?? ""}` : [key, ...Object.values(values)].join(" ");
+
+  it("is said by the catalogue, reason for reason", () => {
+    const why =
+      "no node fits: the label gpu=yes is missing (2 nodes); it is lost (1 node); it snows (1 node)";
+    expect(placementText(why, say)).toBe(
+      "placement.noneFits|placement.label gpu=yes (2)placement.andplacement.lost (1)placement.andit snows (1)",
+    );
+    expect(placementText("there are no nodes", say)).toBe("placement.noNodes");
+  });
+
+  it("stays as it is where it is something else", () => {
+    expect(placementText("the app is gone", say)).toBe("the app is gone");
   });
 });

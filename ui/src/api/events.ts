@@ -66,6 +66,7 @@ export interface NewsByName {
   lock: OtherNews;
   webhook: OtherNews;
   broker: OtherNews;
+  alert: OtherNews;
   alarm: OtherNews;
   alarmRule: OtherNews;
   taskDeleted: OtherNews;
@@ -103,6 +104,7 @@ const NAMES: readonly NewsName[] = [
   "lock",
   "webhook",
   "broker",
+  "alert",
   "alarm",
   "alarmRule",
   "taskDeleted",
@@ -111,6 +113,9 @@ const NAMES: readonly NewsName[] = [
   "stats",
   "gap",
 ];
+
+/** What the event log tells: all but the figures and what is wrong with the line. */
+export const EVENT_NAMES = NAMES.filter((name) => name !== "stats" && name !== "gap");
 
 const listeners = new Map<NewsName, Set<(news: never) => void>>();
 const link = ref<LinkState>("connecting");

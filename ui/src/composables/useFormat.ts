@@ -33,30 +33,45 @@ const UNITS = [
   ["second", 1_000],
 ] as const;
 
-/** A length of time, short: 12 ms, 3.4 s, 5 m 06 s, 2 h 05 m, 3 d 4 h. */
-export function shortDuration(ms: number): string {
-  const pad = (value: number) => String(value).padStart(2, "0");
-  if (ms < 0) return "0 ms";
-  if (ms < 1_000) return `${Math.round(ms)} ms`;
-  if (ms < 10_000) return `${(Math.floor(ms / 100) / 10).toFixed(1)} s`;
-  const s = Math.floor(ms / 1_000);
-  if (s < 60) return `${s} s`;
-  if (s < 3_600) return `${Math.floor(s / 60)} m ${pad(s % 60)} s`;
-  if (s < 86_400) return `${Math.floor(s / 3_600)} h ${pad(Math.floor((s % 3_600) / 60))} m`;
-  return `${Math.floor(s / 86_400)} d ${Math.floor((s % 86_400) / 3_600)} h`;
-}
-
 // Made once for all who format: an Intl formatter is costly to make and cheap to use.
 const { language, zone } = usePreferences();
+const LENGTHS = {
+  en: { ms: "ms", s: "s", m: "m", h: "h", d: "d" },
+  zh: { ms: "毫秒", s: "秒", m: "分", h: "小时", d: "天" },
+} as const;
+
+/** A length of time, short: 12 ms, 3.4 s, 5 m 06 s, 2 h 05 m, 3 d 4 h. */
+export function shortDuration(ms: number): string {
+  const unit = LENGTHS[language.value];
+  const pad = (value: number) => String(value).padStart(2, "0");
+  if (ms < 0) return `0 ${unit.ms}`;
+  if (ms < 1_000) return `${Math.round(ms)} ${unit.ms}`;
+  if (ms < 10_000) return `${(Math.floor(ms / 100) / 10).toFixed(1)} ${unit.s}`;
+  const s = Math.floor(ms / 1_000);
+  if (s < 60) return `${s} ${unit.s}`;
+  const m = Math.floor(s / 60);
+  if (s < 3_600) return `${m} ${unit.m}${s % 60 ? ` ${pad(s % 60)} ${unit.s}` : ""}`;
+  const h = Math.floor(m / 60);
+  if (s < 86_400) return `${h} ${unit.h}${m % 60 ? ` ${pad(m % 60)} ${unit.m}` : ""}`;
+  return `${Math.floor(h / 24)} ${unit.d}${h % 24 ? ` ${h % 24} ${unit.h}` : ""}`;
+}
+
 const locale = computed(() => (language.value === "zh" ? "zh-CN" : "en-GB"));
 const zoned = computed(() => (zone.value === "utc" ? { timeZone: "UTC" } : {}));
+/** Chinese writes a date in figures: in words it has no room in a column. */
+const medium = computed<Intl.DateTimeFormatOptions>(() => ({
+  year: "numeric",
+  month: language.value === "zh" ? "2-digit" : "short",
+  day: language.value === "zh" ? "2-digit" : "numeric",
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+}));
 const full = computed(
-  () =>
-    new Intl.DateTimeFormat(locale.value, {
-      dateStyle: "medium",
-      timeStyle: "medium",
-      ...zoned.value,
-    }),
+  () => new Intl.DateTimeFormat(locale.value, { ...medium.value, ...zoned.value }),
+);
+const walls = computed(
+  () => new Intl.DateTimeFormat(locale.value, { ...medium.value, weekday: "short", timeZone: "UTC" }),
 );
 const exact = computed(
   () =>
@@ -121,8 +136,14 @@ export function useFormat() {
   /** A length of milliseconds that may be small: 0.48 ms, 12 ms, 1.2 s. */
   function latency(ms: number | null | undefined): string {
     if (ms === null || ms === undefined) return "–";
-    if (ms < 10) return `${ms.toFixed(ms < 1 ? 2 : 1)} ms`;
-    return shortDuration(ms);
+    if (ms === 0 || ms >= 10) return shortDuration(ms);
+    return `${ms.toFixed(ms < 1 ? 2 : 1)} ${LENGTHS[language.value].ms}`;
+  }
+
+  /** What the clock of some zone shows: 2026-11-27T02:30:00+01:00 as 27 Nov 2026, 02:30:00. */
+  function wall(local: string): string {
+    const shown = Date.parse(`${local.slice(0, 19)}Z`);
+    return Number.isNaN(shown) ? local : walls.value.format(shown);
   }
 
   return {
@@ -130,6 +151,7 @@ export function useFormat() {
     ago,
     bytes,
     latency,
+    wall,
     dateTime: (ms: number) => full.value.format(ms),
     dateTimeExact: (ms: number) => exact.value.format(ms),
     time: (ms: number) => clockOnly.value.format(ms),

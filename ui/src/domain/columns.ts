@@ -7,6 +7,9 @@ export interface Column {
   /** Numbers stand at the end. */
   readonly end?: boolean;
   readonly mono?: boolean;
-  /** On a phone a row has two lines: main is the first, show the second, hide is left out. */
-  readonly phone?: "main" | "show" | "hide";
+  /**
+   * On a phone a row has two lines: main is the first, with what stands at its side; show and named
+   * are the second, named with its label; hide is left out.
+   */
+  readonly phone?: "main" | "side" | "show" | "named" | "hide";
 }

@@ -24,6 +24,22 @@ export function guessesOf(draft: Draft): StepGuess[] {
     .map(({ step }) => ({ id: step.id, type: step.type, duration: "", failures: "" }));
 }
 
+/** What people call the steps: those without a name or an id of their own go by what they run. */
+export function namesOf(draft: Draft): Map<string, string> {
+  return new Map(
+    allSteps(draft).map(({ step }) => {
+      const own = /^\d+$/.test(step.id) ? "" : step.id;
+      const task = step.task?.["name"];
+      return [step.id, step.name || own || (typeof task === "string" ? task : "") || step.type];
+    }),
+  );
+}
+
+/** The name of a step of a run, like `each[2].visit`. */
+export function calledBy(names: ReadonlyMap<string, string>, stepId: string): string {
+  return stepId.replace(/[^.[\]]+(?=\[|\.|$)/g, (part) => names.get(part) ?? part);
+}
+
 /** Seconds, or a pair of them; null = it is neither, undefined = nothing is said. */
 export function durationOf(text: string): number | [number, number] | null | undefined {
   if (text.trim() === "") return undefined;
@@ -60,7 +76,11 @@ export function stepsAsked(guesses: readonly StepGuess[]): Record<string, object
 }
 
 /** The rows of the sample in the middle. several: whether runs are told apart. */
-export function rowsOf(simulated: Simulated, several: boolean): GanttRow[] {
+export function rowsOf(
+  simulated: Simulated,
+  names: ReadonlyMap<string, string>,
+  several: boolean,
+): GanttRow[] {
   return simulated.forecast.gantt.bars.map((bar) => {
     const ready = bar.readyAt * 1000;
     const end = (bar.finishedAt ?? simulated.forecast.gantt.makespanSec) * 1000;
@@ -68,9 +88,10 @@ export function rowsOf(simulated: Simulated, several: boolean): GanttRow[] {
     const bars: GanttBar[] = [];
     if (begun > ready) bars.push({ kind: "wait", from: ready, to: begun, state: "Pending" });
     if (bar.startedAt !== null) bars.push({ kind: "run", from: begun, to: end, state: bar.state });
+    const name = calledBy(names, bar.stepId);
     return {
       id: `${bar.run}/${bar.stepId}`,
-      title: several ? `#${bar.run + 1} ${bar.stepId}` : bar.stepId,
+      title: several ? `#${bar.run + 1} ${name}` : name,
       text: bar.startedAt === null ? "" : shortDuration(end - begun),
       bars,
       lit: bar.critical,
