@@ -19,8 +19,10 @@ indexes; their bytes.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import shutil
 import threading
 import time
 import zlib
@@ -43,6 +45,8 @@ FILES_MIN: Final = 8
 COPY_BYTES: Final = 1 << 20
 GROUP_BYTES: Final = 64 << 20
 """So much is copied before room is made for more."""
+ROOM_BYTES: Final = 32 << 20
+"""So much stays free on the disk: the database must be able to write."""
 HOUR_MS: Final = 3_600_000
 _ENTRY: Final = Struct("<QQQQI")
 _NUMBER_MAX: Final = (1 << 64) - 1
@@ -122,10 +126,18 @@ class HourLogs:
         """
         with self._changing:
             fresh = {key: directory for key, directory in logs if not self.has(key)}
-            for group in _groups(fresh):
+            for size, group in _groups(fresh):
+                self._check_room(size)
                 self._open_for(now_ms).append(group)
                 while self.size_bytes > self._bytes_max and len(self._hours) > 1:
                     self._drop(self._hours[0], "there is more than may be kept")
+
+    def _check_room(self, size: int) -> None:
+        """Raises OSError when so much more would leave nothing for others on the disk."""
+        there = self._root if self._root.exists() else self._root.parent
+        free = shutil.disk_usage(there).free
+        if size + ROOM_BYTES > free:
+            raise OSError(errno.ENOSPC, f"{size} bytes of logs are to be kept, {free} are free")
 
     def _open_for(self, now_ms: int) -> _Hour:
         """The file for what ends now. Raises OSError."""
@@ -166,8 +178,8 @@ class HourLogs:
             "hour": hour.name, "logs": hour.count, "bytes": hour.size, "reason": why})
 
 
-def _groups(logs: dict[Key, Path]) -> Iterator[dict[Key, Path]]:
-    """The same in portions of about GROUP_BYTES."""
+def _groups(logs: dict[Key, Path]) -> Iterator[tuple[int, dict[Key, Path]]]:
+    """The same in portions of about GROUP_BYTES, with their sizes."""
     group: dict[Key, Path] = {}
     size = 0
     for key, directory in logs.items():
@@ -175,10 +187,10 @@ def _groups(logs: dict[Key, Path]) -> Iterator[dict[Key, Path]]:
         with suppress(FileNotFoundError):
             size += sum(length for _, length in process_log.segments(directory))
         if size >= GROUP_BYTES:
-            yield group
+            yield size, group
             group, size = {}, 0
     if group:
-        yield group
+        yield size, group
 
 
 def _names(root: Path) -> list[str]:

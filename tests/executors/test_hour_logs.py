@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from plumd.attempt_logs import Said, append
 from plumd.executors import hour_logs, process_log
-from plumd.executors.hour_logs import HOUR_MS, HourLogs, Key, read_log
+from plumd.executors.hour_logs import HOUR_MS, ROOM_BYTES, HourLogs, Key, read_log
 from plumd.executors.process_log import LogPage
 
 T0_MS = 1_764_151_200_000       # 2025-11-26T10:00Z
@@ -133,6 +134,23 @@ def test_a_disk_that_is_full_changes_nothing(tmp_path: Path,
     assert not logs.has((2, 1))
     logs.put([((2, 1), second)], T0_MS)
     assert [everything(logs, (n, 1)) for n in (1, 2)] == ["log 1\n", "log 2, longer\n"]
+
+
+def test_what_would_fill_the_disk_is_not_begun(tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    logs = HourLogs(tmp_path / "logs", PLENTY)
+    directory = written(tmp_path, (1, 1), "x" * 100_000)
+    for free, fits in ((100_000, False), (100_000 + ROOM_BYTES, True)):
+        usage = shutil.disk_usage(tmp_path)._replace(free=free)
+        with monkeypatch.context() as patched:
+            patched.setattr(shutil, "disk_usage", {tmp_path: usage, tmp_path / "logs": usage}.get)
+            if not fits:
+                with pytest.raises(OSError, match="100000 bytes of logs"):
+                    logs.put([((1, 1), directory)], T0_MS)
+                assert not (tmp_path / "logs").exists()
+            else:
+                logs.put([((1, 1), directory)], T0_MS)
+    assert logs.has((1, 1))
 
 
 def test_the_oldest_go_when_there_is_too_much(tmp_path: Path) -> None:
