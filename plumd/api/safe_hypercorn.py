@@ -1,6 +1,8 @@
 """Hypercorn 0.18's protocols with the holes closed that a client could crash or hang us through.
 
 - HTTP/2 DATA for a stream whose answer is already out raised KeyError.
+- Trailers ended an HTTP/2 stream twice, so DATA that still came reset it: maybe before the client
+  saw them.
 - A handler that ended in the middle of an answer left an HTTP/2 client waiting for ever.
 - Paths or methods that are not ASCII, and odd PRIORITY frames, raised out of the protocol.
 - HTTP/2 frames longer than allowed were kept whole before they were refused.
@@ -29,7 +31,7 @@ from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.events import StreamClosed
+from hypercorn.protocol.events import StreamClosed, Trailers
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
@@ -113,6 +115,16 @@ class SafeH2(H2Protocol):
                     ASGIHTTPState.RESPONSE, ASGIHTTPState.TRAILERS):
                 await self._reset(event.stream_id, h2.errors.ErrorCodes.INTERNAL_ERROR)
         await super().stream_send(event)
+        if isinstance(event, Trailers):
+            await self._sent_all(event.stream_id)
+
+    async def _sent_all(self, stream_id: int) -> None:
+        """Let Hypercorn not end the stream once more: its other direction would be closed too."""
+        buffer = self.stream_buffers.pop(stream_id, None)
+        if buffer is not None:
+            await buffer.close()
+        with contextlib.suppress(priority.priority.MissingStreamError):
+            self.priority.remove_stream(stream_id)
 
     async def _send_data(self, stream_id: int) -> None:
         try:

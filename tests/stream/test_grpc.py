@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
+import h2.config
+import h2.connection
+import h2.events
 import pytest
 
 from plumd.stream.task_service_pb2 import Heartbeat, TaskAck, TaskResponse, WorkerRegister
@@ -242,6 +246,35 @@ def test_a_message_that_is_too_large_is_refused(line: grpc.Channel) -> None:
     bad.answer("1", "x" * (17 << 20))
     code, details = bad.end()
     assert (code, "larger" in details) == (STATUS.RESOURCE_EXHAUSTED, True), details
+
+
+def test_what_a_refused_client_still_says_resets_nothing(api: Api) -> None:
+    """A reset can overtake the status on its way to whoever made the call."""
+    state = h2.connection.H2Connection(config=h2.config.H2Configuration())
+    seen: list[h2.events.Event] = []
+    with socket.create_connection(("127.0.0.1", api.daemon.port), timeout=WAIT_S) as wire:
+
+        def until(kind: type[h2.events.Event], count: int = 1) -> None:
+            while sum(isinstance(event, kind) for event in seen) < count:
+                wire.sendall(state.data_to_send())
+                data = wire.recv(65_536)
+                assert data, seen
+                seen.extend(state.receive_data(data))
+
+        state.initiate_connection()
+        state.send_headers(1, [
+            (":method", "POST"), (":scheme", "http"), (":authority", "127.0.0.1"),
+            (":path", SERVICE + "TaskStream"), ("content-type", "application/grpc"),
+            ("te", "trailers")])
+        state.send_data(1, b"\x00" + (17 << 20).to_bytes(4, "big"))
+        until(h2.events.StreamEnded)
+        [trailers] = [event for event in seen if isinstance(event, h2.events.TrailersReceived)]
+        assert (b"grpc-status", b"8") in trailers.headers
+        for count in range(1, 4):
+            state.send_data(1, b"more of it")
+            state.ping(b"and then")
+            until(h2.events.PingAckReceived, count)
+    assert not [event for event in seen if isinstance(event, h2.events.StreamReset)]
 
 
 def test_a_result_that_grows_too_large_as_a_string_fails(api: Api, line: grpc.Channel) -> None:
