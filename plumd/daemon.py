@@ -303,7 +303,8 @@ class Daemon:
             *events.routes(events.Events(context, self.monitor, node_handlers.wake)),
             *system.routes(state),
             *metrics.routes(metrics.Metrics(self.monitor, self.answers, metrics.Fabric(
-                self.nodes, self.registry, self.devices, self.alarms, self.leases))),
+                self.nodes, self.registry, self.devices, self.alarms, self.leases,
+                self.gathering.kept))),
             *support.routes(helper),
             *self.ui.routes(),
         ]

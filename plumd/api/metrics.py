@@ -26,6 +26,7 @@ import plumd
 from plumd.alarms import Alarms
 from plumd.api.routes import Request, Response, Route
 from plumd.devices import Devices
+from plumd.executors.hour_logs import HourLogs
 from plumd.leases import Leases
 from plumd.nodes import Nodes
 from plumd.services import Registry
@@ -56,13 +57,14 @@ class Answers:
 
 
 class Fabric(NamedTuple):
-    """The rooms of nodes, services, devices and leases."""
+    """The rooms of nodes, services, devices and leases, and the logs of what has ended."""
 
     nodes: Nodes
     registry: Registry
     devices: Devices
     alarms: Alarms
     leases: Leases
+    logs: HourLogs
 
 
 class Metrics(Collector):
@@ -157,6 +159,8 @@ class Metrics(Collector):
                       fabric.alarms.statistics())
         yield GaugeMetricFamily("plum_leases", "Locks and devices that somebody has",
                                 value=fabric.leases.count)
+        yield GaugeMetricFamily("plum_logs_bytes", "What ended tasks printed, as far as it is kept",
+                                value=fabric.logs.size_bytes)
 
     def _database(self) -> Iterator[Metric]:
         store = self.engine.store

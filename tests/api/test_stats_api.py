@@ -95,8 +95,9 @@ def test_metrics_can_be_scraped(api: Api) -> None:
     assert grown("plum_http_request_duration_seconds_count", route="/v1/tasks", method="POST",
                  code="201") == 2
     for name in ("plum_build_info", "plum_runs_active", "plum_workers", "plum_worker_slots",
-                 "plum_db_size_bytes", "plum_sse_clients", "plum_stale_reports_total",
-                 "plum_attempts_lost_total", "process_resident_memory_bytes"):
+                 "plum_db_size_bytes", "plum_logs_bytes", "plum_sse_clients",
+                 "plum_stale_reports_total", "plum_attempts_lost_total",
+                 "process_resident_memory_bytes"):
         assert any(key[0] == name for key in after), name
     for (name, labels), value in after.items():
         assert value >= before.get((name, labels), 0) or not name.endswith(("_total", "_bucket"))
