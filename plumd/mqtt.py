@@ -68,7 +68,7 @@ class Session:
         self.room = room
         self.row = row
         self.listeners = listeners
-        self.state = "connecting"
+        self.state = "connecting"       # until the first dial has ended
         self.problem = ""
         self.scope = trio.CancelScope()
         self.up = trio.Event()
@@ -95,6 +95,7 @@ class Session:
                 except (CallFailed, Broken, OSError, trio.BrokenResourceError,
                         trio.TooSlowError, ExceptionGroup) as error:
                     self.problem = getattr(error, "message", "") or str(error) or "no answer"
+                self.state = "away"
                 failures = 0 if trio.current_time() - begun > 2 * KEEPALIVE_S else failures + 1
                 if failures == 1:
                     log.warning("a broker is away", extra={
@@ -103,7 +104,6 @@ class Session:
 
     async def _connection(self) -> None:
         """One connection, from the dial to its end; always ends by an exception."""
-        self.state = "connecting"
         stream = self.stream = await self._dial()
         try:
             reader = packets.Reader()

@@ -40,7 +40,8 @@ class BrokerWrite(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fi
 
 
 class BrokerView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """A broker. state: connecting, connected or away; problem: why it is away."""
+    """A broker. state: connecting (it was not reached yet), connected, or away: it is dialed again
+    and again; problem: why the last dial or connection ended."""
 
     name: str
     version: int

@@ -185,6 +185,13 @@ def test_the_broker_goes_away_and_comes_back(daemon: Running, broker: Mosquitto)
         wait_for(lambda: all(one["state"] == "delivered" for one in api.items(path)), "both told")
 
 
+def test_a_broker_that_was_never_there_is_away(daemon: Running) -> None:
+    with Api(daemon) as api:
+        api.done("PUT", "/v1/brokers/nowhere", {"url": f"mqtt://127.0.0.1:{free_port()}"})
+        wait_for(lambda: api.get("/v1/brokers/nowhere")["state"] == "away", "the dial failed")
+        assert "cannot be reached" in str(api.get("/v1/brokers/nowhere")["problem"])
+
+
 def test_what_cannot_be_is_refused(daemon: Running) -> None:
     with Api(daemon) as api:
         flow = api.made("/v1/workflows", {"name": "x", "steps": []})["workflowId"]

@@ -70,6 +70,8 @@ def test_an_alarm_from_its_rule_to_its_end(api: Api, browser: Browser,
 
         at.visit("alarms")
         expect(row).to_contain_text(device)
+        expect(at.page.locator("nav.side a").filter(has_text=at.t("place.alarms"))).to_have_text(
+            re.compile(r"\D1$"))
         row.locator("[data-test=acknowledge]").click()
         at.write(at.part("ack-by"), "ada")
         at.write(at.part("ack-note"), "on my way")
@@ -184,3 +186,17 @@ def test_the_fleet_at_one_look(browser: Browser, tmp_path: Path) -> None:
         shown(at, "tile").filter(has_text=re.compile("rig-117")).click()
         expect(shown(at, "node")).to_have_attribute("data-node", "rig-117")
         at.calm()
+
+
+def test_how_long_a_state_is_kept(api: Api, browser: Browser) -> None:
+    register(api, "press-kept")
+    report(api, "press-kept", temp="20")
+    path = "/v1/resources/press-kept/retention"
+    with screen(browser, api.daemon.url) as at:
+        at.go("/devices/press-kept")
+        at.part("keep").click()
+        at.write(at.part("keep-minutesDays"), "30")
+        at.part("keep-save").click()
+        expect(at.page.locator(".el-dialog:visible")).to_have_count(0)
+        at.calm()
+    assert api.get(path)["states"] == {"temp": {"minutesDays": 30, "hoursDays": 365}}

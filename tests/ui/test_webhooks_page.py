@@ -60,3 +60,21 @@ def test_a_broker_by_clicks(api: Api, browser: Browser) -> None:
             "button", name=at.t("action.delete")).click()
         expect(row).to_have_count(0)
         at.calm()
+
+
+def test_deliveries_are_read_page_by_page(api: Api, browser: Browser) -> None:
+    made = api.made("/v1/webhooks", {"name": "all keys", "topics": ["kv"], "url": NOBODY,
+                                     "maxAttempts": 1})["webhookId"]
+    for n in range(60):
+        api.done("PUT", f"/v1/kv/pages/{n}", {"value": "1"})
+    with screen(browser, api.daemon.url) as at:
+        at.go(f"/webhooks/{made}")
+        rows = at.page.locator("[data-row]")
+        expect(rows).to_have_count(50)
+        at.part("more-sent").click()
+        expect(rows).to_have_count(60)
+        expect(at.part("more-sent")).to_have_count(0)
+        api.done("PUT", "/v1/kv/pages/last", {"value": "1"})
+        expect(rows).to_have_count(61)      # and it stays true while one looks
+        at.calm()
+    api.gone(f"/v1/webhooks/{made}")

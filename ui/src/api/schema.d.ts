@@ -3501,7 +3501,8 @@ export interface components {
         };
         /**
          * BrokerView
-         * @description A broker. state: connecting, connected or away; problem: why it is away.
+         * @description A broker. state: connecting (it was not reached yet), connected, or away: it is dialed again
+         *         and again; problem: why the last dial or connection ended.
          */
         BrokerView: {
             name: string;
