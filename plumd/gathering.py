@@ -8,7 +8,6 @@ attempts that run, or ended in the last seconds, and those in which a process le
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ import trio
 from plumd.attempt_logs import AttemptLogs, Pair
 from plumd.engine import Engine
 from plumd.executors import process_log, shim
-from plumd.executors.hour_logs import HourLogs
+from plumd.executors.hour_logs import MOVED, HourLogs, discard, discard_rest, mark_moved
 from plumd.executors.os_process import OsProcess
 from plumd.model import TaskState, id_text
 from plumd.store import tasks
@@ -44,13 +43,21 @@ class Gathering:
 
     async def run(self) -> None:
         """Until canceled. Cancel: what is half moved is moved again at the next start."""
-        self._left |= await trio.to_thread.run_sync(lambda: set(self.processes.stored()))
+        self._left |= await trio.to_thread.run_sync(self._look)
         journal = self.engine.journal
         while True:
             seen = journal.next_seq
             await self.round()
             await journal.wait_beyond(seen)
             await trio.sleep(PAUSE_S)
+
+    def _look(self) -> set[Pair]:
+        """All that has a directory."""
+        for parent in self.processes.root.glob("*"):
+            if discard_rest(parent):
+                with suppress(OSError):
+                    parent.rmdir()              # goes when nothing else was in it
+        return set(self.processes.stored())
 
     async def round(self) -> None:
         """Move everything that is over now."""
@@ -84,9 +91,10 @@ class Gathering:
         else:
             moved = set(wanted)
             self._complained = False
-        for pair in moved:
+        over = moved | (set(quiet) - set(wanted))
+        for pair in over:
             clear(there[pair])
-        return moved | (set(quiet) - set(wanted))
+        return over
 
     def _move_one(self, pair: Pair, directory: Path, now_ms: int) -> bool:
         """Whether one of many could be moved alone, when together they could not."""
@@ -121,21 +129,22 @@ def is_moved(directory: Path) -> bool:
         names = {path.name for path in directory.iterdir()}
     except FileNotFoundError:
         return True
-    return names <= {shim.own_directory(directory).name, process_log.CLOSED}
+    return MOVED in names or names <= {shim.own_directory(directory).name}
 
 
 def clear(directory: Path) -> None:
     """Remove all but the files that the process itself left, and their directory if it is empty."""
     own = shim.own_directory(directory)
+    mark_moved(directory)
     with suppress(OSError):
         own.rmdir()
     if not own.exists():
-        shutil.rmtree(directory, ignore_errors=True)
+        discard(directory)
         with suppress(OSError):
             directory.parent.rmdir()
         return
     shim.close_log(directory)
     for path in directory.iterdir():
-        if path.name not in (own.name, process_log.CLOSED):
+        if path.name not in (own.name, process_log.CLOSED, MOVED):
             with suppress(OSError):
                 path.unlink()

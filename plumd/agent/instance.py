@@ -28,7 +28,7 @@ from plumd.agent.http import Http
 from plumd.agent.process import NotStarted, Process
 from plumd.agent.reports import Reports
 from plumd.executors import shim
-from plumd.executors.hour_logs import HourLogs
+from plumd.executors.hour_logs import HourLogs, discard, discard_rest
 from plumd.executors.os_process import memory_words, signal_name
 
 log = logging.getLogger("plumd.agent")
@@ -359,6 +359,7 @@ class Instance:
         """The number of the latest run that was started, 0: none was; whether its end was never
         settled."""
         runs = self.folder / "runs"
+        discard_rest(runs)
         self._move_over()
         started = [one for one in run_numbers(self.folder) if shim.was_claimed(runs / str(one))]
         if started and not (runs / str(started[-1]) / "over").exists():
@@ -383,7 +384,7 @@ class Instance:
                 "instance_id": self.assigned.instance_id, "reason": str(error)})
             moved = list(over.values())[:-UNMOVED_RUNS]
         for directory in moved:
-            shutil.rmtree(directory, ignore_errors=True)
+            discard(directory)
 
 
 def how_it_ended(status: shim.Status | None) -> str:

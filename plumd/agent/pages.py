@@ -51,7 +51,8 @@ class Pages:
 
     def _page(self, look: Look, folder: str) -> Page:
         place, owner = self._data_dir / "instances" / folder, owner_of(folder)
-        last = max([*run_numbers(place), self._logs.last(owner)])
+        living = run_numbers(place)
+        last = living[-1] if living else self._logs.last(owner)
         number = look.run or last
         found = read_log(self._logs, (owner, number), place / "runs" / str(number), look.offset,
                          min(look.limit, PAGE_BYTES_MAX)) if number else None

@@ -13,8 +13,7 @@ may be kept) or 32,768 logs.
 A log is there when its entry is: an entry is written when the bytes that it tells of are on disk,
 and has a checksum. What a crash left behind the last whole entry is cut off at the next start.
 
-The form of a log: uint64 n; n times uint64 (offset, size, size of index) of its segments; their
-indexes; their bytes.
+packed_log.py has the form of one log.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ import shutil
 import threading
 import time
 import zlib
-from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from struct import Struct
-from typing import Final, NamedTuple, TypeAlias, final
+from typing import Final, TypeAlias, final
 
-from plumd.executors import process_log
-from plumd.executors.process_log import LogPage, Piece
+from plumd.executors import packed_log, process_log
+from plumd.executors.packed_log import PackedLog, Place
+from plumd.executors.process_log import LogPage
 
 log = logging.getLogger("plumd.logs")
 
@@ -42,22 +41,18 @@ FILE_BYTES_MAX: Final = 1 << 30
 FILE_LOGS_MAX: Final = 32_768
 FILES_MIN: Final = 8
 """A file has at most so great a part of all that may be kept: for what goes is a whole file."""
-COPY_BYTES: Final = 1 << 20
 GROUP_BYTES: Final = 64 << 20
 """So much is copied before room is made for more."""
 ROOM_BYTES: Final = 32 << 20
 """So much stays free on the disk: the database must be able to write."""
 HOUR_MS: Final = 3_600_000
+MOVED: Final = "moved"
+GONE: Final = ".gone"
 _ENTRY: Final = Struct("<QQQQI")
 _NUMBER_MAX: Final = (1 << 64) - 1
 
 Key: TypeAlias = tuple[int, int]
 """Whose log, and which one of its logs: two numbers from 0, the first the greater the later."""
-
-
-class _Place(NamedTuple):
-    at: int
-    size: int
 
 
 @final
@@ -97,12 +92,12 @@ class HourLogs:
             return None
         try:
             with found[0].path(".log").open("rb", buffering=0) as file:
-                return process_log.page_of(_Log(file.fileno(), found[1]), offset, limit,
+                return process_log.page_of(PackedLog(file.fileno(), found[1]), offset, limit,
                                            finished=True)
         except FileNotFoundError:               # its hour was dropped
             return None
 
-    def _find(self, key: Key) -> tuple[_Hour, _Place] | None:
+    def _find(self, key: Key) -> tuple[_Hour, Place] | None:
         with self._lock:
             hours = list(self._hours)
         for hour in reversed(hours):
@@ -216,8 +211,9 @@ class _Hour:
         self.size = 0
         self.count = 0
         self._stem = stem
-        self._places: dict[Key, _Place] | None = None
+        self._places: dict[Key, Place] | None = None
         self._first: Key = (0, 0)
+        self._last: Key = (0, 0)
         self._alive: int | None = None          # the latest look at the dead found this one wanted
         if self.path(".key").exists():
             self._take_sorted()
@@ -242,6 +238,7 @@ class _Hour:
         with self.path(".key").open("rb", buffering=0) as file:
             if self.count:
                 self._first = _entry(file.fileno(), 0)[0]
+                self._last = _entry(file.fileno(), self.count - 1)[0]
 
     def _take_open(self) -> None:
         """Find what was written whole, and cut off what was not. Raises OSError."""
@@ -276,11 +273,13 @@ class _Hour:
             os.close(log_fd)
             raise
 
-    def find(self, key: Key) -> _Place | None:
+    def find(self, key: Key) -> Place | None:
         """Where this log is."""
         places = self._places
         if places is not None:
             return places.get(key)
+        if not self._first <= key <= self._last:
+            return None                         # most files, for keys are times
         found = self._at_most(key)
         return found[1] if found is not None and found[0] == key else None
 
@@ -292,7 +291,7 @@ class _Hour:
         found = self._at_most((owner, _NUMBER_MAX))
         return found[0][1] if found is not None and found[0][0] == owner else 0
 
-    def _at_most(self, key: Key) -> tuple[Key, _Place] | None:
+    def _at_most(self, key: Key) -> tuple[Key, Place] | None:
         """The last entry of the sorted index that is not beyond this key."""
         if not self.count or key < self._first:
             return None
@@ -311,7 +310,7 @@ class _Hour:
     def append(self, logs: dict[Key, Path]) -> None:
         """Add logs at the end, durably. Raises OSError; the file is as before then."""
         assert self._places is not None, "a sorted file takes no more"
-        fresh: dict[Key, _Place] = {}
+        fresh: dict[Key, Place] = {}
         log_fd, index_fd = self._open()
         entries = self.count * _ENTRY.size
         try:
@@ -319,12 +318,12 @@ class _Hour:
                 at = self.size
                 os.lseek(log_fd, at, os.SEEK_SET)
                 for key, directory in logs.items():
-                    fresh[key] = _Place(at, _write_log(log_fd, directory))
+                    fresh[key] = Place(at, packed_log.write_log(log_fd, directory))
                     at += fresh[key].size
                 os.fsync(log_fd)
                 raw = b"".join(_raw(key, place) for key, place in fresh.items())
                 os.lseek(index_fd, entries, os.SEEK_SET)
-                _write(index_fd, raw)
+                packed_log.write(index_fd, raw)
                 os.fsync(index_fd)
                 if not entries:
                     _sync_folder(self._stem.parent)
@@ -355,7 +354,7 @@ class _Hour:
             raise
         _sync_folder(self._stem.parent)
         if entries:
-            self._first = entries[0][0]
+            self._first, self._last = entries[0][0], entries[-1][0]
         self._places = None
         self.path(".idx").unlink(missing_ok=True)
 
@@ -383,18 +382,18 @@ class _Hour:
             self.path(ending).unlink(missing_ok=True)
 
 
-def _raw(key: Key, place: _Place) -> bytes:
+def _raw(key: Key, place: Place) -> bytes:
     plain = _ENTRY.pack(*key, *place, 0)[:-4]
     return plain + zlib.crc32(plain).to_bytes(4, "little")
 
 
-def _parse(raw: bytes) -> tuple[Key, _Place, bool]:
+def _parse(raw: bytes) -> tuple[Key, Place, bool]:
     """The key, where it is, and whether the checksum says so, too."""
     first, second, at, size, crc = _ENTRY.unpack(raw)
-    return (first, second), _Place(at, size), crc == zlib.crc32(raw[:-4])
+    return (first, second), Place(at, size), crc == zlib.crc32(raw[:-4])
 
 
-def _entry(descriptor: int, number: int) -> tuple[Key, _Place, bool]:
+def _entry(descriptor: int, number: int) -> tuple[Key, Place, bool]:
     return _parse(os.pread(descriptor, _ENTRY.size, number * _ENTRY.size))
 
 
@@ -406,89 +405,36 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _write_log(target: int, directory: Path) -> int:
-    """Copy the log of a directory to where the file stands; its size. Raises OSError.
-
-    A directory that is not there has an empty log.
-    """
-    try:
-        there = process_log.segments(directory)
-    except FileNotFoundError:
-        there = []
-    heads, indexes = array("Q", [len(there)]), list[bytes]()
-    for start, size in there:
-        try:
-            index = (directory / f"idx.{start:012x}").read_bytes()
-        except FileNotFoundError:
-            index = b""
-        index = index[:len(index) // 16 * 16]
-        heads.extend((start, size, len(index)))
-        indexes.append(index)
-    head = heads.tobytes() + b"".join(indexes)
-    _write(target, head)
-    total = len(head)
-    for start, size in there:
-        with (directory / f"log.{start:012x}").open("rb", buffering=0) as source:
-            left = size
-            while left and (data := source.read(min(left, COPY_BYTES))):
-                _write(target, data)
-                left -= len(data)
-        if left:
-            raise OSError(f"a segment of {directory} is shorter than it was")
-        total += size
-    return total
+def mark_moved(directory: Path) -> None:
+    """Say that the log of a directory was put elsewhere: what else is in it stays."""
+    with suppress(FileNotFoundError):
+        (directory / MOVED).touch()
 
 
-def _write(target: int, data: bytes) -> None:
-    if os.write(target, data) != len(data):
-        raise OSError("the disk is full")
+def discard(directory: Path) -> None:
+    """Remove a directory whose log was put elsewhere: for whoever reads it is gone at once."""
+    gone = directory.with_name(directory.name + GONE)
+    shutil.rmtree(gone, ignore_errors=True)
+    with suppress(OSError):
+        directory.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
-class _Log:
-    """One log in a file that is open: see process_log.Source. Raises FileNotFoundError: it is cut.
-    """
-
-    def __init__(self, descriptor: int, place: _Place) -> None:
-        self._descriptor = descriptor
-        self._place = place
-        count = self._numbers(0, 1)[0]
-        heads = self._numbers(8, 3 * count)
-        self._starts, self._sizes, self._index_sizes = heads[0::3], heads[1::3], heads[2::3]
-        self._indexes_at = 8 + 24 * count
-        self._bytes_at = self._indexes_at + sum(self._index_sizes)
-
-    def _read(self, at: int, size: int) -> bytes:
-        size = min(size, self._place.size - at)
-        return os.pread(self._descriptor, size, self._place.at + at) if size > 0 else b""
-
-    def _numbers(self, at: int, count: int) -> array[int]:
-        raw = self._read(at, 8 * count)
-        if len(raw) != 8 * count:
-            raise FileNotFoundError("the file of logs is cut")
-        numbers = array("Q")
-        numbers.frombytes(raw)
-        return numbers
-
-    def segments(self) -> list[tuple[int, int]]:
-        """See Source."""
-        return list(zip(self._starts, self._sizes, strict=True))
-
-    def pieces(self, start: int, offset: int, limit: int) -> list[Piece]:
-        """See Source."""
-        number = self._starts.index(start)
-        index = self._read(self._indexes_at + sum(self._index_sizes[:number]),
-                           self._index_sizes[number])
-        data = self._read(self._bytes_at + sum(self._sizes[:number]) + offset - start, limit)
-        return process_log.split(index, data, offset)
+def discard_rest(parent: Path) -> bool:
+    """Remove what an earlier process was removing when it ended; whether there was something."""
+    found = list(parent.glob(f"*{GONE}"))
+    for gone in found:
+        shutil.rmtree(gone, ignore_errors=True)
+    return bool(found)
 
 
 def read_log(kept: HourLogs | None, key: Key, directory: Path, offset: int,
              limit: int) -> LogPage | None:
     """A page of a log, wherever it is just now; None when nothing is kept of it."""
-    page = None if kept is None else kept.read(key, offset, limit)
-    if page is not None:
-        return page
+    page = None
     with suppress(FileNotFoundError):
         page = process_log.read_page(directory, offset, limit)
-    moved = None if kept is None else kept.read(key, offset, limit)
-    return moved or page
+    if kept is None or (page is not None and directory.exists()
+                        and not (directory / MOVED).exists()):
+        return page                             # it was whole when it was read
+    return kept.read(key, offset, limit)

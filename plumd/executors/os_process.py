@@ -112,7 +112,7 @@ class OsProcess:
         self.ended: set[tuple[int, int]] = set()
         """Attempts that came to an end here and may have a log to be kept; who keeps it takes it
         out."""
-        self._root = data_dir.absolute() / "attempts"
+        self.root = data_dir.absolute() / "attempts"
         self._shim = (shim_path or shim.SHIM_PATH).absolute()
         self._base_env = base_environment() if base_env is None else dict(base_env)
         if controller_base:
@@ -122,7 +122,7 @@ class OsProcess:
 
     def directory(self, task_id: int, number: int) -> Path:
         """Where everything about this attempt is."""
-        return self._root / id_text(task_id) / str(number)
+        return self.root / id_text(task_id) / str(number)
 
     # ---- running -----------------------------------------------------------------------------
 
@@ -268,7 +268,7 @@ class OsProcess:
     def stored(self) -> Iterator[tuple[int, int]]:
         """(task id, attempt number) of everything that has files here, in no order."""
         with suppress(FileNotFoundError):
-            for task in self._root.iterdir():
+            for task in self.root.iterdir():
                 task_id = parse_id(task.name)
                 if task_id is None:
                     continue
@@ -278,7 +278,7 @@ class OsProcess:
 
     def forget(self, task_id: int) -> bool:
         """Remove all files of a task; False, and nothing removed, while a process of it runs."""
-        directory = self._root / id_text(task_id)
+        directory = self.root / id_text(task_id)
         with suppress(FileNotFoundError):
             for attempt in directory.iterdir():
                 line = shim.connect(attempt)

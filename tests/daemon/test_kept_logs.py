@@ -115,8 +115,8 @@ def test_files_that_a_process_left_stay(daemon: Running) -> None:
         api.ended(task)
         directory = daemon.data_dir / "attempts" / task / "1"
         wait_for(lambda: not (directory / "status").exists(), "its log is moved")
-        wait_for(lambda: sorted(path.name for path in directory.iterdir()) == ["closed", "work"],
-                 "all else is gone")
+        wait_for(lambda: sorted(path.name for path in directory.iterdir())
+                 == ["closed", "moved", "work"], "all else is gone")
         assert (directory / "work" / "a.file").read_text() == "left\n"
         crash(daemon, api)
         assert logs(api, task, "?follow=true") == "hello\n"

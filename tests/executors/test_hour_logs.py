@@ -10,7 +10,17 @@ import pytest
 
 from plumd.attempt_logs import Said, append
 from plumd.executors import hour_logs, process_log
-from plumd.executors.hour_logs import HOUR_MS, ROOM_BYTES, HourLogs, Key, read_log
+from plumd.executors.hour_logs import (
+    HOUR_MS,
+    MOVED,
+    ROOM_BYTES,
+    HourLogs,
+    Key,
+    discard,
+    discard_rest,
+    mark_moved,
+    read_log,
+)
 from plumd.executors.process_log import LogPage
 
 T0_MS = 1_764_151_200_000       # 2025-11-26T10:00Z
@@ -201,8 +211,19 @@ def test_a_log_is_found_wherever_it_is(tmp_path: Path) -> None:
     directory = written(tmp_path, (1, 1), "moved\n")
     assert text_of(read_log(logs, (1, 1), directory, 0, 100)) == "moved\n"
     logs.put([((1, 1), directory)], T0_MS)
+    mark_moved(directory)
     for file in directory.iterdir():
-        file.unlink()
+        if file.name != MOVED:
+            file.unlink()
+    assert text_of(read_log(logs, (1, 1), directory, 0, 100)) == "moved\n"
+    gone = directory.with_name("1.gone")
+    gone.mkdir()
+    discard(directory)
+    assert list(directory.parent.iterdir()) == []
+    gone.mkdir()
+    discard_rest(directory.parent)
+    discard(directory)
+    assert list(directory.parent.iterdir()) == []
     assert text_of(read_log(logs, (1, 1), directory, 0, 100)) == "moved\n"
     assert read_log(logs, (9, 1), tmp_path / "nowhere", 0, 100) is None
     assert read_log(None, (1, 1), tmp_path / "nowhere", 0, 100) is None
