@@ -50,11 +50,11 @@ run: build ## start plumd and an agent beside it, http://127.0.0.1:8080 (ARGS=--
 # One more than there are processors, for many tests wait; the order is that of tests/conftest.py.
 TEST_JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
 
-# Byte code is written first, also where the environment keeps Python from it: else each of the many
-# programs that tests start compiles all of plumd anew.
+# Byte code is written, also where the environment keeps Python from it: else each of the many programs
+# that tests start compiles all of plumd anew, and each process of pytest all tests.
 test: .stamp-dev ## all tests (PYTEST=... for a part), some files at a time
 	$(BIN)/python -m compileall -q plumd tests bench docs
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 TEST_DEPS := chromium fonts-noto-cjk g++ clang libclang-rt-14-dev cmake pkg-config libssl-dev openssl mosquitto iproute2
 

@@ -18,21 +18,32 @@ settings.load_profile("plum")
 
 
 LONG: Final = (
-    "sim/test_seeds.py", "api/test_schemathesis.py", "ui/test_axe.py", "ui/test_by_clicks.py",
-    "test_docs.py", "clients/test_conformance.py", "daemon/test_soak_short.py", "test_bench.py",
+    "sim/test_seeds.py", "ui/test_node.py", "test_docs.py", "ui/test_axe.py",
+    "ui/test_by_clicks.py", "clients/test_conformance.py", "api/test_schemathesis.py",
+    "daemon/test_soak_short.py", "test_bench.py", "sdk_c/test_c_worker.py",
     "agent/test_fences.py", "agent/test_instances.py", "agent/test_node_tasks.py",
     "agent/test_whole.py", "machines/test_network_faults.py",
     "machines/test_booted_systemd.py", "ui/test_fleet_page.py", "ui/test_truth.py",
     "ui/test_editor_page.py", "ui/test_replay_page.py", "clients/test_outage.py",
-    "sdk/test_worker.py", "sdk_c/test_c_client.py", "test_cron.py", "ui/test_node.py")
+    "sdk/test_worker.py", "sdk_c/test_c_client.py", "test_cron.py")
 """Files of minutes. They begin first, or they would run alone at the end."""
 ROOT: Final = Path(__file__).parent
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Of several processes that collect all tests each begins elsewhere: what one has rewritten of
+    a file's assertions is there for the others, where byte code may be written (Makefile)."""
+    number = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    if number and config.args == config.getini("testpaths"):
+        files = sorted(str(path) for path in ROOT.rglob("test_*.py"))
+        first = len(files) * int(number) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        config.args = files[first:] + files[:first]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long files first, the others as they were."""
+    """The long files first, the others by their names."""
     places = {ROOT / name: place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: places.get(item.path, len(LONG)))
+    items.sort(key=lambda item: (places.get(item.path, len(LONG)), item.path))
 
 
 @pytest.hookimpl(wrapper=True)
