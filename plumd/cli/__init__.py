@@ -15,6 +15,7 @@ from typing import Final
 import click
 
 import plumd
+import plumd.cli.lean  # before all that asks for httpx
 from plumd.cli import (
     alarms,
     apps,

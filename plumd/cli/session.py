@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import import_module
-from importlib.abc import MetaPathFinder
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Final, NoReturn, ParamSpec, TypeVar
 
 import click
 
+from plumd.cli.lean import load_transport
 from plumd.cli.screen import Screen, line
 from plumd.sdk.client import NOTHING, Client, Json, JsonObject, ProblemError
 
@@ -23,28 +21,6 @@ OUTPUTS: Final = ("table", "json", "name")
 FAILED: Final = 1
 STATES: Final = ("Queued", "Pending", "Running", "Retrying", "Succeeded", "Failed", "Timeout",
                  "Canceled")
-
-
-class NoEventLoop(MetaPathFinder):
-    """Finds no event loop, wherever one is installed."""
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None,
-                  target: ModuleType | None = None) -> None:
-        """Refuse what would be one; others may find the rest."""
-        del path, target
-        if fullname in ("trio", "anyio"):
-            raise ModuleNotFoundError(fullname, name=fullname)
-
-
-def load_http() -> None:
-    """Load what httpx stands on. It brings along every event loop that it finds, and this program,
-    which runs none, would take half of its time for them."""
-    absent = NoEventLoop()
-    sys.meta_path.insert(0, absent)
-    try:
-        import_module("httpcore")
-    finally:
-        sys.meta_path.remove(absent)
 
 
 class Session:
@@ -59,7 +35,7 @@ class Session:
     def client(self) -> Client:
         """The API. Raises: click.UsageError when the server's address is none."""
         if self._client is None:
-            load_http()
+            load_transport()
             try:
                 self._client = Client(self.server)
             except ValueError as error:
