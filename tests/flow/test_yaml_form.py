@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from plumd.errors import Invalid, Malformed
 from plumd.expressions import Value
-from plumd.flow.yaml_form import VALUES_MAX, located, read, write
+from plumd.flow.yaml_form import located, read, write
+from plumd.flow.yaml_reader import VALUES_MAX
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=30) | st.sampled_from((
     "yes", "no", "on", "off", "null", "~", "true", "1", "0x1f", "0o7", "1e3", "1_000", "12:30:00",
