@@ -22,10 +22,11 @@ LONG: Final = (
     "ui/test_by_clicks.py", "clients/test_conformance.py", "api/test_schemathesis.py",
     "daemon/test_soak_short.py", "test_bench.py", "sdk_c/test_c_worker.py",
     "agent/test_fences.py", "agent/test_instances.py", "agent/test_node_tasks.py",
-    "agent/test_whole.py", "machines/test_network_faults.py",
-    "machines/test_booted_systemd.py", "ui/test_fleet_page.py", "ui/test_truth.py",
-    "ui/test_editor_page.py", "ui/test_replay_page.py", "clients/test_outage.py",
-    "sdk/test_worker.py", "sdk_c/test_c_client.py", "test_cron.py")
+    "agent/test_whole.py", "machines/test_bad_wires.py", "machines/test_network_faults.py",
+    "daemon/test_kept_logs.py", "machines/test_booted_systemd.py", "ui/test_fleet_page.py",
+    "ui/test_truth.py", "ui/test_editor_page.py", "ui/test_replay_page.py",
+    "clients/test_outage.py", "sdk/test_worker.py", "sdk_c/test_c_client.py",
+    "test_cron.py")
 """Files of minutes. They begin first, or they would run alone at the end."""
 ROOT: Final = Path(__file__).parent
 
