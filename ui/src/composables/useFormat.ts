@@ -70,8 +70,14 @@ const medium = computed<Intl.DateTimeFormatOptions>(() => ({
 const full = computed(
   () => new Intl.DateTimeFormat(locale.value, { ...medium.value, ...zoned.value }),
 );
-const walls = computed(
-  () => new Intl.DateTimeFormat(locale.value, { ...medium.value, weekday: "short", timeZone: "UTC" }),
+const wallStyle = computed<Intl.DateTimeFormatOptions>(() => ({
+  ...medium.value,
+  weekday: "short",
+  timeZone: "UTC",
+}));
+const wallSeconds = computed(() => new Intl.DateTimeFormat(locale.value, wallStyle.value));
+const wallMinutes = computed(
+  () => new Intl.DateTimeFormat(locale.value, { ...wallStyle.value, second: undefined }),
 );
 const exact = computed(
   () =>
@@ -140,10 +146,11 @@ export function useFormat() {
     return `${ms.toFixed(ms < 1 ? 2 : 1)} ${LENGTHS[language.value].ms}`;
   }
 
-  /** What the clock of some zone shows: 2026-11-27T02:30:00+01:00 as 27 Nov 2026, 02:30:00. */
+  /** What the clock of some zone shows: 2026-11-27T02:30:00+01:00 as Fri, 27 Nov 2026, 02:30. */
   function wall(local: string): string {
     const shown = Date.parse(`${local.slice(0, 19)}Z`);
-    return Number.isNaN(shown) ? local : walls.value.format(shown);
+    if (Number.isNaN(shown)) return local;
+    return (shown % 60_000 === 0 ? wallMinutes : wallSeconds).value.format(shown);
   }
 
   return {
