@@ -49,7 +49,8 @@ class Heard(msgspec.Struct, frozen=True, rename="camel"):
 class Beats:
     """Beats until canceled.
 
-    owned: an event, set while the controller takes this agent for the node's. draining: the node
+    owned: an event, set while the controller takes this agent for the node's. answered: set once
+    it has said anything to a beat. draining: the node
     shall take nothing new. heard_again: called when the controller is heard after it was not.
     confirmed: called with when a beat was sent (clock of leases, ms) and the revision of the
     assignments that it was answered with, "" = none.
@@ -58,6 +59,7 @@ class Beats:
     def __init__(self, settings: Settings, who: Identity, http: Http) -> None:
         self.owned = trio.Event()
         self.taken = trio.Event()
+        self.answered = trio.Event()
         self.draining = False
         self.heard_again: Callable[[], None] = nobody
         self.confirmed: Callable[[int, str], None] = no_one
@@ -98,12 +100,15 @@ class Beats:
         if answer.status == TAKEN:
             self._say(f"this node's name belongs to another agent: {answer.problem}")
             self._own(False)
+            self.answered.set()
             return None
         if not answer.ok:
+            self.answered.set()
             self._say(f"the controller does not take the heartbeat: {answer.problem}")
             return None
         self._say("")
         self._own(True)
+        self.answered.set()
         try:
             heard = msgspec.json.decode(answer.body or b"{}", type=Heard)
         except msgspec.DecodeError:

@@ -28,6 +28,7 @@ log = logging.getLogger("plumd.agent")
 WAKE_AGAIN_S: Final = 1.0
 WAKE_AGAIN_S_MAX: Final = 15.0
 STATS_S: Final = 15.0
+FIRST_BEAT_S: Final = 10.0
 RENEW_AT: Final = 0.25
 """Of a lease: so often it is renewed."""
 LINE_S_MAX: Final = 60.0
@@ -140,11 +141,17 @@ class Fleet:
             return
         self._say("" if wanted is not None else
                   f"the assignments cannot be had: {answer.problem}")
-        if wanted is None or self._beats.taken.is_set():
+        if wanted is None or not await self._ours():
             return
         self._answered_ms = sent_ms
         self._apply(wanted, sent_ms, nursery)
         self._revision = revision
+
+    async def _ours(self) -> bool:
+        """Whether the node is this agent's: before it knows, it waits for the answer to a beat."""
+        with trio.move_on_after(FIRST_BEAT_S):
+            await self._beats.answered.wait()
+        return not self._beats.taken.is_set()
 
     def _read(self, body: bytes) -> tuple[dict[str, Assigned], str]:
         """What is wanted, by the ids, and its revision. An item that this agent does not understand

@@ -43,7 +43,9 @@ class Controller:
         self.artifacts: dict[str, bytes] = {}
         self.ranges: list[str] = []
         self.cut_after = 0          # of a download without Range only so many bytes come
-        self.taken = False
+        self.taken = False      # set: beats are refused, but late
+        self.asked = threading.Event()      # the assignments were told
+        self.reported = threading.Event()
         self.silent = threading.Event()     # set: what is asked gets no answer
         self.heard_ms = 0   # when an assignments request last came that was answered
         self.beat_answer: dict[str, object] = {"ttlSec": 15}
@@ -134,11 +136,14 @@ class Controller:
                 if self.path == "/v1/nodes/heartbeat":
                     controller.beats.append(body)
                     if controller.taken:
+                        controller.asked.wait(5)
+                        controller.reported.wait(0.5)   # if it wants to begin, it has the time
                         self.answer(409, {"code": "node_taken", "detail": "another has it"})
                     else:
                         self.answer(200, controller.beat_answer)
                 elif self.path == "/v1/instances/status":
                     controller.reports.append(body)
+                    controller.reported.set()
                     self.answer(204)
                 else:
                     self.answer(404)
@@ -154,6 +159,7 @@ class Controller:
                         return
                     controller.heard_ms = boot_ms()
                     self.answer(200, {"items": list(controller.wanted.values())})
+                    controller.asked.set()
                 elif parts.path == "/v1/stream":
                     self.stream()
                 elif parts.path in controller.artifacts:
