@@ -8,6 +8,7 @@ attempts that run, or ended in the last seconds, and those in which a process le
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,8 @@ from plumd.store import tasks
 log = logging.getLogger("plumd.logs")
 PAUSE_S: Final = 2.0
 """So long ended attempts gather: a move costs two fsyncs, for one log or for many."""
+AGAIN_S: Final = 10.0
+"""So long what is over stays while its keeper is at its door, or the disk takes no more."""
 AT_ONCE_MAX: Final = 200
 
 
@@ -47,8 +50,9 @@ class Gathering:
         journal = self.engine.journal
         while True:
             seen = journal.next_seq
-            await self.round()
-            await journal.wait_beyond(seen)
+            done = await self.round()
+            with trio.move_on_after(math.inf if done else AGAIN_S):
+                await journal.wait_beyond(seen)
             await trio.sleep(PAUSE_S)
 
     def _look(self) -> set[Pair]:
@@ -59,8 +63,8 @@ class Gathering:
                     parent.rmdir()              # goes when nothing else was in it
         return set(self.processes.stored())
 
-    async def round(self) -> None:
-        """Move everything that is over now."""
+    async def round(self) -> bool:
+        """Move everything that is over now; False: something of it stays, so look again."""
         for news in (self.processes.ended, self.lines.begun):
             self._left |= news
             news.clear()
@@ -70,6 +74,7 @@ class Gathering:
         for at in range(0, len(over), AT_ONCE_MAX):
             self._left -= await trio.to_thread.run_sync(
                 self._move, over[at:at + AT_ONCE_MAX], now_ms)
+        return self._left.isdisjoint(over)
 
     def _is_over(self, pair: Pair) -> bool:
         known = self.engine.core.knows(pair[0])

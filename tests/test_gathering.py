@@ -1,0 +1,59 @@
+"""When the logs of what is over are moved: also where nothing happens any more."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import trio
+
+from plumd import gathering
+from plumd.attempt_logs import AttemptLogs
+from plumd.clock import SystemClock
+from plumd.engine import Engine
+from plumd.executors.hour_logs import HourLogs
+from plumd.executors.os_process import OsProcess
+from plumd.gathering import Gathering
+from plumd.model import Limits
+from plumd.outbox import Outbox
+from plumd.planner import Planner
+from plumd.store.definitions import Catalog
+from plumd.store.store import Store
+
+PAIR = (5, 1)
+
+
+async def test_what_could_not_be_moved_is_tried_again_while_nothing_happens(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PAUSE_S", "AGAIN_S"):
+        monkeypatch.setattr(gathering, name, 0.01)
+    store = Store(tmp_path / "plum.db", threads=False)
+    engine = Engine(store, SystemClock(), Outbox(store), Planner(Catalog(store)), Limits(), 1)
+    kept = HourLogs(tmp_path / "logs", 1 << 30)
+    lines = AttemptLogs(tmp_path, kept=kept)
+    processes = OsProcess(tmp_path, kept=kept)
+    tries, put = [], kept.put
+
+    def full(*args: object) -> None:
+        tries.append(args)
+        if len(tries) < 5:
+            raise OSError(errno.ENOSPC, "no room")
+        put(*args)  # type: ignore[arg-type]  # as they came
+
+    monkeypatch.setattr(kept, "put", full)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lines.run)
+        lines.note(PAIR, 1, ["hello\n"])
+        await lines.settled()
+        nursery.start_soon(Gathering(engine, kept, processes, lines).run)
+        with trio.fail_after(20):
+            while not kept.has(PAIR):       # noqa: ASYNC110 - nothing tells of it
+                await trio.sleep(0.01)
+            while lines.directory(*PAIR).exists():      # noqa: ASYNC110 - nor of this
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    page = processes.read_log(*PAIR, 0, 100)
+    assert [entry.data for entry in page.entries] == [b"hello\n"]
+    assert len(tries) >= 5
+    store.close()
