@@ -429,11 +429,9 @@ trio.run(main)
 async def test_killed_daemon_and_twenty_processes(executor: OsProcess, tmp_path: Path,
                                                   shim_path: Path) -> None:
     gates = [tmp_path / "gate0", tmp_path / "gate1"]
-    for gate in gates:
-        os.mkfifo(gate)
 
     def task(number: int, *, resumed: bool) -> Attempt:
-        code = "echo up; cat \"$1\"; exit $2"
+        code = "echo up; until [ -e \"$1\" ]; do sleep 0.05; done; exit $2"
         return Attempt(number, 1, "t", json.dumps({
             "command": "sh", "args": ["-c", code, "sh", str(gates[number % 2]), str(number)],
         }).encode(), resumed=resumed)
@@ -449,7 +447,7 @@ async def test_killed_daemon_and_twenty_processes(executor: OsProcess, tmp_path:
         await wait_text(executor, b"up\n", number)
     daemon.kill()
     await daemon.wait()
-    gates[0].write_bytes(b"")               # half of them end while nobody is there
+    gates[0].touch()                        # half of them end while nobody is there
     for number in range(2, 21, 2):
         with trio.fail_after(20):
             await executor.wait_log(number, 1, 3)
@@ -463,7 +461,7 @@ async def test_killed_daemon_and_twenty_processes(executor: OsProcess, tmp_path:
         assert (await running[19].wait()).ending == Ending.CANCELED
         nursery.start_soon(running[21].run)
         await wait_text(executor, b"up\n", 21)
-        gates[1].write_bytes(b"")
+        gates[1].touch()
         for number in (*range(1, 19), 20, 21):
             outcome = await running[number].wait()
             assert outcome.error is not None
