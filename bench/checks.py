@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -18,7 +18,6 @@ from bench.load import Connection
 
 DOORS: Final = 20
 KINDS: Final = ("http", "tcp")
-LOOKED_AT_S: Final = 30.0
 ROUNDS: Final = 4
 
 
@@ -48,10 +47,10 @@ def register(line: Connection, ports: list[int], count: int) -> list[str]:
     return names
 
 
-def healthy(line: Connection, names: list[str]) -> int:
-    """How many of their endpoints are healthy."""
-    return sum(len(msgspec.json.decode(
-        line.call("GET", f"/v1/discovery?service={name}"), type=list[msgspec.Raw]))
+def all_healthy(line: Connection, names: list[str]) -> bool:
+    """Whether all of their endpoints are found."""
+    return all(len(msgspec.json.decode(
+        line.call("GET", f"/v1/discovery?service={name}"), type=list[msgspec.Raw])) == DOORS
         for name in names)
 
 
@@ -65,14 +64,11 @@ def run(seconds: float, count: int = 2_000) -> Figures:
         for _ in range(ROUNDS):
             for checked in (False, True):
                 names = register(line, ports, count) if checked else []
-                until = time.monotonic() + LOOKED_AT_S
-                while healthy(line, names) < len(names) * DOORS:
-                    assert time.monotonic() < until, "they are not all healthy"
-                    time.sleep(0.05)    # between two looks
+                harness.wait_for(partial(all_healthy, line, names), "they are all healthy")
                 found, cpu_s, _ = measure(daemon, seconds / ROUNDS / 2, 0, "")
                 starts[checked] += found
                 cpu[checked].append(cpu_s)
-                assert healthy(line, names) == len(names) * DOORS, "one was lost"
+                assert all_healthy(line, names), "one was lost"
                 for name in names:
                     line.call("DELETE", f"/v1/services?instanceId={name}")
     return Figures("health checks", {

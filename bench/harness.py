@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,7 @@ import msgspec
 from bench.load import Connection
 
 START_S: Final = 60.0
+LOOK_S: Final = 0.1
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -154,6 +155,14 @@ class Daemon:
             self.process.wait(30)
         except subprocess.TimeoutExpired:
             self.kill()
+
+
+def wait_for(condition: Callable[[], bool], what: str, within_s: float = START_S) -> None:
+    """Look until something holds, seldom enough that looking is not the load that is measured."""
+    until = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < until, f"not within {within_s:g} s: {what}"
+        time.sleep(LOOK_S)
 
 
 @contextmanager

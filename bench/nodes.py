@@ -115,10 +115,7 @@ def count(daemon: Daemon, statement: str) -> int:
 
 def wait_for(daemon: Daemon, statement: str, wanted: int) -> None:
     """Until the number is as large."""
-    until = time.monotonic() + WAIT_S
-    while count(daemon, statement) < wanted:
-        assert time.monotonic() < until, f"{count(daemon, statement)} of {wanted}"
-        time.sleep(0.2)     # looking itself must not be the load that is measured
+    harness.wait_for(lambda: count(daemon, statement) >= wanted, f"{wanted}: {statement}", WAIT_S)
 
 
 @contextmanager

@@ -30,10 +30,9 @@ def run(seconds: float, size: int = OUTPUT_BYTES) -> Figures:
         begun, live = time.monotonic(), list[float]()
         while not is_over(line, task):
             live.append(look(line, task)[0])
-            time.sleep(LOOK_S)
+            time.sleep(LOOK_S)      # so often somebody looks: that is the question
         took_s = time.monotonic() - begun
-        while any((daemon.data / "attempts").iterdir()):
-            time.sleep(LOOK_S)
+        harness.wait_for(lambda: not any((daemon.data / "attempts").iterdir()), "it is moved")
         kept = [look(line, task) for _ in range(LOOKS)]
         more_kb = daemon.status("VmHWM") - before_kb
         return Figures("output", {

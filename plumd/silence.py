@@ -18,6 +18,7 @@ from plumd.store.store import Tx
 log = logging.getLogger("plumd.silence")
 
 LOOK_S: Final = 5.0
+"""Silence is nothing that happens, so it is looked for; a look costs microseconds."""
 ALERT_NS: Final = 50_000_000_000
 """With the time between two looks before and behind it, no more than a minute."""
 HEARD_NS: Final = 30_000_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from plumd import gathering
 from plumd.attempt_logs import AttemptLogs
 from plumd.clock import SystemClock
 from plumd.engine import Engine
-from plumd.executors.hour_logs import HourLogs
+from plumd.executors.hour_logs import HourLogs, Key
 from plumd.executors.os_process import OsProcess
 from plumd.gathering import Gathering
 from plumd.model import Limits
@@ -20,8 +21,14 @@ from plumd.outbox import Outbox
 from plumd.planner import Planner
 from plumd.store.definitions import Catalog
 from plumd.store.store import Store
+from tests.daemon.plant import wait_for
 
 PAIR = (5, 1)
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for what only files show."""
+    await trio.to_thread.run_sync(wait_for, condition, what)
 
 
 async def test_what_could_not_be_moved_is_tried_again_while_nothing_happens(
@@ -35,11 +42,11 @@ async def test_what_could_not_be_moved_is_tried_again_while_nothing_happens(
     processes = OsProcess(tmp_path, kept=kept)
     tries, put = [], kept.put
 
-    def full(*args: object) -> None:
-        tries.append(args)
+    def full(logs: Iterable[tuple[Key, Path]], now_ms: int) -> None:
+        tries.append(now_ms)
         if len(tries) < 5:
             raise OSError(errno.ENOSPC, "no room")
-        put(*args)  # type: ignore[arg-type]  # as they came
+        put(logs, now_ms)
 
     monkeypatch.setattr(kept, "put", full)
     async with trio.open_nursery() as nursery:
@@ -47,11 +54,8 @@ async def test_what_could_not_be_moved_is_tried_again_while_nothing_happens(
         lines.note(PAIR, 1, ["hello\n"])
         await lines.settled()
         nursery.start_soon(Gathering(engine, kept, processes, lines).run)
-        with trio.fail_after(20):
-            while not kept.has(PAIR):       # noqa: ASYNC110 - nothing tells of it
-                await trio.sleep(0.01)
-            while lines.directory(*PAIR).exists():      # noqa: ASYNC110 - nor of this
-                await trio.sleep(0.01)
+        await until(lambda: kept.has(PAIR), "its log is kept")
+        await until(lambda: not lines.directory(*PAIR).exists(), "its directory is gone")
         nursery.cancel_scope.cancel()
     page = processes.read_log(*PAIR, 0, 100)
     assert [entry.data for entry in page.entries] == [b"hello\n"]

@@ -105,7 +105,9 @@ async def test_b15_one_that_nobody_reaches_is_told_of_though_it_registers_again_
             await trio.sleep(4)                         # the connection is tried for so long
             await engine.call(Finish(task_id, 1, "called", Ending.FAILED, reached=False))
             await trio.sleep(1)
-            assert engine.core.worker_view("called")[0] is False    # type: ignore[index]  # known
+            view = engine.core.worker_view("called")
+            assert view is not None
+            assert view[0] is False, "it is away until it is heard of"
             await engine.call(CALLED)
         assert here.alerts() == ["called"]
 

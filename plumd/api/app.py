@@ -188,7 +188,8 @@ class _Rule(QuartRule):
 class PlumApp(QuartTrio):
     """Quart with the rules of `gate`."""
 
-    url_rule_class = _Rule  # type: ignore[assignment]  # as Quart says of its own
+    # Quart's rules are no subclass of Flask's, by which the attribute is declared.
+    url_rule_class = _Rule  # type: ignore[assignment]
 
     request_class = _Request
     asgi_http_class = _Exchange

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from plumd.api.decode import strict
 from plumd.api.task_bodies import Drafts, TaskCreate, draft_of
 from plumd.errors import Invalid
 from plumd.model import TaskDefBody
@@ -16,14 +17,14 @@ from plumd.store.definitions import Catalog
 from plumd.store.store import Change, Store
 
 ANOTHER: dict[str, object] = {
-    "name": "other", "def_id": "7", "executor": "os_process", "target_kind": "node",
-    "target_ref": "w2", "labels": {"a": "2"}, "priority": 7, "timeout_sec": 8.0,
-    "queue_timeout_sec": 9.0, "max_retries": 2, "on_lost": "fail", "delay_sec": 3.0,
-    "auto_start": False, "concurrency_key": "k2", "concurrency_limit": 4, "on_conflict": "skip",
-    "payload": msgspec.Raw(b'{"command": "true"}')}
+    "name": "other", "defId": "7", "executor": "os_process", "targetKind": "node",
+    "targetRef": "w2", "labels": {"a": "2"}, "priority": 7, "timeoutSec": 8.0,
+    "queueTimeoutSec": 9.0, "maxRetries": 2, "onLost": "fail", "delaySec": 3.0,
+    "autoStart": False, "concurrencyKey": "k2", "concurrencyLimit": 4, "onConflict": "skip",
+    "payload": {"command": "true"}}
 FIRST: dict[str, object] = {
-    "name": "t", "target_kind": "worker", "target_ref": "w", "labels": {"a": "1"},
-    "payload": msgspec.Raw(b'{"command": "false"}')}
+    "name": "t", "targetKind": "worker", "targetRef": "w", "labels": {"a": "1"},
+    "payload": {"command": "false"}}
 
 
 @pytest.fixture
@@ -39,18 +40,23 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
 
 def bodies() -> Iterator[TaskCreate]:
     """One, and others that differ from it in a single field each."""
-    yield TaskCreate(**FIRST)  # type: ignore[arg-type]  # values by field
+    yield body_of(FIRST)
     for name, value in ANOTHER.items():
         changed = FIRST | {name: value}
-        if name == "def_id":
-            changed = {"def_id": value, "payload": FIRST["payload"]}
+        if name == "defId":
+            changed = {"defId": value, "payload": FIRST["payload"]}
         if name == "executor":
-            changed["target_kind"] = "node"
-        yield TaskCreate(**changed)  # type: ignore[arg-type]  # values by field
+            changed["targetKind"] = "node"
+        yield body_of(changed)
+
+
+def body_of(fields: dict[str, object]) -> TaskCreate:
+    """As it comes in a request."""
+    return strict(msgspec.json.encode(fields), TaskCreate)
 
 
 def test_each_field_counts(catalog: Catalog) -> None:
-    assert set(ANOTHER) | {"expire_at"} == set(TaskCreate.__struct_fields__)
+    assert set(ANOTHER) | {"expireAt"} == set(TaskCreate.__struct_encode_fields__)
     drafts = Drafts(catalog)
     many = [*bodies(), *bodies()]
     found = [drafts.submit(body, number) for number, body in enumerate(many)]

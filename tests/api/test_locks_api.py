@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -125,12 +124,20 @@ def test_tokens_grow_through_kill_9(tmp_path: Path) -> None:
         assert len(set(tokens)) == len(tokens)
 
 
+def expiry(api: Api, name: str) -> int:
+    """Until when a lock holds, Unix ms."""
+    at_ms = api.get(f"/v1/locks/plant/{name}")["expiresAt"]
+    assert isinstance(at_ms, int)
+    return at_ms
+
+
 def test_the_sdk_keeps_a_lock_for_a_block(api: Api) -> None:
     with Client(api.daemon.url) as plum:
         kv = plum.kv("plant")
         with kv.lock("sdk", ttl_s=1.0) as first:
             kv.put("guarded", 1, lock=first)
-            time.sleep(2.5)         # its time must have passed: what is told is that it was renewed
+            ends = expiry(api, "sdk")
+            wait_for(lambda: expiry(api, "sdk") >= ends + 2_000, "it is renewed again and again")
             first.check()
             kv.cas("guarded", 2, 1, lock=first)
             with pytest.raises(ProblemError, match="lease_held"), kv.lock("sdk", wait_s=0):
