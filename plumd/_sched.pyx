@@ -318,11 +318,11 @@ cdef class Scheduler:
             return self.stale("another worker holds this attempt", task.state, task.attempt)
         if worker.kind == CALLBACK:
             note_call(worker, command.reached, now_ns)
-        if not command.reached and worker.kind == CALLBACK:
-            self.detach(worker, now_ms)     # until it is heard of again
-            if task.lost < self.lost_extra and self.has_other(task.klass, worker):
-                self.end(slot, END_UNREACHED, "unreached", command, True, 0, now_ns, now_ms)
-                return ACCEPTED
+            if not command.reached:
+                self.detach(worker, now_ms)     # until it is heard of again
+                if task.lost < self.lost_extra and self.has_other(task.klass, worker):
+                    self.end(slot, END_UNREACHED, "unreached", command, True, 0, now_ns, now_ms)
+                    return ACCEPTED
         if not command.reached and worker.kind == SESSION:
             self.end(slot, END_RETURNED, "returned", command, True, 0, now_ns, now_ms)
             return ACCEPTED

@@ -290,16 +290,13 @@ def run_of(found: Versioned[TaskDefBody], asked: RunAsked) -> Submit:
     Raises: Invalid, TooLarge.
     """
     base = flow.task_of(found.id, found.version, found.body)
-    payload = merged(found, base, flow.raw(asked.payload))
-    check_payload(Kind(base.kind), base.name, base.target_kind, base.target_ref, payload,
-                  whole=True)
-    return msgspec.structs.replace(
-        base, payload=payload, labels=merge_labels(base.labels, asked.labels),
+    return Draft(found, msgspec.structs.replace(
+        base, labels=merge_labels(base.labels, asked.labels),
         priority=base.priority if asked.priority is None else asked.priority,
         timeout_ms=flow.to_ms(asked.timeout_sec, base.timeout_ms),
         max_retries=base.max_retries if asked.max_retries is None else asked.max_retries,
         concurrency_key=(base.concurrency_key if asked.concurrency_key is None
-                         else asked.concurrency_key))
+                         else asked.concurrency_key))).with_payload(asked.payload, 0)
 
 
 def merge_labels(below: tuple[tuple[str, str], ...],
