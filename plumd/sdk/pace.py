@@ -1,8 +1,8 @@
 """How much work a worker should have in hand beyond what it runs. Pure.
 
-Between the end of one attempt and the next there lies a trip to the daemon and a commit; a worker
-whose handlers take less than that would mostly wait. So it asks for as much as it carries out in
-AHEAD_S: nothing where handlers take long, for there others should have what waits.
+Between the end of one attempt and the next there lies a trip to the daemon and a commit, and slots
+that come free together would wait for it together, again and again. So a worker asks for as many
+as end within AHEAD_S: none where that is long, for there others should have what waits.
 """
 
 from __future__ import annotations
@@ -43,8 +43,6 @@ class Pace:
     def _judge(self, each_s: float) -> None:
         most = TIMES_CAPACITY_MAX * self._capacity
         fit = most if each_s * most <= AHEAD_S else int(AHEAD_S / each_s)
-        if fit < self._capacity:
-            fit = 0
         if not fit or fit >= 2 * self.wanted or 2 * fit <= self.wanted or fit == most:
             self.wanted = fit       # smaller changes are not worth a word
             self.asked = self.asked or fit > 0

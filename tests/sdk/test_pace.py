@@ -28,8 +28,9 @@ def test_quick_handlers_want_more_and_slow_ones_nothing() -> None:
     assert paced(1e-6).wanted == MOST
     assert paced(0.0).wanted == MOST
     assert paced(AHEAD_S / 10).wanted == 10
-    assert paced(AHEAD_S / (CAPACITY - 1)).wanted == 0, "less than its slots is not worth a word"
-    assert paced(1.0).wanted == 0
+    assert paced(AHEAD_S / 1.5).wanted == 1
+    assert paced(AHEAD_S * 1.01).wanted == 0
+    assert paced(0.1 / 100, capacity=100).wanted == 5, "many slots come free often"
 
 
 def test_few_attempts_say_nothing_yet() -> None:
@@ -55,7 +56,7 @@ def test_it_is_bounded_and_follows(each_s: list[float], capacity: int) -> None:
         pace.note(one_s * SAMPLE, SAMPLE, 1)
         assert 0 <= pace.wanted <= TIMES_CAPACITY_MAX * capacity
         fit = min(AHEAD_S / one_s, TIMES_CAPACITY_MAX * capacity)
-        assert pace.wanted == 0 if fit < capacity else fit / 2 - 1 <= pace.wanted <= 2 * fit + 1
+        assert pace.wanted == 0 if fit < 1 else fit / 2 - 1 <= pace.wanted <= 2 * fit + 1
 
 
 async def hear_returned(wire: Wire) -> Up:

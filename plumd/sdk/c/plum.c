@@ -3939,8 +3939,6 @@ static void pace_note(plum_worker *worker, int64_t spent_ns)
     return;
   if (each_ns * most > AHEAD_NS)
     fit = AHEAD_NS / each_ns;
-  if (fit < worker->capacity)
-    fit = 0;
   if (fit == 0 || fit == most || fit >= 2 * pace->wanted || 2 * fit <= pace->wanted)
     pace->wanted = (int)fit;
   pace->asked = pace->asked || fit > 0;
