@@ -16,10 +16,11 @@ from plumd.agent.beats import Beats
 from plumd.agent.identity import Identity
 from plumd.agent.settings import Settings
 from plumd.model import AGENT_PREFIX, OS_PROCESS_POOL
-from plumd.sdk.keeping import Keeper, first_error
+from plumd.sdk.keeping import Keeper
 from plumd.sdk.line import Dial, Line, LineClosed, Unreachable, websocket_dial
 from plumd.sdk.poll import poll_dial
 from plumd.sdk.protocol import Register
+from plumd.sdk.signals import first_error
 from plumd.sdk.talk import Lease, TurnedAway
 
 log = logging.getLogger("plumd.agent")

@@ -165,7 +165,7 @@ class Desk:
         try:
             with context.scope:
                 result = await task.answer_async(attempt, context)
-        except Exception as error:  # the wall around the user's code
+        except (Exception, SystemExit) as error:    # the wall around the user's code
             result = failed(attempt, error, context)
         self._ended(context, result, perf_counter() - begun_s)
 

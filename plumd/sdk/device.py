@@ -31,7 +31,7 @@ import trio
 
 from plumd.sdk.aio import AsyncClient
 from plumd.sdk.keys import Value, decoded, encoded
-from plumd.sdk.signals import serve_until_signaled
+from plumd.sdk.signals import first_error, serve_until_signaled
 from plumd.sdk.wire import (
     ANSWER_S,
     Ask,
@@ -200,9 +200,12 @@ class Device:
                     = trio.TASK_STATUS_IGNORED) -> None:
         """Serve inside a Trio program, until `stop`. It has started when the daemon knows it.
 
-        Raises: DeviceReplaced, ProblemError when the daemon does not take it.
+        Raises: DeviceReplaced, ProblemError when the daemon does not take it, RuntimeError when it
+        has served.
         Cancel: stops at once; an operation that runs is not answered.
         """
+        if self._trio is not None:
+            raise RuntimeError("a Device serves once")
         self._trio = trio.lowlevel.current_trio_token()
         trouble: Exception | None = None
         try:
@@ -216,7 +219,7 @@ class Device:
                 await self._last_words()
                 nursery.cancel_scope.cancel()
         except* (DeviceReplaced, ProblemError) as group:
-            trouble = first_of(group)
+            trouble = first_error(group)
         if trouble is not None:
             raise trouble
 
@@ -343,12 +346,3 @@ class Device:
                 log.exception("device %s: operation %s failed", self.device_id, name)
                 return 500, f"{name}: {type(error).__name__}: {error}"
         return 200, ""
-
-
-def first_of(group: BaseExceptionGroup[BaseException]) -> Exception:
-    """The first plain error in a group."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, Exception)
-    return error

@@ -6,7 +6,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from enum import Enum
-from typing import Final, Never, cast, final
+from typing import Final, Never, SupportsFloat, cast, final
 
 import msgspec
 import trio
@@ -165,14 +165,15 @@ class Task:
         self._decode: Callable[[Raw | bytes], object] = decoder.decode
 
     def answer(self, attempt: Attempt, context: Context | None) -> Result | None:
-        """Call a plain handler. None: it ended because it was told to. Never raises Exception."""
+        """Call a plain handler. None: it ended because it was told to. Never raises Exception,
+        nor SystemExit."""
         if context is not None and context.canceled:
             return None
         try:
             payload = self._payload(attempt)
             value = (self._with_context(payload, context) if self.wants_context
                      else self._with_payload(payload))
-        except Exception as error:
+        except (Exception, SystemExit) as error:    # argparse in a handler ends no worker
             return failed(attempt, error, context)
         return _succeeded(attempt.id, value)
 
@@ -204,22 +205,21 @@ def _wants_context(name: str, handler: Handler) -> bool:
     return places > 1
 
 
-def failed(attempt: Attempt, error: Exception, context: Context | None) -> Result | None:
+def failed(attempt: Attempt, error: Exception | SystemExit,
+           context: Context | None) -> Result | None:
     """The report of a handler that raised; None when it did so because it was told to end."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]     # a nursery around it changes nothing
     if isinstance(error, Canceled) and context is not None and context.canceled:
         return None
     if isinstance(error, TaskFailed):
-        wait_s = error.retry_after_s
-        failure = Failure(_clean(error.code, 200), _clean(error.message, MESSAGE_CHARS_MAX),
-                          _detail(error.detail))
-        return Result(attempt.id, error=failure, retry=error.retry,
-                      retry_after_sec=None if wait_s is None
-                      else min(max(float(wait_s), 0.0), RETRY_AFTER_S_MAX))
+        failure = Failure(_clean(_words(error.code), 200),
+                          _clean(_words(error.message), MESSAGE_CHARS_MAX), _detail(error.detail))
+        return Result(attempt.id, error=failure, retry=bool(error.retry),
+                      retry_after_sec=_pause_s(error.retry_after_s))
     log.error("task %s (attempt %s) failed", attempt.name, attempt.id, exc_info=error)
-    try:
-        text = f"{type(error).__name__}: {error}"
-    except Exception:  # its __str__ is the user's code too
-        text = type(error).__name__
+    name, text = type(error).__name__, _words(error)
+    text = name if text == name else f"{name}: {text}"
     return Result(attempt.id, error=Failure("handler_error", _clean(text, MESSAGE_CHARS_MAX)))
 
 
@@ -250,6 +250,23 @@ def _detail(value: object) -> Raw:
     if result.error is not None:
         log.warning("a failure's detail was left out: %s", result.error.message)
     return EMPTY if result.error is not None else result.result
+
+
+def _words(value: object) -> str:
+    """What an object of the user's says of itself; its __str__ is the user's code too."""
+    try:
+        return str(value)
+    except Exception:
+        return type(value).__name__
+
+
+def _pause_s(seconds: object) -> float | None:
+    """A pause as it is sent; one that is no number is left out."""
+    try:
+        wait_s = float(seconds) if isinstance(seconds, SupportsFloat | str) else None
+    except ValueError:
+        return None
+    return None if wait_s is None else min(max(wait_s, 0.0), RETRY_AFTER_S_MAX)
 
 
 def _clean(text: str, chars_max: int) -> str:

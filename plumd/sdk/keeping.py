@@ -11,6 +11,7 @@ import trio_websocket
 
 from plumd.sdk.line import Dial, Line, LineClosed, Unreachable
 from plumd.sdk.protocol import Register, RemoteProtocolError
+from plumd.sdk.signals import first_error
 from plumd.sdk.talk import Lease, Speaker, Talk
 
 log = logging.getLogger("plumd.sdk")
@@ -100,12 +101,3 @@ class Keeper:
                     await line.close()
         self._desk.outbox.rewind()
         return talk, reason
-
-
-def first_error(group: BaseExceptionGroup[BaseException]) -> Exception:
-    """The first plain error in a group."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, Exception)
-    return error

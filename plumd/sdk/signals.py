@@ -8,8 +8,18 @@ from collections.abc import Awaitable, Callable
 import trio
 
 
+def first_error(group: BaseExceptionGroup[BaseException]) -> Exception:
+    """The first plain error in a group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, Exception)
+    return error
+
+
 async def serve_until_signaled(serve: Callable[[], Awaitable[None]], ending: trio.Event) -> None:
     """Serve until it is done; SIGTERM or SIGINT sets `ending`, or cancels when that is set already.
+    What `serve` raises comes out as it is.
     """
     async def obey(scope: trio.CancelScope) -> None:
         async for _ in signals:
@@ -17,8 +27,14 @@ async def serve_until_signaled(serve: Callable[[], Awaitable[None]], ending: tri
                 scope.cancel()
             ending.set()
 
+    trouble: Exception | None = None
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(obey, nursery.cancel_scope)
-            await serve()
+            try:
+                await serve()
+            except Exception as error:  # outside the nursery, which would wrap it up
+                trouble = error
             nursery.cancel_scope.cancel()
+    if trouble is not None:
+        raise trouble

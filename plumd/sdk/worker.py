@@ -27,11 +27,11 @@ import trio
 
 from plumd.sdk.desk import Desk
 from plumd.sdk.handlers import Handler, Task
-from plumd.sdk.keeping import GOODBYE_S, Keeper, first_error
+from plumd.sdk.keeping import GOODBYE_S, Keeper
 from plumd.sdk.line import Dial, websocket_dial
 from plumd.sdk.poll import poll_dial
 from plumd.sdk.protocol import Register
-from plumd.sdk.signals import serve_until_signaled
+from plumd.sdk.signals import first_error, serve_until_signaled
 from plumd.sdk.talk import Lease, TurnedAway
 
 log = logging.getLogger("plumd.sdk")
