@@ -334,7 +334,7 @@ class Engine:
             ends = core.take_run_ends()
             for end in ends:
                 flows.advance(end, now.wall_ms)
-            commands = flows.take_commands()
+            commands = flows.take_commands(now.wall_ms)
             if not commands and not ends:
                 return
             for command in commands:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Final
@@ -33,6 +34,8 @@ TIME_OUT, LATE = -1, -2
 what follows it, which has as much again."""
 TIMERS_SWEPT: Final = 10_000
 """More timers than this, and twice as many as were wanted at the last sweep, are swept."""
+CHILDREN_MAX: Final = 500
+"""So many sub-workflows begin at a stretch; the others have their turn in the next."""
 
 
 class LiveRun:
@@ -58,6 +61,8 @@ class Runs:
         self.new_id = new_id
         self.read_blob = read_blob
         self._commands: list[Submit | Cancel] = []
+        self._children: deque[tuple[LiveRun, int, Node, bytes | None]] = deque()
+        """Sub-workflows that are to begin: (of whom, step, its node, its payload)."""
         self._timers: list[tuple[int, int, int]] = []
         self._sweep_at = TIMERS_SWEPT
         self._busy: dict[int, None] = {}
@@ -209,7 +214,7 @@ class Runs:
 
     def next_due_ms(self) -> int | None:
         """When `tick` is wanted at the latest; 0 = at once."""
-        if self._busy:
+        if self._busy or self._children:
             return 0
         return self._timers[0][0] if self._timers else None
 
@@ -266,7 +271,7 @@ class Runs:
                 if node.kind == StepKind.TASK:
                     self._submit(run, step, node, payload)
                 else:
-                    self._begin_child(run, step, node, payload, now_ms)
+                    self._children.append((run, step, node, payload))
             for live in moves.stop:
                 if live.kind == StepKind.WORKFLOW:
                     self.cancel(live.ref, now_ms)
@@ -298,6 +303,10 @@ class Runs:
         """A run of another workflow, in the version that this run pins."""
         plan, error = run.plan, None
         live = run.machine.live[step]
+        if run.machine.stopping >= 0:
+            run.machine.ended(step, StepState.CANCELED, None, None, now_ms)
+            self._carry_out(run, now_ms)
+            return
         given = payload if payload is not None else node.fixed_payload
         if plan.depth + 1 > DEPTH_MAX:
             error = ("too_deep", f"workflows nest deeper than {DEPTH_MAX} levels")
@@ -309,6 +318,7 @@ class Runs:
                 error = (refusal.code, refusal.detail)
         if error is not None:
             run.machine.refused(step, error, now_ms)
+            self._carry_out(run, now_ms)
             return
         live.ref = child.run_id
         self._rows.append((plan.run_id, step, StepState.RUNNING, child.run_id, now_ms, 0, None))
@@ -339,8 +349,13 @@ class Runs:
         heapify(self._timers)
         self._sweep_at = max(TIMERS_SWEPT, 2 * len(self._timers))
 
-    def take_commands(self) -> list[Submit | Cancel]:
-        """What the core is to do."""
+    def take_commands(self, now_ms: int) -> list[Submit | Cancel]:
+        """What the core is to do. Sub-workflows begin here and not where their steps do: one that
+        is over at once leads to the next, and so on, which no stack would bear."""
+        for _ in range(CHILDREN_MAX):
+            if not self._children:
+                break
+            self._begin_child(*self._children.popleft(), now_ms)
         commands, self._commands = self._commands, []
         return commands
 

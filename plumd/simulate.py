@@ -45,9 +45,9 @@ from plumd.runs import Runs
 ANY: Final = "any task"
 BUILTIN: Final = "builtin"
 HAPPENINGS_MAX: Final = 60_000
-"""So many starts and ends one sample simulates at most."""
+"""So many starts and ends of tasks, and ends of other steps, one sample simulates at most."""
 SLICE: Final = 100
-"""After so many tasks that were made, begun or ended the caller has its turn."""
+"""After so many tasks and steps that were made, begun or ended the caller has its turn."""
 DAYS_MAX: Final = 3_660
 FOR_EVER_MS: Final = 4 * 10**12
 
@@ -176,6 +176,7 @@ class Simulation:
             while begun < self.plan.count and self.at_ms >= begun * self.plan.every_ms:
                 self.begin_run(begun)
                 begun += 1
+                yield
             yield from self.settle()
             if (begun == self.plan.count and not self.runs.live) or not self.advance_time(begun):
                 break
@@ -199,7 +200,7 @@ class Simulation:
                 ends = core.take_run_ends()
                 for end in ends:
                     runs.advance(end, self.now.wall_ms)
-                commands = runs.take_commands()
+                commands = runs.take_commands(self.now.wall_ms)
                 if not commands and not ends:
                     break
                 self.spent += len(ends) + len(commands)
@@ -222,7 +223,8 @@ class Simulation:
                 self.spent = 0
                 yield
             due_ms = runs.next_due_ms()
-            if not starts and not stops and (due_ms is None or due_ms > self.now.wall_ms):
+            if self.happened > HAPPENINGS_MAX or (not starts and not stops and (
+                    due_ms is None or due_ms > self.now.wall_ms)):
                 return
 
     def submit(self, command: Submit | Cancel) -> Reply:
@@ -317,6 +319,7 @@ class Simulation:
     def note_runs(self) -> None:
         """Bars of what began and ended, and people's answers to what waits for them."""
         change, events = self.runs.take()
+        self.spent += len(events)
         for plan, _ in change.begun:
             if plan.parent[0]:
                 self.order[plan.run_id] = self.order[plan.parent[0]]
@@ -344,6 +347,8 @@ class Simulation:
             self.answer(run_id, name)
         if state >= StepState.SUCCEEDED:
             known.finished_ms = self.at_ms
+            if not known.attempts:      # a step without a task: loops of them go on for long too
+                self.happened += 1
 
     def answer(self, run_id: int, name: str) -> None:
         """Somebody's word for an approval, or the event that is waited for, after as long as the

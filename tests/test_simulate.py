@@ -189,6 +189,16 @@ def test_what_never_ends_is_broken_off() -> None:
     assert forecast([nobody], CHAIN, 1).ends == {"Running": 1}
 
 
+def test_loops_without_tasks_are_broken_off_and_give_way() -> None:
+    inner = {"id": "i", "type": "loop", "count": 10_000, "body": [{"id": "p", "type": "parallel"}]}
+    graph = graph_of({"id": "o", "type": "loop", "count": 100_000, "body": [inner]})
+    one = Simulation(Plan((Pool(1),), {}, ONE), Planner(NoCatalog()),
+                     lambda run_id: RunPlan(run_id, 0, 1, (), graph), 0, NOW_MS)
+    turns = sum(1 for _ in one.run())
+    assert one.outcome.stopped
+    assert turns > 100, "others had no turn meanwhile"
+
+
 def certain(steps: list[Step], found: dict[str, Profile]) -> None:
     """Fates as profiles: what is not to succeed fails."""
     for step in steps:
