@@ -42,6 +42,7 @@ class StepData(msgspec.Struct, frozen=True, rename="camel"):
     error: StepError | UnsetType = UNSET
     outcome: bool | UnsetType = UNSET
     cut: bool = False
+    by_hand: bool = False
     base: int = 0
     room: int = 0
     total: int = -1
@@ -76,7 +77,7 @@ class StepRunView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     error: StepError | UnsetType = UNSET
     skip_reason: str | UnsetType = UNSET
     """upstream_failed: skipped because of a failure before it; not_asked: the run was to go up to
-    another step."""
+    another step; by_hand: somebody skipped it."""
     due_at: int | UnsetType = UNSET
     iterations: Iterations | UnsetType = UNSET
 
@@ -171,7 +172,7 @@ class RunShows:
             run_id=ref if ref is not None and of.type == "workflow" else UNSET,
             outcome=data.outcome, error=data.error,
             skip_reason=("upstream_failed" if state == StepState.SKIPPED_FAILED
-                         else "not_asked" if data.cut else UNSET),
+                         else "not_asked" if data.cut else "by_hand" if data.by_hand else UNSET),
             compensates=of.undoes or UNSET,
             due_at=data.due_ms if data.due_ms and state < TaskState.SUCCEEDED else UNSET,
             iterations=Iterations(data.total if data.total >= 0 else None, data.count,

@@ -41,6 +41,8 @@ class Machine:
         self.cut = False
         """Whether some steps were not asked for; then the run has no result."""
         self.final = StepState.SUCCEEDED
+        self.error: tuple[str, str] | None = None
+        """Why the run failed where no step did."""
         self.stopping = -1
         self.paused = False
         self.over = False
@@ -121,11 +123,10 @@ class Machine:
         live = self.live.get(step)
         if live is not None and live.kind in (StepKind.APPROVAL, StepKind.WAIT):
             del self.live[step]
-            self.done(frame, at, StepState.SKIPPED, None, live.started_ms)
-        elif frame.states[at] == StepState.WAITING:
-            self.done(frame, at, StepState.SKIPPED, None, 0)
-        else:
+        elif frame.states[at] != StepState.WAITING:
             return False
+        self.done(frame, at, StepState.SKIPPED, None, 0 if live is None else live.started_ms,
+                  data={"byHand": True})
         self.settle()
         return True
 
@@ -255,6 +256,8 @@ class Machine:
         state = self.outcome_of(frame)
         if frame is self.root:
             self.final = StepState(self.stopping) if self.stopping >= 0 else state
+            if self.final == StepState.SUCCEEDED:
+                self.make_result()
             if self.final in (StepState.FAILED, StepState.TIMEOUT):
                 self.stopping = -1
                 if self.follow():
@@ -275,15 +278,20 @@ class Machine:
         self.open(frame)
         return True
 
+    def make_result(self) -> None:
+        """The result of a run whose steps are well, if it has one; the run fails without it."""
+        if self.graph.result is None or self.cut:
+            return
+        try:
+            self.moves.result = fill_bytes(self.graph.result, Sight(self, self.root), "result")
+        except Failure as failure:
+            self.final = StepState.FAILED
+            self.error = ("expression_failed", f"result: {failure}")
+
     def conclude(self) -> None:
-        """The run is over: its result, if it has one."""
-        if self.final == StepState.SUCCEEDED and self.graph.result is not None and not self.cut:
-            try:
-                self.moves.result = fill_bytes(self.graph.result, Sight(self, self.root), "result")
-            except Failure as failure:
-                self.final = StepState.FAILED
-                self.moves.error = ("expression_failed", f"result: {failure}")
+        """The run is over."""
         self.over = True
+        self.moves.error = self.error
         self.moves.end = self.final
 
     def outcome_of(self, frame: Frame) -> StepState:

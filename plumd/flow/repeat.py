@@ -22,7 +22,8 @@ ENCODE: Final = msgspec.json.Encoder().encode
 
 def seeds_of(graph: Graph, known: Mapping[int, Seed]) -> tuple[Seed, ...]:
     """The outer steps that succeeded, were not undone, and stand on nothing that did not succeed;
-    of a loop or map that did not succeed, but could begin, the rounds that did.
+    of a loop or map that did not succeed, but could begin, the rounds that did. What was not asked
+    for, or skipped by hand, is still not wanted.
 
     A step that began because of a failure, or after one, begins again with what it stands on.
     """
@@ -30,6 +31,9 @@ def seeds_of(graph: Graph, known: Mapping[int, Seed]) -> tuple[Seed, ...]:
     found = []
     for node, stands in standing(graph.root, known, undone):
         seed = known.get(node.at)
+        if seed is not None and unwanted(seed):
+            found.append(seed)
+            continue
         if not stands or seed is None or node.at in undone:
             continue
         if seed.state == StepState.SUCCEEDED:
@@ -38,6 +42,14 @@ def seeds_of(graph: Graph, known: Mapping[int, Seed]) -> tuple[Seed, ...]:
                                                    StepState.CANCELED):
             found.extend(rounds_of(graph, node, seed, known))
     return tuple(found)
+
+
+def unwanted(seed: Seed) -> bool:
+    """Whether somebody said that this step is not to run."""
+    if seed.state != StepState.SKIPPED or seed.data is None:
+        return False
+    kept = KEPT(seed.data)
+    return kept.cut or kept.by_hand
 
 
 def undone_of(graph: Graph, known: Mapping[int, Seed]) -> set[int]:
@@ -72,8 +84,8 @@ def rounds_of(graph: Graph, node: Node, seed: Seed, known: Mapping[int, Seed]) -
     kept = KEPT(seed.data or b"{}")
     body = node.body
     assert body is not None
-    if not kept.base:
-        return []       # it failed before it knew how often
+    if not kept.base or (node.items is not None and kept.items is msgspec.UNSET):
+        return []       # it failed before it knew how often, or in an older version
     size = len(body.nodes)
     taken: list[Seed] = []
     machine = Machine(graph, None, {})
@@ -88,7 +100,8 @@ def rounds_of(graph: Graph, node: Node, seed: Seed, known: Mapping[int, Seed]) -
             break       # what comes after a round may depend on it
         if len(taken) > TAKEN_MAX:
             return []
-    facts = ENCODE({"base": kept.base, "room": kept.room, "total": kept.total})
+    facts = ENCODE({"base": kept.base, "room": kept.room, "total": kept.total,
+                    "items": kept.items})
     going = msgspec.structs.replace(seed, state=int(StepState.RUNNING), finished_ms=0, data=facts)
     return [going, *taken] if taken else []
 
@@ -110,7 +123,6 @@ def with_rounds(node: Node, seed: Seed, restorer: Restorer) -> Iterator[Seed]:
     for number in restorer.known(kept.base, kept.room):
         inner = node.body.nodes[(number - kept.base) % len(node.body.nodes)]
         yield from with_rounds(inner, restorer.seeds[number], restorer)
-
 
 
 def cut_to(graph: Graph, name: str) -> tuple[Seed, ...]:

@@ -29,6 +29,7 @@ class Kept(msgspec.Struct, frozen=True, rename="camel"):
     values: list[tuple[list[str | int], msgspec.Raw]] = []
     outcome: bool | None = None
     cut: bool = False
+    by_hand: bool = False
     base: int = 0
     total: int = -1
     room: int = 0
@@ -65,10 +66,10 @@ class Restorer:
             self.frame(machine.after[-1])
         if machine.after:
             machine.final = machine.outcome_of(machine.root)
-            if machine.final == StepState.SUCCEEDED or machine.stopping == StepState.TIMEOUT:
-                machine.final = StepState.TIMEOUT
             if machine.stopping == StepState.TIMEOUT:
-                machine.stopping = -1
+                machine.final, machine.stopping = StepState.TIMEOUT, -1
+            elif machine.final == StepState.SUCCEEDED:
+                machine.make_result()       # which failed
         self.wake(machine.after[-1] if machine.after else machine.root)
         machine.turning.extend(machine.loops.values())
 
@@ -121,8 +122,6 @@ class Restorer:
         if kept.items is not msgspec.UNSET:
             value = DECODE(bytes(kept.items))
             items = value if isinstance(value, list) else None
-        elif node.items is not None:        # taken over from another run, which has ended
-            items, _ = steps.items_of(self.machine, frame, node.items)
         loop = Loop(frame, node, kept.base, kept.total, items, seed.started_ms)
         self.machine.loops[frame.base + node.at] = loop
         assert node.body is not None

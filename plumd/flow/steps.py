@@ -236,9 +236,11 @@ def end_loop(machine: Machine, loop: Loop, step: int) -> None:
     if state != StepState.SUCCEEDED:
         message = f"{loop.failures} of {loop.done} iterations did not succeed"
         error = loop.error or ("iteration_failed", message)
-    machine.done(loop.frame, loop.at, state, result, loop.begun_ms, error, {
-        "base": loop.base, "room": loop.room, "total": loop.total, "count": loop.done,
-        "failed": loop.failures})
+    facts: dict[str, Value] = {"base": loop.base, "room": loop.room, "total": loop.total,
+                               "count": loop.done, "failed": loop.failures}
+    if state != StepState.SUCCEEDED:
+        facts["items"] = loop.items     # whoever tries it again goes through the same ones
+    machine.done(loop.frame, loop.at, state, result, loop.begun_ms, error, facts)
 
 
 BEGIN: Final[dict[StepKind, Begin]] = {

@@ -215,6 +215,7 @@ def test_pause_resume_skip_and_the_run_timeout(api: Api) -> None:
     done = at_rest(api, live)
     assert states(done) == {"ask": "Succeeded", "b": "Succeeded", "c": "Skipped",
                             "d": "Succeeded"}
+    assert by_id(done)["c"]["skipReason"] == "by_hand"
     refused(api.ask("POST", f"/v1/workflow-runs/{live['runId']}?action=pause"), 409,
             "wrong_state")
     late = run(api, made(api, {"id": "a", "task": LONG}, {"id": "b", "task": ECHO},

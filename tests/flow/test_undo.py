@@ -224,13 +224,13 @@ def test_a_retry_where_all_is_well_ends_as_a_run_where_all_was(seed: int, restar
         assert again.last_id == 0, "what succeeded was done again"
 
 
-def mapped(rounds: int, *, concurrency: int = 10, bad: set[int] | None = None) -> World:
-    """A map over tasks of which some failed."""
+def mapped(rounds: int, bad: set[int], *, concurrency: int = 10) -> World:
+    """A map over tasks of which some failed, one too many in the end."""
     world = World([Step("each", "map", "all_success", (), "", body=[
         Step("first", "task", "all_success", (), "Succeeded"),
         Step("then", "task", "all_success", (("first", ""),), "Succeeded")], rounds=0)])
-    body = made({"id": "each", "type": "map", "items": list(range(rounds)), "maxFailures": 1_000,
-                 "concurrency": concurrency, "body": [
+    body = made({"id": "each", "type": "map", "items": list(range(rounds)),
+                 "maxFailures": len(bad) - 1, "concurrency": concurrency, "body": [
                      {"id": "first", "name": "first", "task": ECHO},
                      {"id": "then", "name": "then", "task": ECHO, "payload": "${item}"}]})
     world.graph = compile_graph(body, Plain())
@@ -241,17 +241,14 @@ def mapped(rounds: int, *, concurrency: int = 10, bad: set[int] | None = None) -
     while world.end < 0:
         step = min(world.tasks)
         live = world.machine.live[step]
-        failed = live.at == 1 and live.frame.number in (bad or ())
+        failed = live.at == 1 and live.frame.number in bad
         world.finish(step, "Failed" if failed else "Succeeded")
         world.carry_out()
     return world
 
 
 def test_a_retry_takes_over_the_rounds_that_succeeded() -> None:
-    world = mapped(6, bad={1, 4})
-    # maxFailures let all of them run; the map itself has to have failed to be tried again
-    number = world.graph.root.places["each"]
-    world.rows[number] = msgspec.structs.replace(world.rows[number], state=STATES["Failed"])
+    world = mapped(6, {1, 4})
     again = Again(world)
     assert again.begun() == ["each[1].first", "each[4].first"]
     payloads: dict[str, bytes | None] = {}
@@ -267,9 +264,7 @@ def test_a_retry_takes_over_the_rounds_that_succeeded() -> None:
 
 
 def test_a_retry_keeps_to_the_concurrency() -> None:
-    world = mapped(8, concurrency=2, bad=set(range(0, 8, 2)))
-    number = world.graph.root.places["each"]
-    world.rows[number] = msgspec.structs.replace(world.rows[number], state=STATES["Failed"])
+    world = mapped(8, set(range(0, 8, 2)), concurrency=2)
     again = Again(world)
     count = 0
     while not again.machine.over:
@@ -288,6 +283,74 @@ def test_a_step_that_was_undone_is_not_taken_over() -> None:
     assert seeds_of(graph, known) == (), "plain stands on what was undone"
     known[3] = Seed(3, StepState.SKIPPED)
     assert [seed.step for seed in seeds_of(graph, known)] == [0, 1]
+
+
+def test_what_nobody_wanted_is_not_wanted_by_a_retry() -> None:
+    body = made({"id": "a", "task": ECHO}, {"id": "b", "task": ECHO, "needs": ["a"]},
+                {"id": "c", "task": ECHO, "needs": ["b"], "triggerRule": "none_failed"},
+                {"id": "d", "task": ECHO, "needs": ["c"], "triggerRule": "all_done"})
+    graph = compile_graph(body, Plain())
+    machine = Machine(graph, {}, {})
+    Restorer(machine, {seed.step: seed for seed in cut_to(graph, "c")}, 1).run()
+    machine.settle()
+    assert machine.skip(machine.root, 1, 1)
+    machine.ended(0, StepState.SUCCEEDED, b"1", None, 2)
+    machine.ended(2, StepState.FAILED, None, ("no", "no"), 3)
+    assert (machine.over, machine.final) == (True, StepState.FAILED)
+    known = {row.step: Seed(row.step, row.state, row.ref, data=row.data)
+             for row in machine.moves.rows} | {seed.step: seed for seed in cut_to(graph, "c")}
+    known |= {0: Seed(0, StepState.SUCCEEDED, 1), 2: Seed(2, StepState.FAILED, 2)}
+    again = Machine(graph, {}, {})
+    Restorer(again, {seed.step: seed for seed in seeds_of(graph, known)}, 9).run()
+    again.settle()
+    assert list(again.live) == [2], "c alone is tried again"
+    again.ended(2, StepState.SUCCEEDED, b"1", None, 10)
+    assert again.over
+
+
+def test_a_retry_goes_through_the_items_that_were() -> None:
+    """What they were made of may look different by then."""
+    body = made({"id": "no", "task": ECHO, "when": "false"},
+                {"id": "each", "type": "map", "needs": ["no"], "triggerRule": "all_done",
+                 "items": "${steps.no.state == 'Skipped' ? [7, 8] : [9]}", "maxFailures": 0,
+                 "body": [{"id": "one", "task": ECHO, "payload": "${item}"}]})
+    graph = compile_graph(body, Plain())
+    machine = Machine(graph, {}, {})
+    machine.begin(1)
+    for step, live in sorted(machine.live.items()):
+        machine.ended(step, StepState.FAILED if live.frame.number else StepState.SUCCEEDED,
+                      None, None, 2)
+    assert machine.over
+    known: dict[int, Seed] = {}
+    for row in machine.moves.rows:
+        known[row.step] = Seed(row.step, row.state, row.ref, data=row.data)
+    base = KEPT(known[1].data or b"").base
+    known[base], known[base + 1] = (Seed(base, StepState.SUCCEEDED, 1),
+                                    Seed(base + 1, StepState.FAILED, 2))
+    again = Machine(graph, {}, {})
+    Restorer(again, {seed.step: seed for seed in seeds_of(graph, known)}, 9).run()
+    again.settle()
+    assert [(step, payload) for step, _, payload in again.moves.begin] == [(base + 1, b"8")]
+
+
+def test_a_run_whose_result_has_no_value_is_undone_and_told() -> None:
+    body = made({"id": "a", "task": ECHO, "compensate": {"task": ECHO}},
+                result="${steps.a.result.nothing}", onFailure=[{"id": "tell", "task": ECHO}])
+    graph = compile_graph(body, Plain())
+    machine = Machine(graph, {}, {})
+    machine.begin(1)
+    known = {}
+    for step in range(3):
+        machine.ended(step, StepState.SUCCEEDED, b"{}", None, 2)
+        known[step] = Seed(step, StepState.SUCCEEDED, step + 1)
+        if step == 1:       # another life, from rows
+            known[2] = Seed(2, StepState.PENDING, 3)
+            machine = Machine(graph, {}, {})
+            Restorer(machine, known, 3).run()
+            machine.settle()
+    assert (machine.over, machine.final, machine.moves.result) == (True, StepState.FAILED, None)
+    assert machine.moves.error is not None
+    assert machine.moves.error[0] == "expression_failed"
 
 
 def test_a_run_up_to_a_step() -> None:
