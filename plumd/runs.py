@@ -74,11 +74,13 @@ class Runs:
 
     # ------------------------------------------------------------ what happens
 
-    def begin(self, plan: RunPlan, now_ms: int) -> Reply:
+    def begin(self, plan: RunPlan, now_ms: int, *, paused: bool = False) -> Reply:
         """Start a run; one with seeds goes on where they end."""
         run = self._machine(plan, now_ms)
         self._begun.append((plan, now_ms))
         self._events.append(("run", plan.run_id, plan.workflow_id, TaskState.RUNNING, now_ms))
+        if paused:
+            self._hold(run, paused, now_ms)
         if plan.seeds:
             seeds = {seed.step: seed if seed.state >= StepState.SUCCEEDED else
                      msgspec.structs.replace(seed, started_ms=now_ms) for seed in plan.seeds}
@@ -113,19 +115,28 @@ class Runs:
             return Reply("wrong_state", "the run is being ended")
         else:
             reply = ACCEPTED
-            if command.action == "pause" and not machine.paused:
-                machine.paused = True
-                run.paused_ms = now_ms
-                self._events.append(("run", run.plan.run_id, run.plan.workflow_id, -1, now_ms))
-                self._mark(run)
-            elif command.action == "resume" and machine.paused:
-                run.paused_ms = 0
-                self._events.append(("run", run.plan.run_id, run.plan.workflow_id,
-                                     TaskState.RUNNING, now_ms))
-                self._mark(run)
-                machine.resume(now_ms)
+            self._hold(run, command.action == "pause", now_ms)
         self._carry_out(run, now_ms)
         return reply
+
+    def _hold(self, run: LiveRun, paused: bool, now_ms: int) -> None:
+        """Pause or resume a run and its sub-workflows: what is paused begins nothing anywhere."""
+        machine, plan = run.machine, run.plan
+        for live in list(machine.live.values()):
+            child = self.live.get(live.ref) if live.kind == StepKind.WORKFLOW else None
+            if child is not None and child.machine.stopping < 0:
+                self._hold(child, paused, now_ms)
+                self._carry_out(child, now_ms)
+        if machine.paused == paused:
+            return
+        run.paused_ms = now_ms if paused else 0
+        self._events.append(("run", plan.run_id, plan.workflow_id,
+                             -1 if paused else TaskState.RUNNING, now_ms))
+        self._mark(run)
+        if paused:
+            machine.paused = True
+        else:
+            machine.resume(now_ms)
 
     def _act_on_step(self, machine: Machine, command: flow.RunAct, now_ms: int) -> Reply:
         found = find(machine, command.step)
@@ -322,8 +333,8 @@ class Runs:
             return
         live.ref = child.run_id
         self._rows.append((plan.run_id, step, StepState.RUNNING, child.run_id, now_ms, 0, None))
-        self.begin(msgspec.structs.replace(child, parent=(plan.run_id, step),
-                                           depth=plan.depth + 1), now_ms)
+        child = msgspec.structs.replace(child, parent=(plan.run_id, step), depth=plan.depth + 1)
+        self.begin(child, now_ms, paused=run.machine.paused)
 
     def _finish(self, run: LiveRun, moves: Moves, now_ms: int) -> None:
         plan, state = run.plan, moves.end

@@ -15,7 +15,7 @@ from trio.testing import MockClock
 from plumd import runs
 from plumd.engine import QUEUE_WEIGHT_MAX, Ask, Engine
 from plumd.errors import NotFound, OutcomeUnknown, Overloaded, StorageDown
-from plumd.flow import BeginRun, CancelRun
+from plumd.flow import BeginRun
 from plumd.model import (
     Cancel,
     Ending,
@@ -323,47 +323,3 @@ async def test_short_runs_with_a_long_timeout_leave_no_pile_of_timers(
         row = store.peek(flows.get, slow)
         assert row is not None
         assert row.state == TaskState.TIMEOUT, "the timers of those that go on are kept"
-
-
-async def test_many_sub_workflows_that_are_over_at_once(tmp_path: Path, clock: MockClock) -> None:
-    """Each leads to the next: neither the stack nor others that wait for a turn suffer."""
-    assert clock.autojump_threshold == 0
-    bodies = [msgspec.json.decode(text, type=WorkflowBody) for text in (
-        b'{"name": "s", "steps": [{"id": "one", "type": "parallel"}]}',
-        b'{"name": "m", "steps": [{"id": "again", "type": "loop", "count": 1200, "body": ['
-        b'{"id": "sub", "type": "workflow", "workflow": "s"}]}]}')]
-    async with running(tmp_path) as (engine, store):
-        run_id, last = engine.new_id(), 0
-        for body in bodies:
-            last = engine.new_id()
-            await engine.write(lambda tx, number=last, body=body: definitions.create(
-                tx, definitions.WORKFLOWS, number, body))
-        commits = store.commits
-        over = engine.watch(run_id)
-        await engine.call(BeginRun(engine.planner.plan(run_id, last, None)))
-        with trio.fail_after(60):
-            await over.wait()
-        row = store.peek(flows.get, run_id)
-        assert row is not None
-        assert row.state == TaskState.SUCCEEDED
-        assert store.commits - commits >= 3, "all of it was one turn"
-
-
-async def test_a_run_is_canceled_before_its_sub_workflow_begins(
-        tmp_path: Path, clock: MockClock) -> None:
-    assert clock.autojump_threshold == 0
-    bodies = [msgspec.json.decode(text, type=WorkflowBody) for text in (
-        b'{"name": "s", "steps": [{"id": "one", "type": "approval"}]}',
-        b'{"name": "m", "steps": [{"id": "sub", "type": "workflow", "workflow": "s"}]}')]
-    async with running(tmp_path) as (engine, store):
-        run_id, last = engine.new_id(), 0
-        for body in bodies:
-            last = engine.new_id()
-            await engine.write(lambda tx, number=last, body=body: definitions.create(
-                tx, definitions.WORKFLOWS, number, body))
-        plan = engine.planner.plan(run_id, last, None)
-        await engine.call_all((BeginRun(plan), CancelRun(run_id)))
-        row = store.peek(flows.get, run_id)
-        assert row is not None
-        assert row.state == TaskState.CANCELED
-        assert not engine.runs.live
