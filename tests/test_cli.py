@@ -19,6 +19,7 @@ import pytest
 
 from plumd.cli import carry_out
 from plumd.cli.screen import clean, json_text, line
+from plumd.news import TOPICS
 from tests.daemon.running import BIN, Running, free_port
 
 pytestmark = pytest.mark.daemon
@@ -331,6 +332,8 @@ def test_events_from_the_first_on(plumd: Here) -> None:
     assert ok(plumd.plum("events", "--from", str(numbers[1]), "--count", "1", "-o",
                          "name")).strip() == str(numbers[1])
     failed(plumd.plum("events", "--topics", "nonsense", "--from", "1"), 2, "topics: ")
+    told = ok(plumd.plum("events", "--help"))
+    assert not [topic for topic in TOPICS if topic not in told]
 
 
 # ---------------------------------------------------------------- wrong calls
@@ -363,6 +366,8 @@ def test_a_daemon_that_is_not_there_is_6(plumd: Here) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     failed(plumd.plum("--server", nobody, "task", "list"), 6, f"{nobody} does not answer")
     failed(plumd.plum("status", "--server", nobody, "--wait", "0.2"), 6)
+    failed(plumd.plum("--server", nobody, "kv", "watch", "plant"), 6)
+    failed(plumd.plum("kv", "watch", "a/b"), 2, "namespace: ")
 
 
 def test_what_is_not_allowed_is_4(plumd: Here, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -458,6 +463,28 @@ def test_a_reader_that_leaves_ends_it_quietly(shared_daemon: Running) -> None:
         process.stdout.close()
         assert process.wait(30) == 141
         assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    ("status >/dev/full", "No space left"), ("-o json status >/dev/full", "No space left"),
+    ("completion bash >/dev/full", "No space left"),
+    ("support-bundle -f /no/such/place.zip", "/no/such/place.zip"),
+])
+def test_what_cannot_be_written_is_74(shared_daemon: Running, words: str, said: str) -> None:
+    failed(in_shell(shared_daemon, words), 74, said)
+
+
+def test_closed_descriptors_are_no_trouble(shared_daemon: Running) -> None:
+    assert ok(in_shell(shared_daemon, "status >&-")) == ""
+    failed(in_shell(shared_daemon, "task run builtin.echo -p - <&-"), 2, "this is not JSON")
+    assert in_shell(shared_daemon, "task get 123 2>&-").returncode == 3
+
+
+def in_shell(daemon: Running, words: str) -> Ran:
+    """The program as a shell starts it."""
+    return subprocess.run(["/bin/sh", "-c", f"exec {BIN}/plum {words}"], capture_output=True,
+                          text=True, timeout=60,
+                          env=daemon.environment | {"PLUM_SERVER": daemon.url})
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

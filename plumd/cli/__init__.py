@@ -2,7 +2,8 @@
 
 Exit codes: 0 done, 1 the task or run that was waited for did not succeed, 2 a wrong call or
 value, 3 not found, 4 not allowed, 5 conflict, 6 the daemon cannot be reached or takes no requests,
-124 waiting took too long, 130 Ctrl-C, 141 the reader of the output is gone.
+74 the output cannot be written, 124 waiting took too long, 130 Ctrl-C, 141 the reader of the
+output is gone.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ NOT_FOUND: Final = 3
 DENIED: Final = 4
 CONFLICT: Final = 5
 UNAVAILABLE: Final = 6
+CANNOT_WRITE: Final = 74     # EX_IOERR
 TIMED_OUT: Final = 124
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
@@ -68,6 +70,9 @@ for noun in (tasks.group, definitions.group, simulate.group, run_steps.runs, sch
 
 def main() -> None:
     """The entry point."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:      # whoever started us had closed it
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open until the end
     sys.exit(carry_out(sys.argv[1:]))
 
 
@@ -85,6 +90,10 @@ def carry_out(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return leave_pipe()
+    except OSError as error:    # a full disk, no such place: the client has its own errors
+        session.screen.complain(f"{error.filename or 'the output'}: {error.strerror}")
+        leave_pipe()
+        return CANNOT_WRITE
     except ProblemError as problem:
         session.screen.complain(str(problem))
         return code_of(problem)

@@ -189,6 +189,8 @@ def watch(session: Session, namespace: str, prefix: str, count: int | None) -> N
     """Show what is there, and then every change; goes on through restarts of the daemon."""
     from plumd.sdk.kv import KV  # it brings Trio along, which the other commands do without
 
+    # The watch itself would dial for ever: what is wrong from the beginning is said at once.
+    session.client.request("GET", f"/v1/kv/{part(namespace)}/keys", query={"limit": 1})
     changes = KV(namespace, session.client).watch(prefix)
     for change in islice(changes, count):
         show_change(session, change)

@@ -97,7 +97,7 @@ def wait_ready(session: Session, seconds: float) -> None:
 @click.command(cls=PlumCommand)
 @click.option("--topics", default="", metavar="A,B",
               help="Some of tasks, workflows, runs, workers, taskDefs, services, resources, kv, "
-                   "alerts.")
+                   "schedules, triggers, limits, nodes, apps, deployments, alerts; default all.")
 @click.option("--from", "from_seq", type=click.IntRange(min=1), metavar="SEQ",
               help="Begin with the event of this number; 1 = the oldest that is kept.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after so many.")
