@@ -21,8 +21,8 @@ from bench import harness
 from bench.harness import Daemon, Figures
 from bench.load import Connection
 from plumd.fleet import Body, Copy, DeploymentEntry, Phase, Slot, slots_of
-from plumd.placement import Board, Need, Node
-from plumd.rollout import LOST_NODE, View, settle
+from plumd.placement import NODE_LOST, Board, Need, Node
+from plumd.rollout import View, settle
 
 INSTANCES_OF_EACH = 10
 TTL_S = 15
@@ -62,7 +62,7 @@ def failover(seconds: float, node_count: int = 500, lost_count: int = 50) -> Fig
         fit = [name for index, name in enumerate(names) if index % 4 == number % 4]
         deployments.append((number, body, copies_of(number, body, fit, number * 100_000)))
     begun = time.process_time()
-    board = Board(Node(name, {"rack": str(index % 4)}, LOST_NODE if name in lost else "",
+    board = Board(Node(name, {"rack": str(index % 4)}, NODE_LOST if name in lost else "",
                        memory_bytes=1 << 34) for index, name in enumerate(names))
 
     def need(number: int, entry: DeploymentEntry) -> Need:

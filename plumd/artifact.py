@@ -13,6 +13,7 @@ import re
 import stat
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,35 @@ UNIX: Final = 3
 LOCAL_HEAD_BYTES: Final = 30
 CHUNK: Final = 1 << 20
 
+SAID: Final = {
+    "no_zip": "the file is no zip, or not a whole one: {why}",
+    "entries_many": "the zip has more than {max:,} entries",
+    "name_bad": "the zip has an entry with a bad name, {name}",
+    "path_leaves": "{name} leads out of the folder",
+    "path_odd": "{name} is no plain path",
+    "entry_twice": "the zip has {name} twice",
+    "entry_file_and_folder": "{name} is a file and a folder",
+    "entry_encrypted": "{name} is encrypted",
+    "entry_packing": "{name} is packed by a method that is not known",
+    "entry_link": "{name} is a link or a device",
+    "entry_overlaps": "{name} lies inside another entry",
+    "entry_longer": "{name} is larger than it says",
+    "entry_shorter": "{name} is shorter than it says",
+    "entries_in_directory": "the zip's entries reach into its directory",
+    "zip_large": "unpacked it is larger than {max} bytes",
+    "zip_bomb": "it grows to more than {max} times its size",
+    "file_missing": "the zip has no {name} at its root",
+    "file_below": "the zip has no {name} at its root, but {found}",
+    "meta_large": "meta.ini is larger than {max} bytes",
+    "meta_encoding": "meta.ini is not UTF-8",
+    "meta_line": "meta.ini line {line} is not key=value",
+    "meta_key": "meta.ini has no {key} of 1 to 100 letters, digits and ._+- that begins with a "
+                "letter or digit",
+    "meta_service": "meta.ini line {line}: a service is written name:protocol:port",
+    "meta_services_many": "meta.ini names more than {max} services",
+    "meta_service_twice": "meta.ini names a service twice",
+}
+"""Why an upload is refused: the code, which is part of the API, and how it is said."""
 _WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+ -]{0,99}")
 _SERVICE: Final = re.compile(r"[^\s:][^:]{0,199}")
 _PROTOCOL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,31}")
@@ -50,9 +80,14 @@ class Meta(msgspec.Struct, frozen=True):
     ports: tuple[PortDecl, ...] = ()
 
 
-def refuse(detail: str) -> Invalid:
-    """The error of an upload that is no app."""
-    return Invalid(detail, field="file")
+def refuse(code: str, **values: str | int) -> Invalid:
+    """The error of an upload that is no app. values: what the sentence names."""
+    return Invalid(SAID[code].format_map(values), field="file", more=reason(code, **values))
+
+
+def reason(code: str, **values: str | int) -> dict[str, object]:
+    """The member of a problem document that tells programs why."""
+    return {"reason": {"code": code, "values": values}}
 
 
 def parse_meta(text: str) -> Meta:
@@ -69,7 +104,7 @@ def parse_meta(text: str) -> Meta:
             continue
         cut = min((at for at in (line.find("="), line.find(":")) if at > 0), default=-1)
         if cut < 0:
-            raise refuse(f"meta.ini line {number} is not key=value")
+            raise refuse("meta_line", line=number)
         key, value = line[:cut].strip().lower(), line[cut + 1:].strip()
         if key == "service":
             ports.append(parse_service(value, number))
@@ -77,12 +112,11 @@ def parse_meta(text: str) -> Meta:
             found[key] = value
     for key in ("name", "version"):
         if not _WORD.fullmatch(found.get(key, "")):
-            raise refuse(f"meta.ini has no {key} of 1 to 100 letters, digits and ._+- that "
-                         "begins with a letter or digit")
+            raise refuse("meta_key", key=key)
     if len(ports) > PORTS_MAX:
-        raise refuse(f"meta.ini names more than {PORTS_MAX} services")
+        raise refuse("meta_services_many", max=PORTS_MAX)
     if len({(one.service, one.protocol, one.port) for one in ports}) < len(ports):
-        raise refuse("meta.ini names a service twice")
+        raise refuse("meta_service_twice")
     return Meta(found["name"], found["version"], tuple(ports))
 
 
@@ -93,7 +127,7 @@ def parse_service(text: str, number: int) -> PortDecl:
             and _PROTOCOL.fullmatch(parts[1]) and parts[2].isascii() and parts[2].isdigit() \
             and len(parts[2]) <= 5 and 1 <= int(parts[2]) <= 65_535:
         return PortDecl(parts[0], parts[1], int(parts[2]))
-    raise refuse(f"meta.ini line {number}: a service is written name:protocol:port")
+    raise refuse("meta_service", line=number)
 
 
 def inspect(path: Path) -> Meta:
@@ -111,44 +145,44 @@ def inspect(path: Path) -> Meta:
     except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError,
             RuntimeError, ValueError, OverflowError, OSError, MemoryError) as error:
         # All that zipfile says to a hostile file; NotImplementedError: to an unknown packing.
-        raise refuse(f"the file is no zip that can be read: {error}") from None
+        raise refuse("no_zip", why=str(error)) from None
     try:
         return parse_meta(meta.decode())
     except UnicodeDecodeError:
-        raise refuse("meta.ini is not UTF-8") from None
+        raise refuse("meta_encoding") from None
 
 
 def check_list(items: list[zipfile.ZipInfo]) -> None:
     """What the directory at the end of a zip says. Raises: Invalid."""
     if len(items) > ENTRIES_MAX:
-        raise refuse(f"the zip has more than {ENTRIES_MAX:,} entries")
+        raise refuse("entries_many", max=ENTRIES_MAX)
     seen: dict[str, bool] = {}
     for item in items:
         parts = check_name(item)
         name = "/".join(parts)
         if name in seen:
-            raise refuse(f"the zip has {shown(name)} twice")
+            raise refuse("entry_twice", name=shown(name))
         seen[name] = item.is_dir()
         if item.flag_bits & 0x41:
-            raise refuse(f"{shown(name)} is encrypted")
+            raise refuse("entry_encrypted", name=shown(name))
         if item.compress_type not in METHODS:
-            raise refuse(f"{shown(name)} is packed by a method that is not known")
+            raise refuse("entry_packing", name=shown(name))
         kind = stat.S_IFMT(item.external_attr >> 16)
         if item.create_system == UNIX and kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise refuse(f"{shown(name)} is a link or a device")
+            raise refuse("entry_link", name=shown(name))
     for name in seen:
         above = name
         while "/" in above:
             above = above.rpartition("/")[0]
             if seen.get(above) is False:
-                raise refuse(f"{shown(above)} is a file and a folder")
+                raise refuse("entry_file_and_folder", name=shown(above))
     for wanted in (START, META):
         if seen.get(wanted) is not False:
-            raise refuse(f"the zip has no {wanted} at its root")
+            raise missing(wanted, seen)
     if next(item for item in items if item.filename == META).file_size > META_BYTES_MAX:
-        raise refuse(f"meta.ini is larger than {META_BYTES_MAX} bytes")
+        raise refuse("meta_large", max=META_BYTES_MAX)
     if sum(item.file_size for item in items) > UNPACKED_BYTES_MAX:
-        raise refuse(f"unpacked it is larger than {UNPACKED_BYTES_MAX} bytes")
+        raise refuse("zip_large", max=UNPACKED_BYTES_MAX)
 
 
 def check_name(item: zipfile.ZipInfo) -> list[str]:
@@ -156,12 +190,20 @@ def check_name(item: zipfile.ZipInfo) -> list[str]:
     name = item.orig_filename
     if ("\0" in name or "\\" in name or not name.isprintable()
             or len(name.encode("utf-8", "replace")) > NAME_BYTES_MAX):
-        raise refuse(f"the zip has an entry with a bad name, {shown(name)}")
+        raise refuse("name_bad", name=shown(name))
     parts = name.removesuffix("/").split("/")
-    if (name.startswith("/") or re.match(r"[A-Za-z]:", name) or len(parts) > DEPTH_MAX
-            or any(part in ("", ".", "..") for part in parts)):
-        raise refuse(f"{shown(name)} leads out of the folder, or is no plain path")
+    if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in parts:
+        raise refuse("path_leaves", name=shown(name))
+    if len(parts) > DEPTH_MAX or "" in parts or "." in parts:
+        raise refuse("path_odd", name=shown(name))
     return parts
+
+
+def missing(wanted: str, seen: Mapping[str, bool]) -> Invalid:
+    """The error of a zip without a file; where a whole folder was packed, it says so."""
+    below = min((name for name in seen if name.endswith(f"/{wanted}")), key=len, default="")
+    return (refuse("file_below", name=wanted, found=shown(below)) if below
+            else refuse("file_missing", name=wanted))
 
 
 def check_heads(archive: zipfile.ZipFile, items: list[zipfile.ZipInfo]) -> None:
@@ -172,10 +214,10 @@ def check_heads(archive: zipfile.ZipFile, items: list[zipfile.ZipInfo]) -> None:
     end = 0
     for item in sorted(items, key=lambda one: one.header_offset):
         if item.header_offset < end:
-            raise refuse(f"{shown(item.filename)} lies inside another entry")
+            raise refuse("entry_overlaps", name=shown(item.filename))
         end = item.header_offset + LOCAL_HEAD_BYTES + item.compress_size
     if end > archive.start_dir:
-        raise refuse("the zip's entries reach into its directory")
+        raise refuse("entries_in_directory")
 
 
 def check_content(archive: zipfile.ZipFile, items: list[zipfile.ZipInfo],
@@ -190,11 +232,11 @@ def check_content(archive: zipfile.ZipFile, items: list[zipfile.ZipInfo],
                 size += len(chunk)
                 total += len(chunk)
                 if size > item.file_size:
-                    raise refuse(f"{shown(item.filename)} is larger than it says")
+                    raise refuse("entry_longer", name=shown(item.filename))
                 if total > most:
-                    raise refuse(f"it grows to more than {RATIO_MAX} times its size")
+                    raise refuse("zip_bomb", max=RATIO_MAX)
         if size != item.file_size:
-            raise refuse(f"{shown(item.filename)} is shorter than it says")
+            raise refuse("entry_shorter", name=shown(item.filename))
 
 
 def shown(name: str) -> str:

@@ -81,7 +81,8 @@ class Artifacts:
             meta = await trio.to_thread.run_sync(artifact.inspect, part)
             if self.store.peek(apps.exact, meta.name, meta.version) is not None:
                 raise Exists(f"version {meta.version!r} of the app {meta.name!r} exists",
-                             field="version")
+                             field="version", more=artifact.reason(
+                                 "app_exists", name=meta.name, version=meta.version))
             file = f"{plain(meta.name)}-{plain(meta.version)}-{id_text(number)}{SUFFIX}"
             app = AppRow(number, meta.name, meta.version, file, digest, size, meta.ports,
                          self.clock.now().wall_ms)
@@ -109,7 +110,8 @@ class Artifacts:
                 size += len(chunk)
                 if size > self.bytes_max:
                     raise TooLarge(f"an app has at most artifact_bytes_max = {self.bytes_max} "
-                                   "bytes", field="file")
+                                   "bytes", field="file",
+                                   more=artifact.reason("app_large", max=self.bytes_max))
                 waiting += chunk
                 if len(waiting) >= BUFFER_BYTES:
                     await trio.to_thread.run_sync(flush, file, bytes(waiting))

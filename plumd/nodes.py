@@ -21,10 +21,9 @@ from typing import Final, TypeVar
 import msgspec
 import trio
 
-from plumd import rollout
 from plumd.clock import Clock
 from plumd.errors import NodeTaken, NotFound, PlumError, TooMany, WrongState
-from plumd.placement import SHAKY_MS, Node
+from plumd.placement import NODE_DRAINED, NODE_LOST, SHAKY_MS, Node
 from plumd.store import nodes
 from plumd.store.nodes import Facts, NodeRow
 from plumd.store.store import Store, Write
@@ -469,9 +468,9 @@ def as_place(row: NodeRow, facts: Facts, now_ms: int) -> Node:
     """A node as placement sees it."""
     why_not = ""
     if row.lost_ms:
-        why_not = rollout.LOST_NODE
+        why_not = NODE_LOST
     elif row.draining:
-        why_not = rollout.DRAINING
+        why_not = NODE_DRAINED
     return Node(row.node_id, row.all_labels, why_not,
                 bool(row.shaky_ms) and now_ms - row.shaky_ms < SHAKY_MS, row.instances_max,
                 facts.mem_total, 100.0 * facts.cpus)

@@ -15,12 +15,56 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+NODE_LOST: Final = "node_lost"
+NODE_DRAINED: Final = "node_drained"
+SAID: Final = {
+    "no_nodes": "there are no nodes",
+    "no_node_fits": "no node fits: {because}",
+    NODE_LOST: "it is lost",
+    NODE_DRAINED: "it is drained",
+    "node_left": "it must leave this one",
+    "label_missing": "the label {label}={value} is missing",
+    "node_full": "it has {count} instances, as many as it may",
+    "entry_full": "it has {count} of this entry, as many as a node may",
+    "memory_short": "too little memory is left",
+    "cpu_short": "too little CPU is left",
+    "port_taken": "port {port} is taken",
+    "node_fits": "it fits",
+    "already_there": "it is there already",
+    "node_unknown": "the node {node} was never seen",
+    "waits_for_node": "it waits for the node {node}: {because}",
+    "waits_for_lost_node": "it waits for the node {node}, which is lost",
+    "new_not_well": "the new copy on {node} is not well yet",
+    "old_not_stopped": "the copy on {node} has not stopped yet",
+    "rollout_failed": "the rollout failed: {why}",
+    "others_first": "other copies are renewed first",
+}
+"""Every reason's code, which is part of the API, and how it is said."""
 SHAKY_MS: Final = 600_000
 """So long a node that was lost and came back is the last choice."""
 
 
+class Reason(msgspec.Struct, frozen=True):
+    """Why a copy goes nowhere, or waits: a code, and what its sentence names.
+
+    because: what it follows from.  nodes: for how many nodes that holds, 0 = it is not about nodes.
+    """
+
+    code: str
+    values: dict[str, str | int] = {}
+    because: tuple[Reason, ...] = ()
+    nodes: int = 0
+
+    @property
+    def text(self) -> str:
+        """In one line, for people."""
+        said = SAID[self.code].format_map(
+            {**self.values, "because": "; ".join(one.text for one in self.because)})
+        return f"{said} ({self.nodes} node{'s' if self.nodes > 1 else ''})" if self.nodes else said
+
+
 class Node(msgspec.Struct, frozen=True):
-    """A machine as placement sees it. why_not: why it takes no copies, "" = it does.
+    """A machine as placement sees it. why_not: NODE_LOST, NODE_DRAINED, "" = it takes copies.
 
     memory_bytes, cpu_percent: what it has, 0 = not known, so not a bound.
     """
@@ -47,10 +91,10 @@ class Need(msgspec.Struct, frozen=True):
 
 
 class Choice(NamedTuple):
-    """node_id: "" when no node fits; then why says it in one line."""
+    """node_id: "" when no node fits; then why says why."""
 
     node_id: str
-    why: str = ""
+    why: Reason | None = None
 
 
 class Load:
@@ -122,27 +166,27 @@ class Board:
                     found[self.nodes[node_id].labels.get(need.spread, "")] += count
         return found
 
-    def why_not(self, node: Node, need: Need, *, ports: bool = True) -> str:
-        """Why a copy cannot go there, "" when it can. ports: whether taken ports count."""
+    def why_not(self, node: Node, need: Need, *, ports: bool = True) -> Reason | None:
+        """Why a copy cannot go there, None when it can. ports: whether taken ports count."""
         if node.why_not:
-            return node.why_not
+            return Reason(node.why_not)
         for key, value in need.selector.items():
             if node.labels.get(key) != value:
-                return f"the label {key}={value} is missing"
+                return Reason("label_missing", {"label": key, "value": value})
         load = self.loads[node.node_id]
         if node.instances_max and load.copies >= node.instances_max:
-            return f"it has {load.copies} instances, as many as it may"
+            return Reason("node_full", {"count": load.copies})
         if need.max_per_node and load.groups.get(need.group, 0) >= need.max_per_node:
-            return f"it has {need.max_per_node} of this entry, as many as a node may"
+            return Reason("entry_full", {"count": need.max_per_node})
         if node.memory_bytes and need.memory_bytes > node.memory_bytes - load.memory_bytes:
-            return "too little memory is left"
+            return Reason("memory_short")
         if node.cpu_percent and need.cpu_percent > node.cpu_percent - load.cpu_percent:
-            return "too little CPU is left"
+            return Reason("cpu_short")
         if ports:
             for port in need.ports:
                 if load.ports.get(port, 0) > 0:
-                    return f"port {port} is taken"
-        return ""
+                    return Reason("port_taken", {"port": port})
+        return None
 
     def _candidates(self, selector: Mapping[str, str]) -> list[tuple[str, Node, Load]]:
         """Nodes that take copies and have the labels; asked for again and again."""
@@ -188,17 +232,18 @@ class Board:
             or (node.cpu_percent and need.cpu_percent > node.cpu_percent - load.cpu_percent)
             or (need.ports and any(load.ports.get(port, 0) > 0 for port in need.ports)))
 
-    def explain(self, need: Need, avoid: str = "") -> str:
+    def explain(self, need: Need, avoid: str = "") -> Reason:
         """Why no node fits, the commonest reason first."""
         if not self.nodes:
-            return "there are no nodes"
-        reasons: Counter[str] = Counter()
-        for node_id, node in self.nodes.items():
-            reasons["it must leave this one" if node_id == avoid
-                    else self.why_not(node, need) or "it fits"] += 1
-        found = sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
-        return "no node fits: " + "; ".join(
-            f"{why} ({count} node{'s' if count > 1 else ''})" for why, count in found[:5])
+            return Reason("no_nodes")
+        reasons = [Reason("node_left") if node_id == avoid
+                   else self.why_not(node, need) or Reason("node_fits")
+                   for node_id, node in self.nodes.items()]
+        counts = Counter(why.text for why in reasons)
+        by_text = {why.text: why for why in reasons}
+        found = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+        return Reason("no_node_fits", because=tuple(
+            msgspec.structs.replace(by_text[text], nodes=count) for text, count in found[:5]))
 
 
 def fullness(node: Node, load: Load) -> float:

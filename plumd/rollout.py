@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 
 from plumd.fleet import Body, Copy, DeploymentEntry, Phase, Rollout, Slot, slots_of
-from plumd.placement import Board, Choice, Need
+from plumd.placement import NODE_DRAINED, NODE_LOST, Board, Choice, Need, Reason
 
 FORGET_MS: Final = 7 * 86_400_000
 """So long a copy that was replaced is known while its node is away."""
@@ -30,9 +30,6 @@ DRAINED: Final = "drained"
 MOVED: Final = "moved"
 SCALED: Final = "scaled"
 RENEWALS: Final = frozenset({UPDATED, DRAINED, MOVED})
-LOST_NODE: Final = "it is lost"
-DRAINING: Final = "it is drained"
-"""What Node.why_not says of such nodes."""
 
 
 class View(msgspec.Struct):
@@ -67,7 +64,7 @@ class Moves(msgspec.Struct):
     rollout: Rollout | None = None
     back_to: int = 0
     look_ms: int = 0
-    waits: dict[Slot, str] = {}
+    waits: dict[Slot, Reason] = {}
 
 
 def settle(view: View, board: Board) -> Moves:
@@ -153,7 +150,7 @@ class Settling:
     def is_lost(self, copy: Copy) -> bool:
         """Whether its node is silent, or gone."""
         node = self.board.nodes.get(copy.node_id)
-        return bool(copy.node_id) and (node is None or node.why_not == LOST_NODE)
+        return bool(copy.node_id) and (node is None or node.why_not == NODE_LOST)
 
     def is_forgotten(self, copy: Copy) -> bool:
         """Whether it was replaced on a node that has been away ever since; should the node come
@@ -284,7 +281,7 @@ class Settling:
                 self.touch(new)
                 self.retire(old, self.why_renew(old, self.entries[slot]) or MOVED)
             else:
-                self.moves.waits[slot] = f"the new copy on {new.node_id} is not well yet"
+                self.moves.waits[slot] = Reason("new_not_well", {"node": new.node_id})
                 return
 
     def refill(self, slot: Slot, entry: DeploymentEntry) -> None:
@@ -293,14 +290,14 @@ class Settling:
             if old.phase is Phase.LOST or self.is_lost(old):
                 continue
             if self.view.body.fenced or (old.retired in RENEWALS and not old.gone):
-                self.moves.waits[slot] = f"the copy on {old.node_id} has not stopped yet"
+                self.moves.waits[slot] = Reason("old_not_stopped", {"node": old.node_id})
                 return
         self.begin(slot, self.room(slot, entry), self.stopped.get(slot, 0))
 
     def room(self, slot: Slot, entry: DeploymentEntry, avoid: str = "") -> str:
         """A node for a copy of a slot, "" when there is none; then it waits, and that is why."""
         choice = self.choose(slot, entry, avoid)
-        if not choice.node_id:
+        if choice.why is not None:
             self.moves.waits[slot] = choice.why
         return choice.node_id
 
@@ -311,12 +308,13 @@ class Settling:
             return self.board.choose(need, avoid)
         node = self.board.nodes.get(slot.pin)
         if node is None:
-            return Choice("", f"the node {slot.pin} was never seen")
+            return Choice("", Reason("node_unknown", {"node": slot.pin}))
         why = self.board.why_not(node, need, ports=False)
         if slot.pin != avoid and not why:
             return Choice(slot.pin)
         if not entry.failover:
-            return Choice("", f"it waits for the node {slot.pin}: {why or 'it must leave it'}")
+            return Choice("", Reason("waits_for_node", {"node": slot.pin},
+                                     (why or Reason("node_left"),)))
         return self.board.choose(need, avoid or slot.pin)
 
     def lose(self, copy: Copy) -> None:
@@ -331,7 +329,7 @@ class Settling:
             return
         self.lose(copy)
         if not entry.failover:
-            self.moves.waits[copy.slot] = f"it waits for the node {copy.node_id}, which is lost"
+            self.moves.waits[copy.slot] = Reason("waits_for_lost_node", {"node": copy.node_id})
             return
         if node_id := self.room(copy.slot, entry, copy.node_id):
             slot = copy.slot
@@ -343,7 +341,7 @@ class Settling:
         if self.is_outdated(copy):
             return UPDATED
         node = self.board.nodes.get(copy.node_id)
-        if node is not None and node.why_not == DRAINING and copy.phase is not Phase.COMPLETED:
+        if node is not None and node.why_not == NODE_DRAINED and copy.phase is not Phase.COMPLETED:
             return DRAINED
         return "" if self.fits(copy, entry) else MOVED
 
@@ -351,14 +349,14 @@ class Settling:
         """Replace a copy, by surge if possible."""
         slot, rollout = copy.slot, self.view.rollout
         if why == UPDATED and rollout is not None and rollout.state == "failed":
-            self.moves.waits[slot] = f"the rollout failed: {rollout.why}"
+            self.moves.waits[slot] = Reason("rollout_failed", {"why": rollout.why})
             return
         counted = self.is_renewed(slot)     # it is renewed again, for its new copy is outdated too
         if self.busy >= self.update.max_parallel and not counted:
-            self.moves.waits[slot] = "other copies are renewed first"
+            self.moves.waits[slot] = Reason("others_first")
             return
         choice = self.choose(slot, entry, "" if why == UPDATED else copy.node_id)
-        if not choice.node_id and not (why == UPDATED and self.could_stay(copy, entry)):
+        if choice.why is not None and not (why == UPDATED and self.could_stay(copy, entry)):
             self.moves.waits[slot] = choice.why         # it is of use where it is
             return
         self.busy += not counted

@@ -124,7 +124,7 @@ async def test_no_place_for_another(tmp_path: Path, clock: MockClock) -> None:
         fleet.agents["n1"].cut = True
         await fleet.until(lambda: fleet.where(number) == ["n2"])
         why, = fleet.room.waits(number).values()
-        assert "port 80 is taken" in why
+        assert "port 80 is taken" in why.text
         fleet.agents["n1"].cut = False
         await fleet.until(lambda: fleet.where(number) == ["n1", "n2"])
         assert [copy.number for copy in fleet.copies(number)] == before
@@ -138,7 +138,7 @@ async def test_failover_off(tmp_path: Path, clock: MockClock) -> None:
         fleet.agents["n1"].cut = True
         await trio.sleep(100)
         assert fleet.where(number) == []
-        assert list(fleet.room.waits(number).values()) == [
+        assert [why.text for why in fleet.room.waits(number).values()] == [
             "it waits for the node n1, which is lost"]
         fleet.agents["n1"].cut = False
         await fleet.until(lambda: fleet.where(number) == ["n1"])
@@ -331,5 +331,5 @@ async def test_versions_and_conditions(tmp_path: Path, clock: MockClock) -> None
         await fleet.room.ask(lambda: fleet.room.roll_back(number, 0, 2))
         assert len(fleet.copies(number)) == 1
         plan = fleet.room.plan(body(url, 2, selector={"rack": "1"}))
-        assert [(one.node_id, one.why) for one in plan] == [
+        assert [(one.node_id, one.why and one.why.text) for one in plan] == [
             ("", "no node fits: the label rack=1 is missing (1 node)")] * 2

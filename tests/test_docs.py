@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from string import Formatter
 from typing import NamedTuple
 
 import pytest
 
 from docs import reference
+from plumd import artifact, placement
 from plumd.config import SETTINGS
 from plumd.errors import CODES, PlumError
 from tests.daemon.running import BIN, Running, clean_environment, free_port
@@ -236,3 +239,14 @@ def test_the_promises_stand_in_the_readme() -> None:
     text = (ROOT / "README.md").read_text()
     for number in range(1, 8):
         assert re.search(rf"^{number}\. ", text, re.MULTILINE)
+
+
+def test_every_reason_is_documented_and_translated() -> None:
+    page = (ROOT / "docs" / "deployments.md").read_text()
+    for language in ("en", "zh"):
+        words = json.loads((ROOT / "ui/src/locales" / f"{language}.json").read_text())["reason"]
+        for said in (placement.SAID, artifact.SAID):
+            for code, sentence in said.items():
+                assert f"`{code}`" in page, code
+                slots = {field for _, field, _, _ in Formatter().parse(sentence) if field}
+                assert set(re.findall(r"{(\w+)}", words[code])) == slots, (language, code)

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from plumd.errors import NodeTaken, NotFound, StorageDown, WrongState
 from plumd.nodes import OFFLINE_TTLS, Nodes
-from plumd.rollout import DRAINING, LOST_NODE
+from plumd.placement import NODE_DRAINED, NODE_LOST
 from plumd.store.nodes import Facts
 from plumd.store.store import Tx
 from tests.fabric_rig import TTL_S, Disk, beat, keep_beating, nodes_of
@@ -53,7 +53,7 @@ async def test_beats_write_once_and_silence_is_a_loss(tmp_path: Path, clock: Moc
         assert TTL_S <= took <= TTL_S + 0.1
         assert news == ["a", "a"]
         assert disk.told("node") == [("a", "unhealthy")]
-        assert nodes.for_placement()[0].why_not == LOST_NODE
+        assert nodes.for_placement()[0].why_not == NODE_LOST
         took = await until_health(nodes, "a", "Offline")
         assert took == pytest.approx(OFFLINE_TTLS * TTL_S, abs=1)
         await beat(nodes, "a")
@@ -186,12 +186,12 @@ async def test_drain_labels_bounds_and_removal(tmp_path: Path, clock: MockClock)
     await beat(nodes, "a", labels={"rack": "1", "os": "x"}, facts=Facts(cpus=2, mem_total=100))
     seen = await nodes.drain("a", on=True)
     assert (seen.health, drained) == ("Draining", [("a", True)])
-    assert nodes.for_placement()[0].why_not == DRAINING
+    assert nodes.for_placement()[0].why_not == NODE_DRAINED
     await nodes.configure("a", {"rack": "2"}, 3)
     await beat(nodes, "a", labels={"rack": "1", "os": "x"}, facts=Facts(cpus=2, mem_total=100))
     place = nodes_of(disk).for_placement()[0]
     assert (place.labels, place.instances_max) == ({"rack": "2", "os": "x"}, 3)
-    assert (place.cpu_percent, place.memory_bytes, place.why_not) == (200, 100, DRAINING)
+    assert (place.cpu_percent, place.memory_bytes, place.why_not) == (200, 100, NODE_DRAINED)
     assert (await nodes.drain("a", on=False)).health == "Healthy"
     nodes.users = lambda _name: 2
     with pytest.raises(WrongState, match="2 instances"):

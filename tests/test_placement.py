@@ -8,15 +8,14 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plumd.placement import Board, Need, Node
-from plumd.rollout import DRAINING, LOST_NODE
+from plumd.placement import NODE_DRAINED, NODE_LOST, Board, Need, Node, Reason
 
 GROUP = (1, "e")
 
 
 def test_rules() -> None:
     nodes = [Node("a", {"rack": "1"}), Node("b", {"rack": "2"}, instances_max=1),
-             Node("c", {"rack": "2"}, LOST_NODE), Node("d", {"rack": "3"}, DRAINING),
+             Node("c", {"rack": "2"}, NODE_LOST), Node("d", {"rack": "3"}, NODE_DRAINED),
              Node("e", {"rack": "3"}, shaky=True), Node("f", {"rack": "4"}, memory_bytes=100,
                                                        cpu_percent=200)]
     board = Board(nodes)
@@ -26,18 +25,23 @@ def test_rules() -> None:
     board.put("a", Need(GROUP, ports=(80,)))
     board.put("b", Need(GROUP))
     assert board.choose(Need(GROUP)).node_id == "f"
-    assert "port 80 is taken" in board.why_not(nodes[0], Need(GROUP, ports=(80,)))
+    assert board.why_not(nodes[0], Need(GROUP, ports=(80,))) == Reason("port_taken", {"port": 80})
     assert not board.why_not(nodes[0], Need(GROUP, ports=(80,)), ports=False)
-    assert "as many as it may" in board.why_not(nodes[1], Need(GROUP))
-    assert "as many as a node may" in board.why_not(nodes[0], Need(GROUP, max_per_node=1))
-    assert "memory" in board.why_not(nodes[5], Need(GROUP, memory_bytes=101))
-    assert "CPU" in board.why_not(nodes[5], Need(GROUP, cpu_percent=201))
+    assert board.why_not(nodes[1], Need(GROUP)) == Reason("node_full", {"count": 1})
+    assert board.why_not(nodes[0], Need(GROUP, max_per_node=1)) == Reason(
+        "entry_full", {"count": 1})
+    assert board.why_not(nodes[5], Need(GROUP, memory_bytes=101)) == Reason("memory_short")
+    assert board.why_not(nodes[5], Need(GROUP, cpu_percent=201)) == Reason("cpu_short")
     choice = board.choose(Need(GROUP, {"rack": "9"}))
     assert choice.node_id == ""
-    assert choice.why == ("no node fits: the label rack=9 is missing (4 nodes); it is drained "
-                          "(1 node); it is lost (1 node)")
-    assert Board([]).choose(Need(GROUP)).why == "no node fits: there are no nodes" or (
-        Board([]).choose(Need(GROUP)).why == "there are no nodes")
+    assert choice.why == Reason("no_node_fits", because=(
+        Reason("label_missing", {"label": "rack", "value": "9"}, nodes=4),
+        Reason("node_drained", nodes=1), Reason("node_lost", nodes=1)))
+    assert choice.why.text == ("no node fits: the label rack=9 is missing (4 nodes); it is drained "
+                               "(1 node); it is lost (1 node)")
+    none = Board([]).choose(Need(GROUP)).why
+    assert none is not None
+    assert none.text == "there are no nodes"
 
 
 def test_spread_over_a_label() -> None:
@@ -54,7 +58,7 @@ def test_spread_over_a_label() -> None:
 NODES = st.lists(st.builds(
     Node, st.sampled_from([f"n{index}" for index in range(8)]),
     st.dictionaries(st.sampled_from("ab"), st.sampled_from("12")),
-    st.sampled_from(["", "", LOST_NODE, DRAINING]), st.booleans(), st.integers(0, 3),
+    st.sampled_from(["", "", NODE_LOST, NODE_DRAINED]), st.booleans(), st.integers(0, 3),
     st.integers(0, 5), st.just(0.0)), unique_by=lambda node: node.node_id, max_size=8)
 NEEDS = st.lists(st.builds(
     Need, st.tuples(st.integers(1, 2), st.sampled_from("ef")),

@@ -35,6 +35,7 @@ from plumd.fleet import (
     slots_of,
 )
 from plumd.model import id_text
+from plumd.placement import Reason
 from plumd.store.deployments import DeploymentRow, VersionRow
 
 Replicas = Count | Annotated[dict[NodeName, Count], Meta(max_length=REPLICAS_MAX)]
@@ -93,7 +94,8 @@ class Scale(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class InstanceView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """A copy. state: its phase, or Unhealthy.  why: what keeps it from running or from ending."""
+    """A copy. state: its phase, or Unhealthy.  why: what keeps it from running or from ending;
+    reason: the same for programs."""
 
     instance_id: str
     deployment_id: str
@@ -108,6 +110,7 @@ class InstanceView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     desired: str
     retired: str | None
     why: str | None
+    reason: Reason | None
     exit_code: int | None
     signal: int | None
     restarts: int
@@ -144,21 +147,23 @@ class DeploymentView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 
 
 class Waits(msgspec.Struct, frozen=True, rename="camel"):
-    """Why a slot has no copy that runs, or one that should have gone."""
+    """Why a slot has no copy that runs, or one that should have gone; reason: for programs."""
 
     entry: str
     ordinal: int
     node_id: str | None
     why: str
+    reason: Reason
 
 
 class PlannedView(msgspec.Struct, frozen=True, rename="camel"):
-    """Where a copy would go; nodeId null: nowhere, and why says why."""
+    """Where a copy would go; nodeId null: nowhere, and why says why, reason for programs."""
 
     entry: str
     ordinal: int
     node_id: str | None
     why: str | None
+    reason: Reason | None
 
 
 class PlanView(msgspec.Struct, frozen=True, rename="camel"):
@@ -326,6 +331,7 @@ def entry_of(given: EntryWrite, where: str, host: str, room: Deployments,
 def instance_view(copy: Copy, row: DeploymentRow | None, room: Deployments) -> InstanceView:
     """A copy as the API shows it."""
     entry = room.program(copy.deployment, copy.version, copy.entry)
+    reason = None if copy.retired else room.waits(copy.deployment).get(copy.slot)
     stops = copy.held or bool(copy.retired) or row is None or not row.running
     return InstanceView(
         instance_id=id_text(copy.number), deployment_id=id_text(copy.deployment),
@@ -333,7 +339,7 @@ def instance_view(copy: Copy, row: DeploymentRow | None, room: Deployments) -> I
         node_id=copy.node_id or None, state=copy.state, phase=PHASES[copy.phase],
         healthy=bool(copy.healthy_ms), desired="Stopped" if stops else "Running",
         retired=copy.retired or None,
-        why=None if copy.retired else room.waits(copy.deployment).get(copy.slot),
+        why=None if reason is None else reason.text, reason=reason,
         exit_code=copy.exit_code, signal=copy.signal, restarts=copy.restarts,
         pid=copy.pid or None, message=copy.message,
         app_name=entry.app_name if entry is not None else "",
@@ -356,7 +362,7 @@ def deployment_view(row: DeploymentRow, copies: list[Copy], room: Deployments) -
     """A deployment as the API shows it."""
     body = row.body
     current = [copy for copy in copies if not copy.retired]
-    waits: Mapping[Slot, str] = room.waits(row.number) if row.running else {}
+    waits: Mapping[Slot, Reason] = room.waits(row.number) if row.running else {}
     return DeploymentView(
         deployment_id=id_text(row.number), name=body.name, version=row.version,
         state="Running" if row.running else "Stopped", labels=body.labels, entries=body.entries,
@@ -365,7 +371,7 @@ def deployment_view(row: DeploymentRow, copies: list[Copy], room: Deployments) -
         ready=sum(1 for copy in current if copy.phase is Phase.RUNNING and copy.healthy_ms),
         failed=sum(1 for copy in current if copy.phase is Phase.FAILED),
         instances=[id_text(copy.number) for copy in current],
-        waits=[Waits(slot.entry, slot.ordinal, slot.pin or None, why)
+        waits=[Waits(slot.entry, slot.ordinal, slot.pin or None, why.text, why)
                for slot, why in sorted(waits.items())],
         created_at=row.created_ms, updated_at=row.updated_ms)
 
@@ -377,7 +383,8 @@ def version_view(row: VersionRow) -> VersionView:
 
 def plan_view(planned: list[Planned]) -> PlanView:
     """A plan as the API shows it."""
-    found = [PlannedView(one.entry, one.ordinal, one.node_id or None, one.why or None)
+    found = [PlannedView(one.entry, one.ordinal, one.node_id or None,
+                         None if one.why is None else one.why.text, one.why)
              for one in planned]
     placed = sum(1 for one in planned if one.node_id)
     return PlanView(placed, len(found) - placed, found)

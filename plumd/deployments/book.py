@@ -14,7 +14,7 @@ from plumd.clock import Clock
 from plumd.errors import NotFound, PlumError, VersionMismatch
 from plumd.fleet import PHASES, Body, Copy, DeploymentEntry, Phase, Rollout, Slot, Used
 from plumd.nodes import Nodes
-from plumd.placement import Board, Need
+from plumd.placement import Board, Need, Reason
 from plumd.services import Registry, Verdict
 from plumd.store import deployments
 from plumd.store.apps import AppRow
@@ -56,7 +56,7 @@ class Book:
         self._heard: dict[int, int] = {}                # copy -> when its agent last spoke of it
         self._used: dict[int, Used] = {}                # copy -> what it uses
         self._found: dict[int, tuple[Verdict, ...]] = {}    # copies that discovery knows
-        self._waits: dict[int, dict[Slot, str]] = {}
+        self._waits: dict[int, dict[Slot, Reason]] = {}
         self._looks: dict[int, int] = {}                # deployment -> when to look again
         self._stops: dict[int, int] = {}                # retired copy -> when it is told to stop
         self._bodies: OrderedDict[tuple[int, int], Body] = OrderedDict()
@@ -249,7 +249,7 @@ class Book:
         return (bool(copy.node_id) and not (copy.retired and copy.gone)
                 and self._rows[copy.deployment].running)
 
-    def waits(self, number: int) -> Mapping[Slot, str]:
+    def waits(self, number: int) -> Mapping[Slot, Reason]:
         """Why slots of a deployment have no copy that runs, or one that should have gone."""
         return self._waits.get(number, {})
 

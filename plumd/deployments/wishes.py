@@ -11,7 +11,7 @@ from plumd.deployments.book import Book
 from plumd.errors import NotFound, TooMany, WrongState
 from plumd.fleet import REPLICAS_MAX, Body, Copy, DeploymentEntry, Phase, Slot, slots_of
 from plumd.model import id_text
-from plumd.placement import Board
+from plumd.placement import Board, Reason
 from plumd.rollout import View
 from plumd.store.deployments import DeploymentRow
 
@@ -20,13 +20,14 @@ INSTANCES_MAX: Final = 50_000
 
 
 class Planned(msgspec.Struct, frozen=True):
-    """What would become of a slot. node_id: "" = no place, and why says why."""
+    """What would become of a slot. node_id: "" = no place, and why says why;
+    else None, or that it is there already."""
 
     entry: str
     ordinal: int
     pin: str
     node_id: str
-    why: str
+    why: Reason | None
 
 
 class Wishes(Book):
@@ -177,7 +178,7 @@ class Wishes(Book):
                 node = board.nodes.get(copy.node_id) if copy is not None else None
                 if copy is not None and node is not None and not board.why_not(
                         node, self.need(number, entry), ports=False):
-                    choice = placement.Choice(node.node_id, "it is there already")
+                    choice = placement.Choice(node.node_id, Reason("already_there"))
                 else:
                     choice = asked.choose(slot, entry, "")
                 if choice.node_id:

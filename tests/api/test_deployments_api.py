@@ -119,6 +119,10 @@ def test_a_report_of_a_copy_that_cannot_be_there_changes_nothing(api: Api) -> No
     nowhere, there = sorted(api.items(f"{BASE}/{found}/instances"),
                             key=lambda one: str(one["nodeId"] or ""))
     assert nowhere["nodeId"] is None
+    waits, = listed(api.get(f"{BASE}/{found}")["waits"])
+    assert "the label hall=none is missing" in str(waits["why"])
+    assert (nowhere["why"], nowhere["reason"]) == (waits["why"], waits["reason"])
+    assert listed([waits["reason"]])[0]["code"] == "no_node_fits"
     refused(report(api, nowhere["instanceId"]), 404, "not_found", "instanceId")
     refused(report(api, nowhere["instanceId"], nodeId="there-1"), 404, "not_found", "instanceId")
     refused(report(api, there["instanceId"], nodeId="there-2"), 404, "not_found", "nodeId")
@@ -188,7 +192,13 @@ def test_scale_edit_plan_and_versions(api: Api) -> None:
     none = api.done("POST", f"{BASE}/plan", {"name": "x", "entries": [
         {**entry, "selector": {"rack": "9"}}]})
     assert none["placed"] == 0
-    assert "rack=9 is missing" in str(listed(none["instances"])[0]["why"])
+    nowhere = listed(none["instances"])[0]
+    assert str(nowhere["why"]).startswith("no node fits: the label rack=9 is missing (")
+    reason, = listed([nowhere["reason"]])
+    assert reason["code"] == "no_node_fits"
+    missing = listed(reason["because"])[0]
+    assert missing["code"] == "label_missing"
+    assert missing["values"] == {"label": "rack", "value": "9"}
     answer = api.ask("POST", BASE, body, headers={"idempotency-key": "web"})
     again = api.ask("POST", BASE, body, headers={"idempotency-key": "web"})
     assert answer.json() == again.json()

@@ -57,7 +57,7 @@ class Screen:
                 and "net::ERR" not in message.text:
             self.complaints.append(message.text)
 
-    def t(self, key: str, **named: object) -> str:
+    def t(self, key: str, /, **named: object) -> str:
         """A message of the catalogue."""
         found: str | Words = self.words
         for part in key.split("."):

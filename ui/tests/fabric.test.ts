@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { byDevice, inOrder, ruleBody, ruleFaults, ruleForm } from "@/domain/alarm";
 import type { Alarm } from "@/domain/alarm";
 import { isDrawable, RANGES, rangeOf } from "@/domain/deviceHistory";
-import { placementText } from "@/domain/placement";
+import { type Reason, reasonText } from "@/domain/reason";
 import { healthCounts, tilesOf } from "@/domain/topology";
 import type { Device, Instance, Node } from "@/domain/topology";
 import { limitShare, ranOutOfMemory } from "@/domain/usage";
@@ -196,19 +196,28 @@ describe("what an instance uses", () => {
 });
 
 describe("why no node takes a copy", () => {
-  const say = (key: string, values: Readonly<Record<string, string>>) =>
-    key === "placement.noneFits" ? `${key}|${values["why"] ?? ""}` : [key, ...Object.values(values)].join(" ");
+  const why = "no node fits: the label gpu=yes is missing (2 nodes); it is lost (1 node)";
+  const reason: Reason = {
+    code: "no_node_fits",
+    values: {},
+    because: [
+      { code: "label_missing", values: { label: "gpu", value: "yes" }, because: [], nodes: 2 },
+      { code: "node_lost", values: {}, because: [], nodes: 1 },
+    ],
+    nodes: 0,
+  };
+  const say = (key: string, values: Readonly<Record<string, string | number>>) =>
+    `${key}<${Object.values(values).join(" ")}>`;
 
   it("is said by the catalogue, reason for reason", () => {
-    const why =
-      "no node fits: the label gpu=yes is missing (2 nodes); it is lost (1 node); it snows (1 node)";
-    expect(placementText(why, say)).toBe(
-      "placement.noneFits|placement.label gpu=yes (2)placement.andplacement.lost (1)placement.andit snows (1)",
+    expect(reasonText({ why, reason }, say, () => true)).toBe(
+      "reason.no_node_fits<reason.onNodes<reason.label_missing<gpu yes > 2>reason.and<>" +
+        "reason.onNodes<reason.node_lost<> 1>>",
     );
-    expect(placementText("there are no nodes", say)).toBe("placement.noNodes");
+    expect(reasonText({ why: null, reason: null }, say, () => true)).toBe("");
   });
 
-  it("stays as it is where it is something else", () => {
-    expect(placementText("the app is gone", say)).toBe("the app is gone");
+  it("stays as plumd wrote it where a word of it is not known", () => {
+    expect(reasonText({ why, reason }, say, (key) => !key.endsWith("node_lost"))).toBe(why);
   });
 });

@@ -25,6 +25,8 @@ export class Problem extends Error {
     readonly code: string,
     readonly detail: string,
     readonly field: string,
+    /** The detail for programs, where plumd gives it. */
+    readonly reason: Schemas["Reason"] | null = null,
   ) {
     super(detail || code);
     this.name = "Problem";
@@ -84,7 +86,13 @@ async function answered<T>(asked: Promise<Answer<T>>): Promise<Answer<T>> {
 export function problemOf(status: number, body: unknown): Problem {
   const said = typeof body === "object" && body !== null ? (body as Record<string, unknown>) : {};
   const text = (key: string) => (typeof said[key] === "string" ? said[key] : "");
-  return new Problem(status, text("code") || "unreadable_answer", text("detail"), text("field"));
+  const code = text("code") || "unreadable_answer";
+  return new Problem(status, code, text("detail"), text("field"), reasonOf(said["reason"]));
+}
+
+function reasonOf(said: unknown): Schemas["Reason"] | null {
+  if (typeof said !== "object" || said === null) return null;
+  return { values: {}, because: [], nodes: 0, ...(said as { code: string }) };
 }
 
 /** A problem for showing, whatever was thrown. */

@@ -5070,13 +5070,31 @@ export interface components {
         };
         /**
          * Waits
-         * @description Why a slot has no copy that runs, or one that should have gone.
+         * @description Why a slot has no copy that runs, or one that should have gone; reason: for programs.
          */
         Waits: {
             entry: string;
             ordinal: number;
             nodeId: string | null;
             why: string;
+            reason: components["schemas"]["Reason"];
+        };
+        /**
+         * Reason
+         * @description Why a copy goes nowhere, or waits: a code, and what its sentence names.
+         *
+         *         because: what it follows from.  nodes: for how many nodes that holds, 0 = it is not about nodes.
+         */
+        Reason: {
+            code: string;
+            /** @default {} */
+            values: {
+                [key: string]: string | number;
+            };
+            /** @default [] */
+            because: components["schemas"]["Reason"][];
+            /** @default 0 */
+            nodes: number;
         };
         /**
          * DeploymentAnew
@@ -5128,13 +5146,14 @@ export interface components {
         };
         /**
          * PlannedView
-         * @description Where a copy would go; nodeId null: nowhere, and why says why.
+         * @description Where a copy would go; nodeId null: nowhere, and why says why, reason for programs.
          */
         PlannedView: {
             entry: string;
             ordinal: number;
             nodeId: string | null;
             why: string | null;
+            reason: components["schemas"]["Reason"] | null;
         };
         /**
          * Scale
@@ -5152,7 +5171,8 @@ export interface components {
         };
         /**
          * InstanceView
-         * @description A copy. state: its phase, or Unhealthy.  why: what keeps it from running or from ending.
+         * @description A copy. state: its phase, or Unhealthy.  why: what keeps it from running or from ending;
+         *         reason: the same for programs.
          */
         InstanceView: {
             instanceId: string;
@@ -5168,6 +5188,7 @@ export interface components {
             desired: string;
             retired: string | null;
             why: string | null;
+            reason: components["schemas"]["Reason"] | null;
             exitCode: number | null;
             signal: number | null;
             restarts: number;

@@ -8,7 +8,7 @@ import { useProblemText } from "./useProblemText";
 
 export function useAction() {
   const { t } = useI18n();
-  const { titleOf } = useProblemText();
+  const { titleOf, detailOf } = useProblemText();
   const busy = ref(false);
 
   /** Do it; answers whether it was done. done: what to say then. */
@@ -21,7 +21,7 @@ export function useAction() {
     } catch (error) {
       const problem = asProblem(error);
       ElMessage({
-        message: [titleOf(problem), problem.detail].filter(Boolean).join(": "),
+        message: [titleOf(problem), detailOf(problem)].filter(Boolean).join(": "),
         type: "error",
         duration: 6_000,
         showClose: true,

@@ -6,6 +6,8 @@ import { Problem, problemOf } from "@/api/client";
 export function useUpload(url: string, done: () => void) {
   /** The file's name while it is on its way. */
   const sending = ref("");
+  /** The name of the last one. */
+  const last = ref("");
   /** How much has gone out, 0 .. 1. */
   const share = ref(0);
   const problem = shallowRef<Problem | null>(null);
@@ -22,7 +24,7 @@ export function useUpload(url: string, done: () => void) {
     stop();
     problem.value = null;
     share.value = 0;
-    sending.value = file.name;
+    sending.value = last.value = file.name;
     const request = new XMLHttpRequest();
     current = request;
     request.upload.onprogress = (event) => {
@@ -53,5 +55,5 @@ export function useUpload(url: string, done: () => void) {
   }
 
   onScopeDispose(stop);
-  return { sending, share, problem, send, stop };
+  return { sending, last, share, problem, send, stop };
 }
