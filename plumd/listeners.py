@@ -18,7 +18,7 @@ from plumd import mapping
 from plumd.engine import Ask, Engine
 from plumd.errors import PlumError
 from plumd.expressions import Failure, Value
-from plumd.flow.data import DECODE
+from plumd.flow.data import decoded
 from plumd.follow import Log
 from plumd.mapping import Happening, Rules
 from plumd.model import TaskState, id_text
@@ -199,8 +199,8 @@ def json_of(data: bytes | str | None) -> Value:
     if data is None:
         return None
     try:
-        return DECODE(data.encode() if isinstance(data, str) else data)
-    except msgspec.DecodeError:     # a worker's result may be any text
+        return decoded(data.encode() if isinstance(data, str) else data)
+    except Failure:                 # a worker's result may be any text
         return data if isinstance(data, str) else data.decode(errors="replace")
 
 

@@ -15,6 +15,7 @@ import hashlib
 import logging
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -27,7 +28,7 @@ from plumd.errors import PlumError
 from plumd.executors.outgoing import Client
 from plumd.executors.targets import CallFailed, Target
 from plumd.expressions import Failure, Value
-from plumd.flow.data import DECODE
+from plumd.flow.data import decoded
 from plumd.mapping import Happening, Rules
 from plumd.model import id_text
 from plumd.mqtt_packets import Broken, Connack, Puback, Publish, Suback
@@ -346,14 +347,11 @@ class Brokers:
 
 def value_of(payload: bytes) -> Value:
     """JSON, else text, else base64."""
-    try:
-        return DECODE(payload)
-    except msgspec.DecodeError:
-        pass
-    try:
+    with suppress(Failure):
+        return decoded(payload)
+    with suppress(UnicodeDecodeError):
         return payload.decode()
-    except UnicodeDecodeError:
-        return base64.b64encode(payload).decode()
+    return base64.b64encode(payload).decode()
 
 
 def split(text: str, port: int) -> tuple[str, int]:

@@ -413,6 +413,7 @@ def load(runs: Runs, now_ms: int, bad: list[Unreadable]) -> None:
         try:
             plan = planner.replan(row)
             runs.load(plan, row, store.peek(flows.seeds, row.id), now_ms)
-        except (NotFound, Invalid, Failure, msgspec.DecodeError, ValueError) as error:
+        except (NotFound, Invalid, Failure, msgspec.DecodeError, ValueError,
+                RecursionError) as error:
             bad.append(Unreadable("workflow_run", str(row.id), str(error)))
     runs.release_lost(now_ms)

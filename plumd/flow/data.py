@@ -22,6 +22,9 @@ from plumd.expressions import (
 from plumd.flow.graph import Fixed, ListOf, MapOf, Template, Text, Whole
 
 DEPTH_MAX: Final = 32
+NESTING_MAX: Final = 64
+"""So deep a value from outside, or one that grew round by round, may nest: what bears it here also
+bears it wherever it is read again."""
 FILLED_BYTES_MAX: Final = 1 << 20
 DECODE: Final[Callable[[bytes], Value]] = msgspec.json.Decoder().decode
 ENCODE: Final = msgspec.json.Encoder().encode
@@ -126,6 +129,28 @@ def fill_bytes(template: Template, look: Look, what: str = "payload") -> bytes:
     return filled
 
 
+def bearable(value: Value) -> Value:
+    """The value. Raises: Failure when it nests deeper than NESTING_MAX."""
+    if not isinstance(value, list | dict):
+        return value
+    layer: list[Value] = [value]
+    for _ in range(NESTING_MAX):
+        layer = [inner for one in layer if isinstance(one, list | dict)
+                 for inner in (one.values() if isinstance(one, dict) else one)
+                 if isinstance(inner, list | dict)]
+        if not layer:
+            return value
+    raise Failure(f"it nests deeper than {NESTING_MAX} levels")
+
+
+def decoded(data: bytes) -> Value:
+    """JSON from outside. Raises: Failure when it is none, or nests too deep."""
+    try:
+        return bearable(DECODE(data))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Failure(f"it is no JSON: {error}") from None
+
+
 def extract(result: bytes | None, keep: Sequence[Path]) -> dict[Path, Value]:
     """What stands in a result at the paths that somebody refers to; each begins with "result".
 
@@ -134,8 +159,8 @@ def extract(result: bytes | None, keep: Sequence[Path]) -> dict[Path, Value]:
     if result is None:
         return {path: None for path in keep if path == ("result",)}
     try:
-        whole: Value = DECODE(result)
-    except (msgspec.DecodeError, RecursionError):
+        whole = decoded(result)
+    except Failure:
         return {}
     found: dict[Path, Value] = {}
     printed: Value = None
@@ -158,7 +183,7 @@ def printed_of(result: Value) -> Value:
     """The JSON object that a process printed, or an empty one."""
     try:
         text = item_of(result, "stdout")
-        printed: Value = DECODE(text.encode()) if isinstance(text, str) else None
-    except (Failure, msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+        printed = decoded(text.encode()) if isinstance(text, str) else None
+    except (Failure, UnicodeEncodeError):
         return {}
     return printed if isinstance(printed, dict) else {}

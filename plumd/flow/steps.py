@@ -205,7 +205,7 @@ def count_iteration(machine: Machine, loop: Loop, frame: Frame) -> None:
     state = machine.outcome_of(frame)
     if state == StepState.SUCCEEDED and frame.scope.result is not None:
         try:
-            loop.last = data.fill(frame.scope.result, Sight(machine, frame))
+            loop.last = data.bearable(data.fill(frame.scope.result, Sight(machine, frame)))
             if loop.keeps:
                 keep_result(loop, frame.number)
         except Failure as failure:
