@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-CORE := plumd/_sched.pyx plumd/_heap.pxi plumd/_alarms.pxi plumd/_keys.pxi plumd/_look.pxi plumd/_sched.pxd plumd/agent/shim.c setup.py pyproject.toml
+CORE := plumd/_sched.pyx plumd/_heap.pxi plumd/_alarms.pxi plumd/_workers.pxi plumd/_match.pxi plumd/_keys.pxi plumd/_look.pxi plumd/_sched.pxd plumd/agent/shim.c setup.py pyproject.toml
 
 UI_SOURCES := $(shell find ui/src -type f) ui/index.html ui/package-lock.json ui/vite.config.ts ui/tsconfig.json
 # Node comes from a wheel, so that the machine needs none and every machine has the same.

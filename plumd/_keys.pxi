@@ -132,7 +132,7 @@ cdef int open_lane(Scheduler self, Lane lane) except -1:
         since_ms, tie = lane.served_ms, lane.turn
     klass.lanes.put(self.lane_at, since_ms - task.priority * self.age_ms, tie, lane.number)
     if klass.free.count:
-        self.touch(klass)
+        touch(self, klass)
     return 0
 
 

@@ -195,27 +195,6 @@ cdef class Scheduler:
     cdef stale(self, str detail, int state, int32_t attempt)
     cdef bint has_other(self, int32_t klass, Worker worker) except -1
     cdef on_nap(self, command, int64_t now_ns, int64_t now_ms)
-    cdef on_join(self, command, int64_t now_ns, int64_t now_ms)
-    cdef on_detach(self, command, int64_t now_ms)
-    cdef int detach(self, Worker worker, int64_t now_ms) except -1
-    cdef int tell_worker(self, Worker worker, str what, int64_t now_ms) except -1
-    cdef on_leave(self, command, int64_t now_ns, int64_t now_ms)
-    cdef on_ahead(self, command)
-    cdef on_drain(self, command, int64_t now_ms)
-
-    cdef Entry* first(self, MatchClass klass) noexcept
-    cdef bint place(self, command, Worker worker) except -1
-    cdef leave_pools(self, Worker worker)
-    cdef int remove_worker(self, Worker worker) except -1
-    cdef int lose_all(self, Worker worker, str code, int64_t now_ns, int64_t now_ms) except -1
-
-    cdef MatchClass class_for(self, str name, int kind, str target_kind, str target_ref)
-    cdef int admit(self, MatchClass klass, Worker worker) except -1
-    cdef int leave_class(self, MatchClass klass) except -1
-    cdef int offer(self, MatchClass klass, Worker worker) except -1
-    cdef int refresh(self, Worker worker) except -1
-    cdef int touch(self, MatchClass klass) except -1
-    cdef int match(self, int64_t now_ns, int64_t now_ms) except -1
 
     cdef int32_t new_slot(self) except -1
     cdef void mark(self, int32_t slot) noexcept

@@ -81,78 +81,6 @@ include "_alarms.pxi"
 
 
 @cython.final
-cdef class MatchClass:
-
-    def __cinit__(self, str name, str pool, str target_kind, str target_ref, int32_t number):
-        self.name, self.pool, self.number = name, pool, number
-        self.target_kind, self.target_ref = target_kind, target_ref
-        self.ready, self.free, self.lanes = Heap(), Heap(), Heap()
-        self.workers = {}
-
-    def __dealloc__(self):
-        free(self.free_at)
-
-    cdef int make_room(self, Py_ssize_t slot) except -1:
-        cdef Py_ssize_t room
-        if slot < self.free_room:
-            return 0
-        room = max(slot + 1, self.free_room * 2, 8)
-        self.free_at = <int32_t*> grown(self.free_at, self.free_room, room, sizeof(int32_t))
-        self.free_room = room
-        return 0
-
-
-cdef bint matches(MatchClass klass, Worker worker, str home):
-    """Whether a worker of the class's pool is one that the target means.
-
-    home: the node whose agent runs the processes that name none, "" when the daemon does it.
-    """
-    cdef str kind = klass.target_kind, ref = klass.target_ref, pair, key, value
-    if kind == "" and klass.pool == NODE_POOL:
-        return worker.kind == LOCAL or (home != "" and worker.node_id == home)
-    if kind == "" or kind == "builtin" or kind == "service":
-        return True
-    if kind == "node":
-        return worker.node_id == ref
-    if kind == "worker":
-        return worker.worker_id == ref
-    if kind == "deployment":
-        return worker.labels.get("deploymentId") == ref
-    if kind == "app":
-        return ref in (worker.join.app_name, worker.labels.get("appName"),
-                       worker.labels.get("serviceName"))
-    if kind == "labels":
-        for pair in ref.split(","):
-            key, _, value = pair.partition("=")
-            if worker.labels.get(key.strip()) != value.strip():
-                return False
-        return True
-    return False
-
-
-@cython.final
-cdef class Worker:
-    pass
-
-
-cdef inline bint has_room(Worker worker):
-    """Whether it takes one more attempt."""
-    return (worker.attached and not worker.draining
-            and worker.running < worker.capacity + worker.ahead)
-
-
-cdef inline int note_call(Worker worker, bint reached, int64_t now_ns) except -1:
-    """A call ended. Misses that are long ago say nothing of a new one."""
-    if reached:
-        worker.missed_since = 0
-        return 0
-    if worker.missed_since == 0 or now_ns - worker.missed_last > MISSES_APART_NS:
-        worker.missed_since = now_ns
-    worker.missed_last = now_ns
-    return 0
-
-
-@cython.final
 cdef class Scheduler:
 
     def __cinit__(self, limits not None, seed):
@@ -206,15 +134,15 @@ cdef class Scheduler:
         if kind is Nap:
             return self.on_nap(command, now_ns, now_ms)
         if kind is Join:
-            return self.on_join(command, now_ns, now_ms)
+            return on_join(self, command, now_ns, now_ms)
         if kind is Detach:
-            return self.on_detach(command, now_ms)
+            return on_detach(self, command, now_ms)
         if kind is Leave:
-            return self.on_leave(command, now_ns, now_ms)
+            return on_leave(self, command, now_ns, now_ms)
         if kind is Ahead:
-            return self.on_ahead(command)
+            return on_ahead(self, command)
         if kind is Drain:
-            return self.on_drain(command, now_ms)
+            return on_drain(self, command, now_ms)
         if kind is SetLimit:
             return set_limit(self, command, now_ns)
         raise TypeError(f"the core knows no command {kind.__name__}")
@@ -228,7 +156,7 @@ cdef class Scheduler:
             return Reply("exists", "a task with this id exists")
         if self.task_count >= self.limits.tasks_max:
             return Reply("overloaded", "too many live tasks")
-        klass = self.class_for(command.name, command.kind, command.target_kind, command.target_ref)
+        klass = class_for(self, command.name, command.kind, command.target_kind, command.target_ref)
         slot = self.new_slot()
         task = &self.tasks[slot]
         task.id, task.run_id, task.step = task_id, command.run_id, command.step
@@ -319,7 +247,7 @@ cdef class Scheduler:
         if worker.kind == CALLBACK:
             note_call(worker, command.reached, now_ns)
             if not command.reached:
-                self.detach(worker, now_ms)     # until it is heard of again
+                detach(self, worker, now_ms)     # until it is heard of again
                 if task.lost < self.lost_extra and self.has_other(task.klass, worker):
                     self.end(slot, END_UNREACHED, "unreached", command, True, 0, now_ns, now_ms)
                     return ACCEPTED
@@ -363,117 +291,6 @@ cdef class Scheduler:
             self.arm(slot, until_ns)
         return ACCEPTED
 
-    # ------------------------------------------------------------ workers
-
-    cdef on_join(self, command, int64_t now_ns, int64_t now_ms):
-        cdef Worker worker = self.worker_of.get(command.worker_id)
-        cdef bint changed, back, restarted = False
-        cdef int32_t slot, following
-        cdef set held
-        if worker is None and len(self.worker_of) >= self.limits.workers_max:
-            return Reply("overloaded", "too many workers")
-        if worker is not None and worker.session != command.session:
-            self.kicks.append((worker.worker_id, worker.session))
-            self.lose_all(worker, "worker_restarted", now_ns, now_ms)
-            restarted = True
-        back = worker is not None
-        changed = self.place(command, worker)
-        worker = <Worker> self.worker_of[command.worker_id]
-        if changed or not worker.attached:
-            self.joined.append(command)
-            self.tell_worker(worker, "changed" if back and worker.attached and not restarted
-                             else "online", now_ms)
-        if restarted or not worker.attached:
-            worker.ahead = 0        # what a line wants it says anew
-        worker.attached = True
-        worker.expires_ns = now_ns + worker.lease_ns
-        if worker.kind != LOCAL:
-            self.leases.put(self.lease_at, worker.expires_ns, worker.slot, worker.slot)
-        if back:
-            held = set(command.holding)
-            slot = worker.head
-            while slot >= 0:
-                following = self.tasks[slot].next
-                pair = (self.tasks[slot].id, self.tasks[slot].attempt)
-                if pair in held:
-                    held.discard(pair)
-                    if self.tasks[slot].stopping:
-                        self.stops.append((worker.worker_id, pair[0], pair[1],
-                                           STOP_REASONS[self.tasks[slot].stopping]))
-                elif self.tasks[slot].stopping and worker.kind == SESSION:
-                    self.confirm_stop(slot, now_ns, now_ms)     # it never arrived there
-                elif worker.kind == SESSION:
-                    self.tell_start(slot, worker, True)
-                slot = following
-            for pair in command.holding:
-                if pair in held:
-                    self.stops.append((worker.worker_id, pair[0], pair[1], "stale"))
-        else:
-            for pair in command.holding:
-                self.stops.append((worker.worker_id, pair[0], pair[1], "stale"))
-        self.refresh(worker)
-        return ACCEPTED
-
-    cdef int confirm_stop(self, int32_t slot, int64_t now_ns, int64_t now_ms) except -1:
-        """A stop that needs no answer: the work is known not to run."""
-        cdef bint canceled = self.tasks[slot].stopping == STOP_CANCEL
-        self.end(slot, END_CANCELED if canceled else END_TIMEOUT,
-                 "canceled" if canceled else "timeout", None, True, 0, now_ns, now_ms)
-        return 0
-
-    cdef bint place(self, command, Worker worker) except -1:
-        """Make the worker what the Join says; answers whether anything changed."""
-        cdef MatchClass klass
-        cdef str name
-        cdef object before_join = None
-        if worker is not None:
-            before_join = worker.join
-            if same_worker(before_join, command):
-                worker.join = command
-                return False
-            self.leave_pools(worker)
-        else:
-            worker = Worker()
-            if self.free_workers:
-                worker.slot = self.free_workers.pop()
-                self.workers[worker.slot] = worker
-            else:
-                worker.slot = <int32_t> len(self.workers)
-                self.workers.append(worker)
-            if worker.slot >= self.worker_room:
-                room = max(64, self.worker_room * 2)
-                self.lease_at = <int32_t*> grown(self.lease_at, self.worker_room, room,
-                                                 sizeof(int32_t))
-                self.worker_room = room
-            worker.head = -1
-            self.arrivals += 1      # never used: before all others, in order of arrival
-            worker.last_use = self.arrivals - NEVER
-            self.worker_of[command.worker_id] = worker
-        worker.worker_id, worker.session = command.worker_id, command.session
-        worker.node_id, worker.kind = command.node_id, command.kind
-        worker.labels, worker.capacity = dict(command.labels), command.capacity
-        worker.lease_ns, worker.join, worker.classes = command.lease_ms * MS, command, {}
-        for name in dict.fromkeys(command.tasks):
-            self.workers_of_pool.setdefault(name, {})[worker.slot] = None
-            for klass in self.classes_of_pool.get(name, {}).values():
-                self.admit(klass, worker)
-        return True
-
-    cdef leave_pools(self, Worker worker):
-        cdef MatchClass klass
-        cdef str name
-        for number in worker.classes:
-            klass = <MatchClass> self.classes[number]
-            klass.workers.pop(worker.slot, None)
-            klass.free.drop(klass.free_at, worker.slot)
-        worker.classes = {}
-        for name in dict.fromkeys(worker.join.tasks):
-            members = self.workers_of_pool.get(name)
-            if members is not None:
-                members.pop(worker.slot, None)
-                if not members:
-                    del self.workers_of_pool[name]
-
     def beat(self, str worker_id, str session, now):
         """Renew a lease in memory; False when that session holds none (it must register)."""
         cdef Worker worker = self.worker_of.get(worker_id)
@@ -481,208 +298,6 @@ cdef class Scheduler:
             return False
         worker.expires_ns = <int64_t> now.mono_ns + worker.lease_ns
         return True
-
-    cdef on_detach(self, command, int64_t now_ms):
-        cdef Worker worker = self.worker_of.get(command.worker_id)
-        if worker is None or worker.session != command.session:
-            return Reply("session_replaced", "another session took over")
-        self.detach(worker, now_ms)
-        return ACCEPTED
-
-    cdef int detach(self, Worker worker, int64_t now_ms) except -1:
-        """Nothing new goes to it until it is back; its lease runs on."""
-        if worker.attached:
-            worker.attached = False
-            self.tell_worker(worker, "away", now_ms)
-        return self.refresh(worker)
-
-    cdef int tell_worker(self, Worker worker, str what, int64_t now_ms) except -1:
-        if worker.kind != LOCAL:
-            self.events.append(("worker", worker.worker_id, what, now_ms))
-        return 0
-
-    cdef on_leave(self, command, int64_t now_ns, int64_t now_ms):
-        cdef Worker worker = self.worker_of.get(command.worker_id)
-        if worker is None:
-            return Reply("not_found", "no such worker is here")
-        self.lose_all(worker, "worker_left", now_ns, now_ms)
-        self.kicks.append((worker.worker_id, worker.session))
-        self.gone.append((worker.worker_id, "left"))
-        self.tell_worker(worker, "left", now_ms)
-        self.remove_worker(worker)
-        return ACCEPTED
-
-    cdef on_ahead(self, command):
-        cdef Worker worker = self.worker_of.get(command.worker_id)
-        if worker is None or worker.session != command.session:
-            return Reply("session_replaced", "another session took over")
-        worker.ahead = command.count
-        self.refresh(worker)
-        return ACCEPTED
-
-    cdef on_drain(self, command, int64_t now_ms):
-        cdef Worker worker = self.worker_of.get(command.worker_id)
-        if worker is None:
-            return Reply("not_found", "no such worker is here")
-        if worker.draining != <bint> command.on:
-            worker.draining = command.on
-            self.tell_worker(worker, "draining" if command.on else "resumed", now_ms)
-        self.refresh(worker)
-        return ACCEPTED
-
-    cdef int remove_worker(self, Worker worker) except -1:
-        self.leave_pools(worker)
-        self.leases.drop(self.lease_at, worker.slot)
-        del self.worker_of[worker.worker_id]
-        self.workers[worker.slot] = None
-        self.free_workers.append(worker.slot)
-        return 0
-
-    cdef int lose_all(self, Worker worker, str code, int64_t now_ns, int64_t now_ms) except -1:
-        while worker.head >= 0:
-            self.end(worker.head, END_LOST, code, None, True, 0, now_ns, now_ms)
-        return 0
-
-    # ------------------------------------------------------------ matching
-
-    cdef MatchClass class_for(self, str name, int kind, str target_kind, str target_ref):
-        cdef MatchClass klass
-        cdef str pool
-        cdef tuple key = (name, kind, target_kind, target_ref)
-        cdef Py_ssize_t room
-        klass = self.class_of.get(key)
-        if klass is not None:
-            if klass.live == 0:
-                self.idle.pop(klass.number, None)
-            return klass
-        pool = POOLS[kind] or name
-        if kind == 0 and (target_kind == "builtin" or name.startswith("builtin.")):
-            pool = BUILTIN_POOL
-        number = self.free_classes.pop() if self.free_classes else len(self.classes)
-        klass = MatchClass(name, pool, target_kind, target_ref, number)
-        if number == len(self.classes):
-            self.classes.append(klass)
-        else:
-            self.classes[number] = klass
-        if number >= self.turn_room:
-            room = max(64, self.turn_room * 2)
-            self.turn_at = <int32_t*> grown(self.turn_at, self.turn_room, room, sizeof(int32_t))
-            self.turn_room = room
-        self.class_of[key] = klass
-        self.classes_of_pool.setdefault(pool, {})[number] = klass
-        for slot in self.workers_of_pool.get(pool, ()):
-            self.admit(klass, <Worker> self.workers[slot])
-        return klass
-
-    cdef int admit(self, MatchClass klass, Worker worker) except -1:
-        """Enter a worker of the class's pool where the target means it."""
-        if matches(klass, worker, <str> self.limits.home_node):
-            klass.workers[worker.slot] = None
-            worker.classes[klass.number] = None
-            klass.make_room(worker.slot)
-            self.offer(klass, worker)
-        return 0
-
-    cdef int leave_class(self, MatchClass klass) except -1:
-        """One live task less; classes without tasks are kept for a while, a bounded number."""
-        cdef MatchClass oldest
-        klass.live -= 1
-        if klass.live > 0:
-            return 0
-        self.idle[klass.number] = None
-        if len(self.idle) > self.limits.idle_classes_max:
-            number = next(iter(self.idle))
-            del self.idle[number]
-            oldest = <MatchClass> self.classes[number]
-            for slot in oldest.workers:
-                (<Worker> self.workers[slot]).classes.pop(number, None)
-            self.class_of = {key: klass for key, klass in self.class_of.items()
-                             if klass is not oldest}
-            members = self.classes_of_pool[oldest.pool]
-            del members[number]
-            if not members:
-                del self.classes_of_pool[oldest.pool]
-            self.classes[number] = None
-            self.free_classes.append(number)
-            self.turns.drop(self.turn_at, number)
-            if number in self.dirty_set:
-                self.dirty_set.discard(number)
-                self.dirty_classes.remove(number)
-        return 0
-
-    cdef int offer(self, MatchClass klass, Worker worker) except -1:
-        """Put the worker's load into the class's heap, or take the worker out of it."""
-        if has_room(worker):
-            klass.free.put(klass.free_at, (<int64_t> worker.running << 20) // worker.capacity,
-                           worker.last_use, worker.slot)
-            if klass.ready.count or klass.lanes.count:
-                self.touch(klass)
-        else:
-            klass.free.drop(klass.free_at, worker.slot)
-        return 0
-
-    cdef int refresh(self, Worker worker) except -1:
-        for number in worker.classes:
-            self.offer(<MatchClass> self.classes[number], worker)
-        return 0
-
-    cdef int touch(self, MatchClass klass) except -1:
-        """The class may have both a ready task and a free worker now."""
-        if klass.number not in self.dirty_set:
-            self.dirty_set.add(klass.number)
-            self.dirty_classes.append(klass.number)
-        return 0
-
-    cdef Entry* first(self, MatchClass klass) noexcept:
-        """What goes first in a class: a task without a key, or a lane."""
-        cdef Entry* lane
-        if klass.lanes.count == 0:
-            return &klass.ready.entries[0] if klass.ready.count else NULL
-        lane = &klass.lanes.entries[0]
-        if klass.ready.count and before(&klass.ready.entries[0], lane):
-            return &klass.ready.entries[0]
-        return lane
-
-    cdef int match(self, int64_t now_ns, int64_t now_ms) except -1:
-        """Give ready tasks to free workers: over all classes the most urgent task goes first,
-        and of its class's workers the least loaded takes it."""
-        cdef MatchClass klass
-        cdef Entry* head
-        cdef Lane lane
-        cdef int32_t number, slot
-        if not self.dirty_classes:
-            return 0
-        for number in self.dirty_classes:
-            klass = <MatchClass> self.classes[number]
-            head = self.first(klass)
-            if head is not NULL and klass.free.count:
-                self.turns.put(self.turn_at, head.key, head.tie, number)
-        while self.turns.count:
-            number = self.turns.entries[0].item
-            klass = <MatchClass> self.classes[number]
-            head = self.first(klass)
-            if head is not NULL and klass.free.count:
-                slot = head.item
-                if klass.lanes.count and head == &klass.lanes.entries[0]:
-                    lane = <Lane> self.lanes[slot]
-                    slot = lane.ready.entries[0].item
-                    lane.ready.drop(self.ready_at, slot)
-                    serve_lane(self, lane, now_ns, now_ms)
-                    self.start(slot, <Worker> self.workers[klass.free.entries[0].item], now_ns,
-                               now_ms)
-                    open_key(self, lane.key)
-                else:
-                    klass.ready.drop(self.ready_at, slot)
-                    self.start(slot, <Worker> self.workers[klass.free.entries[0].item], now_ns,
-                               now_ms)
-                head = self.first(klass)
-            if head is not NULL and klass.free.count:
-                self.turns.put(self.turn_at, head.key, head.tie, number)
-            else:
-                self.turns.drop(self.turn_at, number)
-        self.dirty_classes.clear()
-        self.dirty_set.clear()
-        return 0
 
     # ------------------------------------------------------------ one task's moves
 
@@ -755,7 +370,7 @@ cdef class Scheduler:
         else:
             self.timers.drop(self.timer_at, slot)
         if klass.free.count:
-            self.touch(klass)
+            touch(self, klass)
         return 0
 
     cdef int hold(self, int32_t slot, Worker worker) except -1:
@@ -788,14 +403,14 @@ cdef class Scheduler:
             key = (<Lane> self.lanes[task.lane - 1]).key
             key.running -= 1
             open_key(self, key)
-        return self.refresh(worker)
+        return refresh(self, worker)
 
     cdef int start(self, int32_t slot, Worker worker, int64_t now_ns, int64_t now_ms) except -1:
         cdef Task* task = &self.tasks[slot]
         self.hold(slot, worker)
         self.uses += 1
         worker.last_use = self.uses
-        self.refresh(worker)
+        refresh(self, worker)
         task.attempt += 1
         task.started_ms = now_ms
         self.met.started += 1
@@ -836,6 +451,13 @@ cdef class Scheduler:
                 self.timers.drop(self.timer_at, slot)
         task.stopping = reason
         self.stops.append((worker.worker_id, task.id, task.attempt, STOP_REASONS[reason]))
+        return 0
+
+    cdef int confirm_stop(self, int32_t slot, int64_t now_ns, int64_t now_ms) except -1:
+        """A stop that needs no answer: the work is known not to run."""
+        cdef bint canceled = self.tasks[slot].stopping == STOP_CANCEL
+        self.end(slot, END_CANCELED if canceled else END_TIMEOUT,
+                 "canceled" if canceled else "timeout", None, True, 0, now_ns, now_ms)
         return 0
 
     cdef int end(self, int32_t slot, int ending, str code, object report, bint retryable,
@@ -935,7 +557,7 @@ cdef class Scheduler:
         task.next = self.free_task
         self.free_task = slot
         self.task_count -= 1
-        return self.leave_class(klass)
+        return leave_class(self, klass)
 
     cdef int write(self, int32_t slot, int64_t finished_ms) except -1:
         """The row's moving half, for a new row together with its Submit."""
@@ -969,7 +591,7 @@ cdef class Scheduler:
             open_gates(self, now_ns)
         self.expire(now_ns, now_ms)
         if not self.run_ends:
-            self.match(now_ns, now_ms)
+            match(self, now_ns, now_ms)
         self.alarms.ring(now_ns, now_ms, self.alarms_per_tick)
 
     def next_due_ns(self):
@@ -1009,11 +631,11 @@ cdef class Scheduler:
             if worker.expires_ns > now_ns:
                 self.leases.put(self.lease_at, worker.expires_ns, worker.slot, worker.slot)
                 continue
-            self.lose_all(worker, "lease_expired", now_ns, now_ms)
+            lose_all(self, worker, "lease_expired", now_ns, now_ms)
             self.kicks.append((worker.worker_id, worker.session))
             self.gone.append((worker.worker_id, "offline"))
-            self.tell_worker(worker, "offline", now_ms)
-            self.remove_worker(worker)
+            tell_worker(self, worker, "offline", now_ms)
+            remove_worker(self, worker)
         while left > 0 and self.timers.count and self.timers.entries[0].key <= now_ns:
             left -= 1
             slot = self.timers.entries[0].item
@@ -1073,13 +695,13 @@ cdef class Scheduler:
         """Enter a worker of before the restart: not connected, with one fresh lease, long enough
         for a worker that was told to come back later."""
         cdef Worker worker
-        self.place(join, None)
+        place(self, join, None)
         worker = <Worker> self.worker_of[join.worker_id]
         worker.attached = worker.kind != SESSION
         worker.expires_ns = <int64_t> now.mono_ns + max(worker.lease_ns, self.restart_grace_ns)
         if worker.kind != LOCAL:
             self.leases.put(self.lease_at, worker.expires_ns, worker.slot, worker.slot)
-        self.refresh(worker)
+        refresh(self, worker)
 
     def load_limit(self, command, now):
         """Enter a named limit of before the restart, before the tasks."""
@@ -1103,7 +725,7 @@ cdef class Scheduler:
         for (task_id, state, name, kind, target_kind, target_ref, priority, timeout_ms,
              queue_timeout_ms, max_retries, on_lost, created_ms, due_ms, started_ms, cancel_ms,
              attempt, failures, lost, worker_id, run_id, step, has_input, key, limit) in rows:
-            klass = self.class_for(name, kind, target_kind, target_ref)
+            klass = class_for(self, name, kind, target_kind, target_ref)
             slot = self.new_slot()
             task = &self.tasks[slot]
             task.id, task.run_id, task.step, task.state = task_id, run_id, step, state
@@ -1144,7 +766,7 @@ cdef class Scheduler:
             return self.arm(slot, now_ns)       # its worker is not known any more: lost
         task.since_ns = now_ns - max(0, now_ms - task.started_ms) * MS
         self.hold(slot, worker)
-        self.refresh(worker)
+        refresh(self, worker)
         if task.timeout_ms:
             left_ms = task.started_ms + task.timeout_ms - now_ms
             left_ms = max(0, min(left_ms, task.timeout_ms))
@@ -1274,13 +896,7 @@ cdef inline bint has_input(command):
     return command.payload is not None or command.blob or command.labels
 
 
-cdef bint same_worker(a, b):
-    """Whether two Joins describe the same worker; what it holds does not count."""
-    return (a.session == b.session and a.tasks == b.tasks and a.capacity == b.capacity
-            and a.labels == b.labels and a.node_id == b.node_id and a.kind == b.kind
-            and a.lease_ms == b.lease_ms and a.url == b.url and a.app_name == b.app_name
-            and a.app_version == b.app_version and a.instance_id == b.instance_id)
-
-
+include "_workers.pxi"
+include "_match.pxi"
 include "_keys.pxi"
 include "_look.pxi"

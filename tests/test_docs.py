@@ -191,7 +191,7 @@ def test_every_error_code_has_its_status_in_the_page() -> None:
 
 
 def test_every_cause_of_waiting_is_explained() -> None:
-    core = "".join((ROOT / "plumd" / name).read_text() for name in ("_sched.pyx", "_look.pxi"))
+    core = "".join(path.read_text() for path in (ROOT / "plumd").glob("_*.p[xy][ix]"))
     codes = set(re.findall(r'Cause\(\s*"(\w+)"', core))
     text = (ROOT / "docs" / "tasks.md").read_text()
     assert len(codes) > 5

@@ -66,7 +66,7 @@ class Copy:
             raise ValueError(f"{fault.file} has its place {good.count(fault.old)} times")
         path.write_text(good.replace(fault.old, fault.new))
         try:
-            if fault.file == CORE:
+            if fault.file.endswith((".pyx", ".pxi")):
                 self.build()
             yield
         finally:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 CORE: Final = "plumd/_sched.pyx"
+WORKERS: Final = "plumd/_workers.pxi"
+MATCH: Final = "plumd/_match.pxi"
 ENGINE: Final = "plumd/engine.py"
 STORE: Final = "plumd/store/store.py"
 
@@ -60,16 +62,16 @@ FAULTS: Final = (
             return PENDING
         if ending == END_UNREACHED:""",
           "        if ending == END_UNREACHED or ending == END_RETURNED:", (KEPT, MACHINE)),
-    Fault("a new line has what the old one wanted ahead", CORE,
-          "            worker.ahead = 0        # what a line wants it says anew",
-          "            pass", (KEPT, MACHINE)),
+    Fault("a new line has what the old one wanted ahead", WORKERS,
+          "        worker.ahead = 0        # what a line wants it says anew",
+          "        pass", (KEPT, MACHINE)),
     Fault("a slot stays taken when its attempt has ended", CORE,
           "        worker.running -= 1\n", "        pass\n", (KEPT, MACHINE)),
-    Fault("a lease never expires", CORE,
-          """        if worker.kind != LOCAL:
-            self.leases.put(self.lease_at, worker.expires_ns, worker.slot, worker.slot)
-        if back:""",
-          """        if back:""", (KEPT, MACHINE)),
+    Fault("a lease never expires", WORKERS,
+          """    if worker.kind != LOCAL:
+        self.leases.put(self.lease_at, worker.expires_ns, worker.slot, worker.slot)
+    if back:""",
+          """    if back:""", (KEPT, MACHINE)),
     Fault("a beat does not renew the lease", CORE,
           '''            return False
         worker.expires_ns = <int64_t> now.mono_ns + worker.lease_ns
@@ -102,29 +104,29 @@ FAULTS: Final = (
             self.stop(slot, STOP_CANCEL, now_ns, now_ms)
         return 0''',
           '''        return 0''', (KEPT, SIM)),
-    Fault("a new process of a worker has the claims of the old one", CORE,
-          '            self.lose_all(worker, "worker_restarted", now_ns, now_ms)\n', "",
+    Fault("a new process of a worker has the claims of the old one", WORKERS,
+          '        lose_all(self, worker, "worker_restarted", now_ns, now_ms)\n', "",
           (KEPT, MACHINE)),
-    Fault("what a worker that left had held is held for ever", CORE,
-          '        self.lose_all(worker, "worker_left", now_ns, now_ms)\n', "", (KEPT, MACHINE)),
+    Fault("what a worker that left had held is held for ever", WORKERS,
+          '    lose_all(self, worker, "worker_left", now_ns, now_ms)\n', "", (KEPT, MACHINE)),
     Fault("priorities do not count", CORE,
           "klass.ready.put(self.ready_at, order_ms - task.priority * self.age_ms, tie, slot)",
           "klass.ready.put(self.ready_at, order_ms, tie, slot)", (KEPT, MACHINE)),
     Fault("a low priority starves", CORE,
           "klass.ready.put(self.ready_at, order_ms - task.priority * self.age_ms, tie, slot)",
           "klass.ready.put(self.ready_at, -task.priority, tie, slot)", (KEPT, MACHINE)),
-    Fault("a claim that never arrived is not sent again", CORE,
-          '''                elif worker.kind == SESSION:
-                    self.tell_start(slot, worker, True)
-                slot = following''',
-          '''                slot = following''', (KEPT, SIM)),
-    Fault("work that a worker has lost the right to goes on", CORE,
-          '''            for pair in command.holding:
-                if pair in held:
-                    self.stops.append((worker.worker_id, pair[0], pair[1], "stale"))
-        else:
-            for pair in command.holding:
+    Fault("a claim that never arrived is not sent again", WORKERS,
+          '''            elif worker.kind == SESSION:
+                self.tell_start(slot, worker, True)
+            slot = following''',
+          '''            slot = following''', (KEPT, SIM)),
+    Fault("work that a worker has lost the right to goes on", WORKERS,
+          '''        for pair in command.holding:
+            if pair in held:
                 self.stops.append((worker.worker_id, pair[0], pair[1], "stale"))
+    else:
+        for pair in command.holding:
+            self.stops.append((worker.worker_id, pair[0], pair[1], "stale"))
 ''',
           "", (KEPT,)),
     Fault("a delayed task starts at once", CORE,
@@ -134,7 +136,7 @@ FAULTS: Final = (
           "if task.on_lost == 1:", (KEPT, MACHINE)),
     Fault("onLost fail runs a second time", CORE,
           "if task.on_lost == 1 or task.failures", "if task.failures", (KEPT, MACHINE)),
-    Fault("a worker that drains gets more", CORE,
+    Fault("a worker that drains gets more", MATCH,
           "    return (worker.attached and not worker.draining\n", "    return (worker.attached\n",
           (KEPT, MACHINE)),
     Fault("a caller is told before the commit", ENGINE,
