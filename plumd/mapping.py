@@ -7,6 +7,7 @@ filter alone.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -144,4 +145,12 @@ def id_of(rules: Rules, happening: Happening) -> str:
     value = rules.event_id.eval(happening)
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise Failure("an event's id is a string or a whole number")
-    return str(value)[:ID_CHARS_MAX]
+    return short_id(str(value))
+
+
+def short_id(text: str) -> str:
+    """An event's id: the text, of a long one its beginning and what tells it from others."""
+    if len(text) <= ID_CHARS_MAX:
+        return text
+    digest = hashlib.blake2b(text.encode(errors="replace"), digest_size=16).hexdigest()
+    return f"{text[:ID_CHARS_MAX - len(digest) - 1]}-{digest}"

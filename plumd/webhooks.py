@@ -176,9 +176,8 @@ class Webhooks:
     async def _serve(self, number: int, scope: trio.CancelScope) -> None:
         """Deliver what is due of one webhook, until it is paused or gone."""
         with scope:
-            while True:
+            while (told := self._known.get(number)) is not None:
                 news = self._news[number] = trio.Event()
-                told = self._known[number]
                 now_ms = self.engine.clock.now().wall_ms
                 found = self.engine.store.peek(webhooks.due, number, AT_ONCE)
                 due = [one for one in found if one.due_ms <= now_ms]

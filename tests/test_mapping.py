@@ -9,7 +9,15 @@ from msgspec import UNSET, Raw
 
 from plumd.errors import Invalid
 from plumd.expressions import Failure, Value
-from plumd.mapping import Happening, id_of, payload_of, rules_of, wanted
+from plumd.mapping import (
+    ID_CHARS_MAX,
+    Happening,
+    id_of,
+    payload_of,
+    rules_of,
+    short_id,
+    wanted,
+)
 
 EVENT: dict[str, Value] = {
     "id": "7", "topic": "tasks", "event": "task", "at": 5,
@@ -64,6 +72,8 @@ def test_ids() -> None:
     for source in ("event.data.none", "true", "event.data", '""'):
         with pytest.raises(Failure):
             id_of(rules_of("", UNSET, source), of())
+    long = [short_id("x" * 300 + end) for end in ("a", "b", "a")]
+    assert (len(long[0]), long[0] == long[2], long[0] == long[1]) == (ID_CHARS_MAX, True, False)
 
 
 @pytest.mark.parametrize(("filter_", "payload", "event_id", "field"), [

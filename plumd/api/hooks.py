@@ -82,8 +82,9 @@ class Hooks:
         headers: dict[str, Value] = {name: value for name, value in request.headers.items()
                                      if name not in SECRET_HEADERS}
         query: dict[str, Value] = dict(request.query)
-        ident = next((request.headers[name] for name in ID_HEADERS if request.headers.get(name)),
-                     id_text(number))[:mapping.ID_CHARS_MAX]
+        ident = mapping.short_id(next(
+            (request.headers[name] for name in ID_HEADERS if request.headers.get(name)),
+            id_text(number)))
         event: dict[str, Value] = {
             "id": ident, "seq": 0, "topic": "webhook", "event": "webhook", "at": now_ms,
             "data": data, "headers": headers, "query": query}
