@@ -65,10 +65,16 @@ class Flight:
 class Session:
     """One broker, connection after connection."""
 
-    def __init__(self, room: Brokers, row: BrokerRow, listeners: Sequence[Listener]) -> None:
+    def __init__(self, room: Brokers, row: BrokerRow, listeners: Sequence[Listener],
+                 before: Session | None = None) -> None:
+        """before: the session at the broker that this one goes on with."""
         self.room = room
         self.row = row
         self.listeners = listeners
+        self.left: frozenset[str] = frozenset()
+        """What is subscribed to there, and no longer wanted."""
+        if before is not None:
+            self.left = (before.left | set(before.filters)) - set(self.filters)
         self.state = "connecting"       # until the first dial has ended
         self.problem = ""
         self.scope = trio.CancelScope()
@@ -95,7 +101,7 @@ class Session:
                     await self._connection()
                 except (CallFailed, Broken, OSError, trio.BrokenResourceError,
                         trio.TooSlowError, ExceptionGroup) as error:
-                    self.problem = getattr(error, "message", "") or str(error) or "no answer"
+                    self.problem = problem_of(error)
                 self.state = "away"
                 failures = 0 if trio.current_time() - begun > 2 * KEEPALIVE_S else failures + 1
                 if failures == 1:
@@ -113,6 +119,9 @@ class Session:
                                             self.row.password))
             with trio.fail_after(ANSWER_S):
                 early = await self._welcomed(stream, reader)
+            if self.left:
+                await self.send(packets.unsubscribe(self.next_pid(), tuple(sorted(self.left))))
+                self.left = frozenset()
             if self.filters:
                 await self.send(packets.subscribe(self.next_pid(), self.filters))
             self.state, self.problem = "connected", ""
@@ -126,7 +135,8 @@ class Session:
                     await self._take(reader.feed(bytes(data)))
                 raise CallFailed("connection_lost", "the broker closed the connection")
         finally:
-            self.up = trio.Event()
+            if self.up.is_set():        # else there are those who wait for it
+                self.up = trio.Event()
             self.state, self.stream = "away", None
             waiting, self._waiting = self._waiting, {}
             for flight in waiting.values():
@@ -222,9 +232,11 @@ class Session:
                     flight.over.set()
             elif isinstance(one, Publish):
                 messages.append(one)
-            elif isinstance(one, Suback) and any(code == 128 for code in one.codes):
-                self.problem = "the broker refuses a subscription"
-                log.warning("a broker refuses a subscription", extra={"broker": self.row.name})
+            elif isinstance(one, Suback) and any(code != 1 for code in one.codes):
+                self.problem = "the broker refuses a subscription" if 128 in one.codes else (
+                    "the broker subscribes with QoS 0 alone, so messages can be lost")
+                log.warning("a broker does not subscribe as asked", extra={
+                    "broker": self.row.name, "reason": self.problem})
         if messages:
             await self._hand_in(messages)
 
@@ -234,7 +246,9 @@ class Session:
         notes: list[tuple[int, str, str]] = []
         known: dict[int, tuple[str, str]] = {}
         for one in messages:
-            if one.retain:
+            listeners = [listener for listener in self.listeners
+                         if packets.matches(listener.row.body.topic, one.topic)]
+            if one.retain or not listeners:
                 continue        # what was true before we asked is no event
             digest = hashlib.blake2b(one.topic.encode() + b"\0" + one.payload,
                                      digest_size=12).hexdigest()
@@ -247,8 +261,7 @@ class Session:
             if one.pid:
                 known[one.pid] = (digest, event_id)
                 notes.append((one.pid, digest, event_id))
-            commands += [self._occurrence(listener, one, event_id) for listener in self.listeners
-                         if packets.matches(listener.row.body.topic, one.topic)]
+            commands += [self._occurrence(listener, one, event_id) for listener in listeners]
         await self._commit(commands, notes)
         acks = b"".join(packets.puback(one.pid) for one in messages if one.qos == 1)
         if acks:
@@ -280,6 +293,9 @@ class Session:
             "at": engine.clock.now().wall_ms, "data": value_of(message.payload),
             "headers": {"topic": message.topic, "qos": message.qos}, "query": {}}
         happening = Happening(event)
+        if message.too_large:
+            return Occurrence(listener.row.id, event_id, number, state=EventState.FAILED, refused=(
+                "too_large", f"a message takes at most {packets.PACKET_BYTES_MAX} bytes"))
         try:
             event_id = event["id"] = mapping.id_of(rules, happening) or event_id
             if not mapping.wanted(rules, happening):
@@ -325,16 +341,18 @@ class Brokers:
             except (msgspec.DecodeError, PlumError):
                 log.exception("a trigger cannot be read", extra={"trigger_id": id_text(shape[0])})
         known = {one.name: one for one in self.engine.store.peek(brokers.every)}
+        before: dict[str, Session] = {}
         for name, session in list(self.sessions.items()):
             same = known.get(name) == session.row and [
                 one.row for one in listeners.get(name, [])] == [
                     one.row for one in session.listeners]
             if not same:
                 session.scope.cancel()
-                del self.sessions[name]
+                before[name] = self.sessions.pop(name)
         for name, broker in known.items():
             if name not in self.sessions:
-                session = self.sessions[name] = Session(self, broker, listeners.get(name, []))
+                session = self.sessions[name] = Session(self, broker, listeners.get(name, []),
+                                                        before.get(name))
                 nursery.start_soon(session.run)
 
     async def publish(self, name: str, topic: str, payload: bytes) -> None:
@@ -343,6 +361,13 @@ class Brokers:
         if session is None:
             raise CallFailed("unreachable", f"there is no broker {name!r}")
         await session.publish(topic, payload)
+
+
+def problem_of(error: BaseException) -> str:
+    """What went wrong, in words; of several the first."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return getattr(error, "message", "") or str(error) or "no answer"
 
 
 def value_of(payload: bytes) -> Value:

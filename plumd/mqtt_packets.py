@@ -31,7 +31,7 @@ class Connack(msgspec.Struct, frozen=True):
 
 
 class Publish(msgspec.Struct, frozen=True):
-    """A message. pid: 0 for QoS 0."""
+    """A message. pid: 0 for QoS 0.  too_large: its payload was left out, and read over."""
 
     topic: str
     payload: bytes
@@ -39,6 +39,7 @@ class Publish(msgspec.Struct, frozen=True):
     pid: int = 0
     retain: bool = False
     dup: bool = False
+    too_large: bool = False
 
 
 class Puback(msgspec.Struct, frozen=True):
@@ -115,9 +116,15 @@ class Reader:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._left = 0
+        """So much of a message that is too large is still to come."""
 
     def feed(self, data: bytes) -> list[Packet]:
         """The packets that are whole by now. Raises: Broken."""
+        if self._left:
+            passed = min(self._left, len(data))
+            self._left -= passed
+            data = data[passed:]
         self._buffer += data
         found: list[Packet] = []
         while (taken := self._next()) is not None:
@@ -136,7 +143,7 @@ class Reader:
             if at > 4:
                 raise Broken("a packet's length has more than four bytes")
         if size > PACKET_BYTES_MAX:
-            raise Broken(f"a packet is larger than {PACKET_BYTES_MAX} bytes")
+            return self._large(at + 1, size)
         if len(buffer) < at + 1 + size:
             return None
         first, body = buffer[0], bytes(buffer[at + 1:at + 1 + size])
@@ -145,6 +152,25 @@ class Reader:
             return parsed(first, body)
         except (struct.error, IndexError, UnicodeDecodeError) as error:
             raise Broken(f"a packet is cut short or no UTF-8: {error}") from None
+
+
+    def _large(self, at: int, size: int) -> Packet | None:
+        """The head of a message that is too large. Who hung up for it would be sent it again and
+        again by the broker, and hear of nothing else. Raises: Broken."""
+        buffer = self._buffer
+        if buffer[0] >> 4 != 3:
+            raise Broken(f"a packet is larger than {PACKET_BYTES_MAX} bytes")
+        head = bytes(buffer[at:at + 4 + TOPIC_BYTES_MAX])
+        if len(head) < 2 or len(head) < 4 + int.from_bytes(head[:2]):
+            return None
+        try:
+            found = parsed(buffer[0], head)
+        except UnicodeDecodeError as error:
+            raise Broken(f"a topic is no UTF-8: {error}") from None
+        self._left = max(0, at + size - len(buffer))
+        del buffer[:at + size]
+        assert isinstance(found, Publish)
+        return msgspec.structs.replace(found, payload=b"", too_large=True)
 
 
 def parsed(first: int, body: bytes) -> Packet:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plumd import mqtt_packets as packets
@@ -58,12 +60,26 @@ def test_nonsense_is_refused_or_waited_for(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [
-    b"\x30\xff\xff\xff\xff\x01", b"\x30\xff\xff\xff\x7f", b"\x36\x05\x00\x01t\x00\x01",
+    b"\x30\xff\xff\xff\xff\x01", b"\x40\xff\xff\xff\x7f", b"\x36\x05\x00\x01t\x00\x01",
     b"\x32\x05\x00\x01t\x00\x00", b"\x30\x02\x00\x09", b"\x30\x03\x00\x01\xff", b"\x20\x01\x00",
     b"\x40\x01\x00", b"\x32\x03\x00\x01t"])
 def test_broken(data: bytes) -> None:
     with pytest.raises(Broken):
         Reader().feed(data)
+
+
+@given(st.lists(st.integers(0, 5 << 20), max_size=6), st.sampled_from((0x30, 0x32, 0x3a)))
+@settings(max_examples=25, deadline=None)
+def test_a_message_that_is_too_large_is_read_over(cuts: list[int], first: int) -> None:
+    large = packets.packet(first, packets.text("a/b") + (b"\0\7" if first > 0x31 else b"")
+                           + bytes(4 << 20))
+    stream, reader = large + STREAM, Reader()
+    found: list[packets.Packet] = []
+    for begin, end in pairwise([0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]):
+        found += reader.feed(stream[begin:end])
+    qos = first >> 1 & 3
+    assert found == [Publish("a/b", b"", qos, 7 if qos else 0, dup=first == 0x3a, too_large=True),
+                     *MEANT]
 
 
 @pytest.mark.parametrize(("pattern", "topic", "answer"), [

@@ -101,6 +101,51 @@ def real_broker(tmp_path: Path) -> Iterator[Mosquitto]:
     found.stop()
 
 
+class Fake:
+    """A broker that says what the test wants it to say."""
+
+    def __init__(self) -> None:
+        self.door = socket.create_server(("127.0.0.1", 0))
+        self.door.settimeout(30)
+        self.port = self.door.getsockname()[1]
+        self.lines: list[socket.socket] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """It is gone."""
+        for one in (self.door, *self.lines):
+            one.close()
+
+    def welcome(self) -> None:
+        """The next connection, up to its CONNACK."""
+        self.line, _ = self.door.accept()
+        self.lines.append(self.line)
+        self.line.settimeout(30)
+        assert self.next()[0] == 0x10
+        self.line.sendall(b"\x20\x02\x00\x00")
+
+    def some(self, count: int) -> bytes:
+        found = b""
+        while len(found) < count:
+            data = self.line.recv(count - len(found))
+            assert data, "the daemon hung up"
+            found += data
+        return found
+
+    def next(self) -> tuple[int, bytes]:
+        """(first byte, body) of the next packet, pings left out; all are short."""
+        while True:
+            first, size = self.some(2)
+            body = self.some(size)
+            if first != packets.PINGREQ[0]:
+                return first, body
+
+
 def connected(api: Api, name: str) -> bool:
     return api.get(f"/v1/brokers/{name}")["state"] == "connected"
 
@@ -183,6 +228,41 @@ def test_the_broker_goes_away_and_comes_back(daemon: Running, broker: Mosquitto)
         wait_for(lambda: numbers(api, flow) == [5], "and takes messages again")
         path = f"/v1/webhooks/{hook['webhookId']}/deliveries"
         wait_for(lambda: all(one["state"] == "delivered" for one in api.items(path)), "both told")
+
+
+def test_a_broker_that_behaves_badly(daemon: Running) -> None:
+    with Fake() as fake, Api(daemon) as api:
+        api.done("PUT", "/v1/brokers/fake", {"url": f"mqtt://127.0.0.1:{fake.port}"})
+        fake.welcome()
+        flow = api.made("/v1/workflows", {"name": "fake", "steps": []})["workflowId"]
+        made = api.made("/v1/triggers", {"name": "fake", "kind": "mqtt", "broker": "fake",
+                                         "topic": "a/#", "workflowId": flow})
+        fake.welcome()
+        first, body = fake.next()
+        assert first == 0x82
+        fake.line.sendall(b"\x90\x03" + body[:2] + b"\x00")
+        wait_for(lambda: "QoS 0" in str(api.get("/v1/brokers/fake")["problem"]), "it is told")
+        # One that is too large is passed over, and those behind it come; none that nobody wants.
+        fake.line.sendall(packets.publish("a/large", b"x" * (3 << 20), 7)
+                          + packets.publish("b", b"1", 8) + packets.publish("a/small", b"1", 9))
+        pids: list[int] = []
+        while len(pids) < 3:
+            first, body = fake.next()
+            assert first == 0x40
+            pids.append(int.from_bytes(body))
+        assert pids == [7, 8, 9]
+        path = f"/v1/triggers/{made['triggerId']}/events"
+        assert [(one["state"], one["reason"]) for one in api.items(path)] == [
+            ("started", None), ("failed", "too_large")]
+        # What is no longer wanted is not sent for ever.
+        api.gone(f"/v1/triggers/{made['triggerId']}")
+        fake.welcome()
+        first, body = fake.next()
+        assert (first, body[2:]) == (0xA2, packets.text("a/#"))
+        fake.close()
+        wait_for(lambda: api.get("/v1/brokers/fake")["state"] == "away", "it is gone")
+        problem = str(api.get("/v1/brokers/fake")["problem"])
+        assert "closed the connection" in problem or "cannot be reached" in problem
 
 
 def test_a_broker_that_was_never_there_is_away(daemon: Running) -> None:
