@@ -292,11 +292,16 @@ class Timing:
 
     def jitter_ms(self, schedule_id: int, slot_ms: int) -> int:
         """How much later than its slot it fires: the same for the same slot, on any machine."""
-        span_ms = round(self.body.jitter_sec * 1000)
-        if span_ms <= 0:
-            return 0
-        digest = blake2b(b"%d/%d" % (schedule_id, slot_ms), digest_size=8).digest()
-        return int.from_bytes(digest) % (span_ms + 1)
+        return jitter_ms(self.body, schedule_id, slot_ms)
+
+
+def jitter_ms(body: ScheduleBody, schedule_id: int, slot_ms: int) -> int:
+    """How much later than its slot a schedule fires."""
+    span_ms = round(body.jitter_sec * 1000)
+    if span_ms <= 0:
+        return 0
+    digest = blake2b(b"%d/%d" % (schedule_id, slot_ms), digest_size=8).digest()
+    return int.from_bytes(digest) % (span_ms + 1)
 
 
 @lru_cache(maxsize=4_000)

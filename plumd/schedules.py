@@ -259,8 +259,9 @@ class Schedules:
     def _open(self, known: Known, due: list[Slot]) -> list[Slot]:
         """Those of the slots that are due that nobody has dealt with."""
         number, first_ms = known.row.id, due[0].at_ms
-        if len(due) > 1:
-            taken = self.store.peek(schedules.taken, number, first_ms, due[-1].at_ms)
+        mine = {slot_ms for one, slot_ms in self._fires if one == number}   # in this very step
+        if mine or len(due) > 1:
+            taken = mine | self.store.peek(schedules.taken, number, first_ms, due[-1].at_ms)
         elif known.taken and first_ms == known.row.next_ms:
             taken = {first_ms}
         else:
@@ -549,7 +550,7 @@ def plan_of(number: int, version: int, body: ScheduleBody, now_ms: int,
     timing = Timing(body, cron.first_anchor(body, now_ms))
     done_ms = 0 if before is None else before.done_ms
     next_ms = 0
-    if before is not None and before.next_ms and times_alike(before.body, body):
+    if before is not None and keeps_slots(before, body):
         next_ms = before.next_ms
     elif body.enabled:
         next_ms = timing.first(now_ms)
@@ -561,6 +562,7 @@ TIMES: Final = ("enabled", "cron", "every_sec", "at", "time_zone", "dst_gap", "d
                 "start_at", "end_at")
 
 
-def times_alike(before: ScheduleBody, after: ScheduleBody) -> bool:
-    """Whether two bodies have the same slots."""
-    return all(getattr(before, name) == getattr(after, name) for name in TIMES)
+def keeps_slots(before: ScheduleRow, after: ScheduleBody) -> bool:
+    """Whether a schedule that is written anew has the slots that it had."""
+    return before.next_ms > 0 and all(getattr(before.body, name) == getattr(after, name)
+                                      for name in TIMES)

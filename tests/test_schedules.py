@@ -8,15 +8,18 @@ from itertools import pairwise
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
 
 from plumd import cron
+from plumd.clock import Instant
 from plumd.model import Finish, Limits, id_text
 from plumd.schedules import QUEUE_MAX, Backfill, Trigger, plan_of
 from plumd.store import flows, schedules, tasks
-from plumd.store.schedules import FireState
+from plumd.store.schedules import Fire, FireKind, FireState, Moves, Plan
+from plumd.store.store import Change, Tx
 from tests.scheduling import DEF_ID, HOUR_MS, MINUTE_MS, NOON_MS, WORKFLOW_ID, World
 
 
@@ -307,6 +310,52 @@ async def test_what_is_saved_without_new_times_keeps_the_slot_that_is_due(
         off = plan_of(number, 2, type(row.body)("x", cron="* * * * *", enabled=False),
                       NOON_MS, row)
         assert off.next_ms == 0
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_who_saves_a_schedule_as_it_fires_starts_nothing_twice(
+        clock: MockClock, world: World, *, together: bool) -> None:
+    """together: both are one commit."""
+    async with world.life():
+        number = await world.schedule(every_sec=60, overlap_policy="allow", jitter_sec=5)
+        seen = world.store.peek(schedules.get, number)
+        assert seen is not None
+        body = msgspec.structs.replace(seen.body, name="other", jitter_sec=1)
+        plan = plan_of(number, 2, body, world.clock.now_ms, seen)
+
+        def write(tx: Tx) -> None:
+            schedules.update(tx, seen, body, plan, None, keeps=True)
+
+        if together:
+            next_ms = seen.next_ms + MINUTE_MS
+            fire = Fire(number, seen.next_ms, 0, FireState.STARTED, seen.next_ms)
+            moved = Plan(number, 1, True, seen.next_ms, next_ms, next_ms, cron.ZONES_VERSION)
+            world.store.commit_now(Change(world.clock.now_ms, calls=[write],
+                                          moves=Moves([fire], [moved])))
+        else:
+            await world.until(NOON_MS + MINUTE_MS + 6_000)
+            await world.engine.write(write)
+        world.engine.schedules.rearm(number, world.clock.now())
+        await world.engine.call_all(())
+        await world.until(NOON_MS + 3 * MINUTE_MS + 6_000)
+        assert world.started(number) == [1, 2, 3]
+        row = world.store.peek(schedules.get, number)
+        assert row is not None
+        assert 0 <= row.due_ms - row.next_ms <= 1_000
+
+
+async def test_what_a_step_started_by_hand_is_not_started_by_its_alarm(
+        clock: MockClock, world: World) -> None:
+    async with world.life() as engine:
+        number = await world.schedule(cron="* * * * *", overlap_policy="skip")
+        slot_ms, room = NOON_MS + MINUTE_MS, engine.schedules
+        now = Instant(world.clock.now().mono_ns + MINUTE_MS * 1_000_000, slot_ms * 1_000_000)
+        assert room.backfill(Backfill(number, (slot_ms,), alone=False), now).value == 1
+        assert len(list(room.wake([number], now))) == 1
+        moves, _ = room.take()
+        assert moves is not None
+        assert [(one.slot_ms, one.kind, one.state) for one in moves.fires] == [
+            (slot_ms, FireKind.BACKFILL, FireState.STARTED)]
 
 
 async def test_new_rules_for_zones_move_the_next_slot(clock: MockClock, world: World) -> None:

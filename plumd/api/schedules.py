@@ -46,7 +46,7 @@ from plumd.cron import CronError, Days, Timing
 from plumd.engine import Ask
 from plumd.errors import CODES, Invalid, NotFound
 from plumd.model import ScheduleBody, id_text, parse_id
-from plumd.schedules import Backfill, Trigger, plan_of
+from plumd.schedules import Backfill, Trigger, keeps_slots, plan_of
 from plumd.store import schedules
 from plumd.store.keys import Answer
 from plumd.store.schedules import STATES, CalendarBody, Plan, ScheduleRow
@@ -143,7 +143,9 @@ class Schedules:
                       version: int | None) -> Response:
         """A new version of a schedule."""
         plan = self.planned(row.id, row.version + 1, body, row)
-        await self.save(row.id, lambda tx: schedules.update(tx, row, body, plan, version))
+        keeps = keeps_slots(row, body)
+        await self.save(row.id, lambda tx: schedules.update(tx, row, body, plan, version,
+                                                            keeps=keeps))
         return self.shown(row.id, 200)
 
     async def delete(self, request: Request) -> Response:

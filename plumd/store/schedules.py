@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import apsw
 import msgspec
 
+from plumd import cron
 from plumd.errors import Exists, NotFound, VersionMismatch, WrongState
 from plumd.model import ScheduleBody, id_text
 from plumd.store import sql
@@ -207,8 +208,9 @@ def create(tx: Tx, number: int, body: ScheduleBody, plan: Plan) -> ScheduleRow:
 
 
 def update(tx: Tx, old: ScheduleRow, body: ScheduleBody, plan: Plan,
-           if_version: int | None) -> ScheduleRow:
-    """Write a schedule anew, by the row that the caller has seen.
+           if_version: int | None, *, keeps: bool = False) -> ScheduleRow:
+    """Write a schedule anew, by the row that the caller has seen. keeps: its slots are what they
+    were, and those that were started since then lie behind it.
 
     Raises: NotFound, VersionMismatch, Exists; WrongState when the row has changed meanwhile.
     """
@@ -223,8 +225,11 @@ def update(tx: Tx, old: ScheduleRow, body: ScheduleBody, plan: Plan,
         raise Exists(f"a schedule named {body.name!r} exists", field="name")
     tx.db.execute(SQL["update"], (body.name, plan.version, ENCODE(body), target_of(body),
                                   tx.now_ms, old.id))
-    # What fired in this very commit counts, so the plan is moved on from the row as it is.
-    _put_plan(tx, msgspec.structs.replace(plan, done_ms=max(plan.done_ms, now.done_ms)))
+    plan = msgspec.structs.replace(plan, done_ms=max(plan.done_ms, now.done_ms))
+    if keeps and now.next_ms != old.next_ms:
+        plan = msgspec.structs.replace(plan, next_ms=now.next_ms, due_ms=now.next_ms and (
+            now.next_ms + cron.jitter_ms(body, old.id, now.next_ms)))
+    _put_plan(tx, plan)
     tx.db.execute(SQL["leave_calendars"], (old.id,))
     _use_calendars(tx, old.id, body)
     if now.body.enabled and not body.enabled:

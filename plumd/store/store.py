@@ -169,14 +169,14 @@ class Store:
         db.execute("BEGIN IMMEDIATE")
         try:
             untouched = db.total_changes()
+            if change.moves is not None:    # first: who writes a schedule anew sees what has fired
+                schedules.write(db, change.moves)
             values = [self._run(call, change) for call in change.calls]
             tasks.write(db, change.created, change.changed, change.ended)
             if change.runs is not NO_RUNS:
                 flows.write(db, change.runs)
             if change.joined or change.gone:
                 workers.write(db, change.joined, change.gone, change.now_ms)
-            if change.moves is not None:
-                schedules.write(db, change.moves)
             if not (change.events or change.probe) and db.total_changes() == untouched:
                 db.execute("ROLLBACK")      # a look that found nothing to do
                 return Done(Record(self.next_seq, 0, ()), values)
