@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
@@ -237,11 +237,16 @@ class Schedules:
                                      now.wall_ms))
 
     def _look(self, known: Known, now: Instant) -> Iterator[Command]:
-        row, timing, now_ms = known.row, known.timing, now.wall_ms
+        row, now_ms = known.row, now.wall_ms
         if row.id in self.queued:
             yield from self._start_queued(known, now_ms)
-        if not row.body.enabled or row.next_ms == 0:
-            return
+        if row.body.enabled and row.next_ms:
+            yield from self._look_ahead(known, now)
+        if self._may_start(row.id):
+            self._alarm(row.id, now_ms + (0 if self.room() else FULL_AGAIN_MS), False, now)
+
+    def _look_ahead(self, known: Known, now: Instant) -> Iterator[Command]:
+        row, timing, now_ms = known.row, known.timing, now.wall_ms
         due, rest = self._due(known, now_ms)
         if not due:
             next_ms = row.next_ms if rest == 0 else rest
@@ -251,7 +256,10 @@ class Schedules:
                 self._alarm(row.id, row.due_ms, timing.paced, now)
             return
         last_ms = due[-1].at_ms
-        yield from self._decide(known, self._open(known, due), now_ms)
+        full_ms = yield from self._decide(known, self._open(known, due), now_ms)
+        if full_ms:
+            self._move(known, full_ms - 1, full_ms, now)
+            return
         if row.done_ms > last_ms or rest == 0:
             rest = self._next(known, last_ms)
         self._move(known, last_ms, rest, now)
@@ -338,15 +346,19 @@ class Schedules:
 
     # ------------------------------------------------------------ policies
 
-    def _decide(self, known: Known, due: list[Slot], now_ms: int) -> Iterator[Command]:
-        """What becomes of slots that are due: late ones by the policy for missed ones."""
+    def _decide(self, known: Known, due: list[Slot],
+                now_ms: int) -> Generator[Command, None, int]:
+        """What becomes of slots that are due: late ones by the policy for missed ones. Answers the
+        first for which there is no room, 0 = none."""
         body, timing = known.row.body, known.timing
         if len(due) == 1:       # as it mostly is
             slot_ms = due[0].at_ms
             late_ms = now_ms - slot_ms - timing.jitter_ms(known.row.id, slot_ms)
             if late_ms < LATE_MS:
+                if not self.room():
+                    return slot_ms
                 yield from self._one(known, slot_ms, max(0, late_ms), now_ms)
-                return
+                return 0
         window_ms = round(body.missed_window_sec * 1000)
         late_by = {slot.at_ms: now_ms - slot.at_ms - timing.jitter_ms(known.row.id, slot.at_ms)
                    for slot in due}
@@ -366,7 +378,10 @@ class Schedules:
                 count=len(missed), late_ms=late_by[last_ms], reason="missed",
                 detail=f"first: {cron.local_text(cron.zone_of(body.time_zone), missed[0].at_ms)}"))
         for slot in (*chosen, *on_time):
+            if not self.room():
+                return slot.at_ms
             yield from self._one(known, slot.at_ms, max(0, late_by[slot.at_ms]), now_ms)
+        return 0
 
     def _one(self, known: Known, slot_ms: int, late_ms: int, now_ms: int) -> Iterator[Command]:
         """One planned slot: by its calendars, then by what goes on."""
@@ -454,7 +469,7 @@ class Schedules:
         number = known.row.id
         waiting = self.queued.get(number)
         for _ in range(STARTS_MAX):
-            if not waiting or (waiting[0].alone and self.live.get(number)):
+            if waiting is None or not self._may_start(number) or not self.room():
                 break
             one = waiting.popleft()
             late_ms = max(0, now_ms - one.slot_ms)
@@ -462,6 +477,11 @@ class Schedules:
                                                now_ms, late_ms=late_ms))
         if waiting is not None and not waiting:
             del self.queued[number]
+
+    def _may_start(self, number: int) -> bool:
+        """Whether something is queued that need not wait for what goes on."""
+        waiting = self.queued.get(number)
+        return bool(waiting and not (waiting[0].alone and number in self.live))
 
     def _queue(self, number: int, one: Waiting, now_ms: int, late_ms: int, reason: str) -> None:
         self.queued.setdefault(number, deque()).append(one)

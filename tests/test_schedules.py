@@ -269,10 +269,39 @@ async def test_a_full_core_makes_a_slot_late_and_loses_none(clock: MockClock, wo
                                       missed_policy="all")
         await world.until(NOON_MS + 4 * MINUTE_MS)
         assert world.started(number) == [1, 2]
+        count = 0
         while world.hand.held:
             await world.end_one()
+            count += 1
             await trio.sleep(2)
         assert world.started(number) == [1, 2, 3, 4]
+        assert count == 4, "a slot is told as started, and has no task"
+
+
+async def test_a_full_core_makes_a_backfill_wait(clock: MockClock, world: World) -> None:
+    world.limits = Limits(tasks_max=2)
+    async with world.life(working=True) as engine:
+        number = await world.schedule(cron="0 0 1 1 *")
+        slots = tuple(NOON_MS - minute * MINUTE_MS for minute in range(5, 0, -1))
+        await engine.call(Backfill(number, slots, alone=False))
+        count = 0
+        await world.settle()
+        while world.hand.held:
+            await world.end_one()
+            count += 1
+            await trio.sleep(2)
+        assert (count, len(world.started(number))) == (5, 5)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_a_backfill_starts_all_that_may_go(clock: MockClock, world: World, *,
+                                                 enabled: bool) -> None:
+    async with world.life(working=True) as engine:
+        number = await world.schedule(cron="0 0 1 1 *", enabled=enabled)
+        slots = tuple(NOON_MS - minute * MINUTE_MS for minute in range(180, 0, -1))
+        await engine.call(Backfill(number, slots, alone=False))
+        await world.settle()
+        assert len(world.hand.held) == 180, "those behind the first ones waited for an end"
 
 
 async def test_one_shot_start_end_and_jitter(clock: MockClock, world: World) -> None:
