@@ -52,10 +52,11 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct):
-    """How much an endpoint was asked for: calls in flight, and calls ever."""
+    """How busy an endpoint is: calls in flight, and when it is its turn among those of its service,
+    as `take_turn` counts."""
 
     in_flight: int = 0
-    ever: int = 0
+    turn: float = 0.0
 
 
 NO_LOAD: Final = Load()
@@ -121,12 +122,24 @@ def key_of(endpoint: Endpoint) -> Key:
 
 def least_loaded(endpoints: Sequence[Endpoint], load: Mapping[Key, Load],
                  draw: int) -> Endpoint:
-    """The one with the fewest calls in flight, of those the one with the fewest ever; each by what
-    its label `capacity` says that it can take."""
+    """The one with the fewest calls in flight by what its label `capacity` says that it can take;
+    of those the one whose turn it is."""
     def burden(endpoint: Endpoint) -> tuple[float, float]:
-        found, room = load.get(endpoint.key, NO_LOAD), endpoint.number("capacity")
-        return found.in_flight / room, found.ever / room
+        found = load.get(endpoint.key, NO_LOAD)
+        return found.in_flight / endpoint.number("capacity"), found.turn
 
     lowest = min(map(burden, endpoints))
     tied = [one for one in endpoints if burden(one) == lowest]
     return tied[draw % len(tied)]
+
+
+def take_turn(load: Load, room: int, now: float) -> float:
+    """An endpoint is asked once more; answers what turn its service has come to.
+
+    now: what this answered last for the service.  room: so many turns it has for one of others.
+    One that is new or was away begins where the others are: what they did before it came is no
+    debt of its own.  Source: Goyal, Vin and Cheng, "Start-time fair queueing", SIGCOMM 1996.
+    """
+    begun = max(load.turn, now)
+    load.turn = begun + 1 / room
+    return begun

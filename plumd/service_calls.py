@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from plumd.balance import Endpoint, Key
-from plumd.breaker import DEFAULT, STATES, Breaker, Budget, Policy, State
+from plumd.breaker import DEFAULT, SAVED_MAX, STATES, Breaker, Budget, Policy, State
 from plumd.clock import Clock
 
 
@@ -54,22 +54,23 @@ class ServiceCalls:
 
     # ------------------------------------------------------------ budgets
 
-    def _budget(self, service: str) -> Budget:
-        return self._budgets.setdefault(service, Budget())
-
     def first_call(self, service: str) -> None:
         """A call begins that is no retry."""
-        self._budget(service).called(self.policy(service).retry_percent)
+        budget = self._budgets.get(service)     # one that nobody took of is full
+        if budget is not None:
+            budget.called(self.policy(service).retry_percent)
 
     def may_retry(self, service: str) -> bool:
         """Whether a call may be tried again at another endpoint; then it is spent."""
-        return self._budget(service).take(self.policy(service).retry_percent)
+        budget = self._budgets.setdefault(service, Budget())
+        return budget.take(self.policy(service).retry_percent)
 
     def retries_left(self, service: str) -> float:
         """How many calls could be tried again now."""
         if not self.policy(service).retry_percent:
             return 0.0
-        return self._budget(service).left
+        budget = self._budgets.get(service)
+        return SAVED_MAX if budget is None else budget.left
 
     # ------------------------------------------------------------ of each endpoint
 

@@ -101,6 +101,7 @@ class Registry:
         self._of_service: dict[str, dict[Key, Live]] = {}
         self._of_instance: dict[str, dict[Key, Live]] = {}
         self._picks: dict[tuple[str, str, str, str], Key] = {}
+        self._turns: dict[str, float] = {}
         self._breaker_news: list[tuple[Key, str]] = []
         self._stirred = True
         self._due_ns: int | None = None
@@ -210,6 +211,7 @@ class Registry:
                 del index[name]
         self.calls.forget(key, last=key[0] not in self._of_service)
         if key[0] not in self._of_service:
+            self._turns.pop(key[0], None)
             for pick in [pick for pick in self._picks if pick[0] == key[0]]:
                 del self._picks[pick]
 
@@ -393,7 +395,7 @@ class Registry:
             return None
         self._picks[question] = key = chosen.key
         live = found[key]
-        live.load.ever += 1
+        self._take_turn(live)
         return Seen(live.endpoint, True, live.seen_ms, live.why, live.load.in_flight)
 
     def why(self, service: str) -> list[Cause]:
@@ -449,11 +451,17 @@ class Registry:
         live = self._live.get(endpoint.key)
         load = Load() if live is None else live.load
         load.in_flight += 1
-        load.ever += 1
+        if live is not None:
+            self._take_turn(live)
         try:
             yield
         finally:
             load.in_flight -= 1
+
+    def _take_turn(self, live: Live) -> None:
+        service = live.endpoint.service
+        self._turns[service] = balance.take_turn(
+            live.load, live.endpoint.number("capacity"), self._turns.get(service, 0.0))
 
     def suspect(self, endpoint: Endpoint) -> None:
         """It did not answer: for a short while others are preferred."""

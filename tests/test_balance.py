@@ -21,6 +21,7 @@ from plumd.balance import (
     Load,
     choose,
     strategy_of,
+    take_turn,
 )
 
 
@@ -64,11 +65,37 @@ def test_round_robin_goes_around_by_key_and_past_those_that_left() -> None:
     assert choose([THREE[1]], ROUND_ROBIN, load={}, last=last) == THREE[1]
 
 
-def test_least_loaded_looks_at_calls_in_flight_then_at_calls_ever() -> None:
+def test_least_loaded_looks_at_calls_in_flight_then_at_turns() -> None:
     load = {endpoint(0).key: Load(1, 1), endpoint(1).key: Load(0, 50), endpoint(2).key: Load(0, 9)}
     assert choose(THREE, LEAST_LOADED, load=load) == endpoint(2)
     load[endpoint(2).key] = Load(2, 9)
     assert choose(THREE, LEAST_LOADED, load=load) == endpoint(1)
+
+
+@given(st.lists(st.integers(1, 8), min_size=1, max_size=5), st.integers(0, 500))
+def test_turns_are_shared_by_capacity_and_nobody_catches_up(rooms: list[int],
+                                                            before: int) -> None:
+    ends = [labelled(str(number), capacity=str(room)) for number, room in enumerate(rooms)]
+    load = {one.key: Load() for one in ends}
+    now, counts = 0.0, Counter[str]()
+
+    def ask(some: list[Endpoint], times: int) -> None:
+        nonlocal now
+        for _ in range(times):
+            chosen = choose(some, LEAST_LOADED, load=load)
+            assert chosen is not None
+            now = take_turn(load[chosen.key], chosen.number("capacity"), now)
+            counts[chosen.instance_id] += 1
+
+    ask(ends, before)
+    late = labelled("late", capacity="2")
+    load[late.key] = Load()
+    counts.clear()
+    rounds = 20
+    ask([*ends, late], rounds * (sum(rooms) + 2))
+    for one in (*ends, late):
+        share = rounds * one.number("capacity")
+        assert abs(counts[one.instance_id] - share) <= one.number("capacity") + 1, counts
 
 
 def test_an_endpoint_without_a_record_has_no_load_and_ties_are_drawn() -> None:

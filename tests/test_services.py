@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -407,6 +408,31 @@ async def test_picks_by_strategy(
         assert picks(LAZY, 2) == ["b", "b"], "sticky, even when the first one is back"
         assert registry.pick("s", LAZY, version="9") is None
         assert registry.pick("nobody", LAZY) is None
+
+
+async def test_one_that_comes_late_has_its_share_and_no_more(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with rigged(tmp_path, autojump_clock) as rig:
+        registry = rig.registry
+        for instance in ("a", "b"):
+            await registry.register(instance, [endpoint(instance)])
+
+        def calls(count: int) -> Counter[str]:
+            found = Counter[str]()
+            for _ in range(count):
+                chosen = registry.preferred("s", registry.known("s"), ())
+                assert chosen is not None
+                with registry.calling(chosen):
+                    found[chosen.instance_id] += 1
+            return found
+
+        assert calls(100) == {"a": 50, "b": 50}
+        await registry.register("c", [endpoint("c")])
+        assert calls(90)["c"] in (30, 31)
+        registry.beat("a", [Verdict("s", "", 0, "", healthy=False)])
+        calls(100)
+        registry.beat("a", [Verdict("s", "", 0, "", healthy=True)])
+        assert calls(90)["a"] in (30, 31), "it was away, and has nothing to catch up with"
 
 
 async def test_calls_go_to_the_idlest_and_suspects_wait(

@@ -206,7 +206,7 @@ async def test_an_unreachable_endpoint_makes_way_for_the_next_one(rig: Rig) -> N
             assert (await rig.run()).ending == Ending.SUCCEEDED
     assert len(side.calls) == 4
     dead = rig.registry._live[next(key for key in rig.registry._live if key[1] == "dead")]
-    assert dead.load.ever == 1, "a suspect is not asked again at once"
+    assert dead.load.turn == 1, "a suspect is not asked again at once"
 
 
 async def test_each_endpoint_is_tried_once_when_all_are_dead(rig: Rig) -> None:
@@ -215,7 +215,7 @@ async def test_each_endpoint_is_tried_once_when_all_are_dead(rig: Rig) -> None:
     outcome = await rig.run()
     assert (outcome.ending, code_of(outcome), outcome.retryable) == (
         Ending.FAILED, "unreachable", True)
-    assert [live.load.ever for live in rig.registry._live.values()] == [1, 1, 1]
+    assert [live.load.turn for live in rig.registry._live.values()] == [1, 1, 1]
     assert [live.load.in_flight for live in rig.registry._live.values()] == [0, 0, 0]
 
 

@@ -57,7 +57,7 @@ async def test_only_what_may_be_made_twice_is_tried_again_after_an_answer(rig: R
         await rig.add("a", sick.port)
         await rig.add("b", well.port)
         assert (await rig.run()).ending is Ending.FAILED
-        rig.registry._live[next(iter(rig.registry._live))].load.ever = 0
+        rig.registry._live[next(iter(rig.registry._live))].load.turn = 0
         assert (await rig.run(GET)).ending is Ending.SUCCEEDED
     assert (len(sick.calls), len(well.calls)) == (2, 1)
 
