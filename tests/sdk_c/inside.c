@@ -9,6 +9,7 @@
 #include "plum.c"
 
 #include <assert.h>
+#include <sys/wait.h>
 
 #undef assert /* these are the test: never left out */
 #define assert(what)                                                                              \
@@ -694,9 +695,148 @@ static void check_known(void)
   plum_worker_free(worker);
 }
 
+/* Two workers of one process share no directory, and a file that nobody can read is told of. */
+static void check_one_directory(const char *directory)
+{
+  plum_worker *one = new_worker(directory), *two = new_worker(directory);
+  assert(worker_begin(one) == PLUM_OK);
+  assert(worker_begin(two) == PLUM_E_DISK);
+  plum_worker_free(two);
+  two = new_worker(directory);
+  assert(worker_begin(two) == PLUM_E_DISK);
+  plum_worker_free(one);
+  plum_worker_free(two);
+  two = new_worker(directory);
+  assert(worker_begin(two) == PLUM_OK);
+  plum_worker_free(two);
+}
+
+/* Without the memory for its result an attempt fails: it does not succeed with null. */
+static void check_no_memory(void)
+{
+  plum_worker *worker = new_worker(NULL);
+  plum_status status;
+  plum_buffer json = {0};
+  assert(worker_begin(worker) == PLUM_OK);
+  hear_copy(worker, three_attempts, sizeof three_attempts - 1, &status);
+  json.failed = 1;
+  assert(finish_with(worker->waiting.first, &json) == PLUM_E_MEMORY);
+  assert(worker->waiting.count == 2 && worker->unsent.count == 1);
+  assert(strstr(worker->unsent.first->report.data, "\"code\":\"out_of_memory\"") != NULL);
+  json.failed = 1;
+  assert(finish_with(worker->unsent.first, &json) == PLUM_E_STATE);
+  plum_worker_free(worker);
+}
+
+static int listening(struct sockaddr_in *at, int backlog)
+{
+  int fd = socket(AF_INET, SOCK_STREAM, 0);
+  socklen_t size = sizeof *at;
+  memset(at, 0, sizeof *at);
+  at->sin_family = AF_INET;
+  at->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  assert(fd >= 0 && bind(fd, (struct sockaddr *)at, size) == 0 && listen(fd, backlog) == 0);
+  assert(getsockname(fd, (struct sockaddr *)at, &size) == 0);
+  return fd;
+}
+
+/* A name may have an address that leads nowhere, as IPv6 often does: the next one is tried. */
+static void check_addresses(void)
+{
+  struct sockaddr_in silent, good;
+  struct addrinfo first, second;
+  int full = listening(&silent, 0), well = listening(&good, 5), fill[4], i;
+  int64_t begun_ms = now_ms();
+  tcp_stream tcp;
+  for (i = 0; i < 4; i++) { /* its queue is full: whoever comes now hears nothing */
+    fill[i] = socket(AF_INET, SOCK_STREAM, 0);
+    assert(set_cloexec_nonblocking(fill[i]));
+    (void)connect(fill[i], (struct sockaddr *)&silent, sizeof silent);
+  }
+  memset(&first, 0, sizeof first);
+  first.ai_family = AF_INET;
+  first.ai_socktype = SOCK_STREAM;
+  first.ai_addrlen = sizeof silent;
+  second = first;
+  first.ai_addr = (struct sockaddr *)&silent;
+  first.ai_next = &second;
+  second.ai_addr = (struct sockaddr *)&good;
+  memset(&tcp, 0, sizeof tcp);
+  tcp.fd = -1;
+  tcp.next = &first;
+  while (tcp_connect(&tcp) == PLUM_AGAIN) {
+    assert(now_ms() < begun_ms + DIAL_MS);
+    (void)poll(NULL, 0, 10);
+  }
+  assert(tcp.connected && tcp.next == NULL);
+  (void)close(tcp.fd);
+  for (i = 0; i < 4; i++)
+    (void)close(fill[i]);
+  (void)close(full);
+  (void)close(well);
+}
+
+/* A device that could not listen has no descriptor left that would wake its loop all the time. */
+static void check_listen(void)
+{
+  struct sockaddr_in taken;
+  plum_device *device;
+  int fd = listening(&taken, 1);
+  assert(plum_device_new("http://127.0.0.1:1", "d", "t", &device) == PLUM_OK);
+  assert(plum_device_listen(device, "127.0.0.1", ntohs(taken.sin_port)) == PLUM_E_STATE);
+  assert(device->listener == -1 && !device->callbacks);
+  assert(plum_device_listen(device, "127.0.0.1", 0) == PLUM_OK);
+  (void)close(fd);
+  plum_device_free(device);
+}
+
+/* What was made before a fork is the child's own behind it: no two tasks under one key, no two
+ * workers of one name, no wake-up that the other one reads. */
+static void check_fork(void)
+{
+  plum_client *client;
+  plum_worker *worker;
+  plum_buffer mine = {0}, theirs = {0};
+  int report[2], status;
+  pid_t child;
+  ssize_t count;
+  assert(plum_client_new("http://127.0.0.1:1", &client) == PLUM_OK);
+  assert(plum_worker_new("http://127.0.0.1:1", &worker) == PLUM_OK);
+  assert(pipe(report) == 0 && (child = fork()) >= 0);
+  if (child == 0) {
+    add_idempotency_key(client, &theirs);
+    if (worker_begin(worker) != PLUM_OK)
+      _exit(1);
+    plum_buffer_print(&theirs, "%s", plum_worker_id(worker));
+    wake_poke(worker->wake, 's');
+    _exit(write(report[1], theirs.data, theirs.size_bytes) == (ssize_t)theirs.size_bytes ? 0 : 1);
+  }
+  assert(buffer_room(&theirs, 512) && waitpid(child, &status, 0) == child && status == 0);
+  count = read(report[0], theirs.data, 512);
+  assert(count > 0);
+  theirs.data[count] = '\0';
+  add_idempotency_key(client, &mine);
+  assert(strncmp(mine.data, theirs.data, mine.size_bytes) != 0);
+  assert(strstr(theirs.data, plum_worker_id(worker)) == NULL);
+  assert(worker_begin(worker) == PLUM_OK);
+  take_pokes(worker);
+  assert(worker->stop_asked == 0);
+  (void)close(report[0]);
+  (void)close(report[1]);
+  plum_buffer_free(&mine);
+  plum_buffer_free(&theirs);
+  plum_client_free(client);
+  plum_worker_free(worker);
+}
+
 int main(int argc, char **argv)
 {
   if (argc == 3 && strcmp(argv[1], "unit") == 0) {
+    check_no_memory();
+    check_addresses();
+    check_listen();
+    check_fork();
+    check_one_directory(argv[2]);
     check_json();
     check_texts();
     check_urls();

@@ -32,6 +32,12 @@ int main() {
   plum::Client client("http://127.0.0.1:1");
   plum::Kv kv(client, "space");
   const plum::Result<plum::Entry> entry = kv.get("x");
+#ifdef PLUM_NO_EXCEPTIONS
+  plum::Worker none("ftp://nowhere");   // a chain says at its end what its first link met
+  none.capacity(4).label("a", "b").task("a", [](plum::Attempt &) {});
+  if (none.run().code() != PLUM_E_INVALID)
+    return 1;
+#endif
   return entry.status().code() == PLUM_E_UNREACHABLE && !client.submit(plum::Order("x")) ? 0 : 1;
 }
 """

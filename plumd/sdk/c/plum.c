@@ -27,6 +27,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#ifdef __linux__
+#include <sys/file.h>
+#endif
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -167,6 +170,11 @@ static plum_status text_set(char **place, const char *text)
   return PLUM_OK;
 }
 
+static const char *or_empty(const char *text) { return text == NULL ? "" : text; }
+
+/* Whether a text that must be there, and name something, does not. */
+static int is_blank(const char *text) { return text == NULL || *text == '\0'; }
+
 static size_t size_of(const char *text, size_t size)
 {
   return text == NULL ? 0 : size == PLUM_Z ? strlen(text) : size;
@@ -176,6 +184,31 @@ static int set_cloexec_nonblocking(int fd)
 {
   return fcntl(fd, F_SETFD, FD_CLOEXEC) == 0
          && fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) == 0;
+}
+
+/* A pipe by which other threads, and signal handlers, wake a loop up. */
+static int wake_open(int wake[2])
+{
+  return pipe(wake) == 0 && set_cloexec_nonblocking(wake[0]) && set_cloexec_nonblocking(wake[1]);
+}
+
+static void wake_close(int wake[2])
+{
+  int i;
+  for (i = 0; i < 2; i++) {
+    if (wake[i] >= 0)
+      (void)close(wake[i]);
+    wake[i] = -1;
+  }
+}
+
+/* A byte for the loop: w = look, d = drain, s = stop. Safe in signal handlers. */
+static void wake_poke(const int wake[2], char what)
+{
+  int error = errno;
+  ssize_t done = write(wake[1], &what, 1);
+  (void)done;
+  errno = error;
 }
 
 /* ================================================================== 2 text buffers */
@@ -207,11 +240,12 @@ static int buffer_room(plum_buffer *buffer, size_t more)
 
 void plum_buffer_add(plum_buffer *buffer, const void *data, size_t size_bytes)
 {
-  if (!buffer_room(buffer, size_bytes))
+  size_t size = size_of(data, size_bytes);
+  if (!buffer_room(buffer, size))
     return;
-  if (size_bytes != 0)
-    memcpy(buffer->data + buffer->size_bytes, data, size_bytes);
-  buffer->size_bytes += size_bytes;
+  if (size != 0)
+    memcpy(buffer->data + buffer->size_bytes, data, size);
+  buffer->size_bytes += size;
   buffer->data[buffer->size_bytes] = '\0';
 }
 
@@ -311,7 +345,7 @@ static int is_utf8(const char *text, size_t size)
 void plum_buffer_add_json(plum_buffer *buffer, const char *text, size_t size_bytes)
 {
   size_t size = size_of(text, size_bytes);
-  const unsigned char *at = (const unsigned char *)text, *end, *from = at;
+  const unsigned char *at = (const unsigned char *)or_empty(text), *end, *from = at;
   static const char escapes[] = "btn?fr";
   if (!buffer_room(buffer, size + 2))
     return;
@@ -345,7 +379,7 @@ void plum_buffer_add_base64(plum_buffer *buffer, const void *data, size_t size_b
 {
   static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
   const unsigned char *at = data;
-  size_t left = size_bytes;
+  size_t left = size_of(data, size_bytes);
   if (left > (SIZE_MAX >> 3) || !buffer_room(buffer, (left + 2) / 3 * 4)) {
     buffer->failed = 1;
     return;
@@ -707,14 +741,15 @@ static size_t utf8_put(char *out, uint32_t code)
 
 plum_status plum_json_text(plum_json value, plum_buffer *out)
 {
-  const char *at = value.text, *end = at + value.size_bytes, *from;
+  const char *at, *end, *from;
   static const char names[] = "bfnrt", means[] = "\b\f\n\r\t";
   if (value.type != PLUM_JSON_STRING) {
     plum_buffer_add(out, value.text, value.size_bytes);
     return out->failed ? PLUM_E_MEMORY : PLUM_OK;
   }
-  end--;
-  for (from = ++at; at < end; from = at) {
+  at = value.text + 1;
+  end = at + value.size_bytes - 2;
+  for (from = at; at < end; from = at) {
     char utf8[4];
     const char *found;
     while (at < end && *at != '\\')
@@ -845,6 +880,7 @@ plum_status plum_http_reader_new(int requests, plum_http_reader **reader)
   if (*reader == NULL)
     return PLUM_E_MEMORY;
   (*reader)->requests = requests;
+  (*reader)->method = (*reader)->target = "";
   return PLUM_OK;
 }
 
@@ -1113,6 +1149,7 @@ static plum_status http_step(plum_http_reader *reader, const char *data, size_t 
 plum_status plum_http_reader_feed(plum_http_reader *reader, const char *data, size_t size_bytes,
                                   size_t *used_bytes, plum_http_event *event, plum_piece *piece)
 {
+  size_bytes = size_of(data, size_bytes);
   *used_bytes = 0;
   *event = PLUM_HTTP_MORE;
   piece->data = NULL;
@@ -1195,7 +1232,7 @@ void plum_ws_request(plum_buffer *out, const char *host, const char *path,
   plum_buffer_print(out,
                     "GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                     "Sec-WebSocket-Version: 13\r\n%sSec-WebSocket-Key: ",
-                    path, host, more == NULL ? "" : more);
+                    path, host, or_empty(more));
   plum_buffer_add_base64(out, key, 16);
   add_text(out, "\r\n\r\n");
 }
@@ -1263,12 +1300,12 @@ void plum_ws_frame(plum_buffer *out, plum_ws_event kind, const char *data, size_
                    const unsigned char mask[4])
 {
   unsigned char head[14];
-  size_t head_size = ws_header(head, kind, size_bytes, mask);
-  if (!buffer_room(out, head_size + size_bytes))
+  size_t size = size_of(data, size_bytes), head_size = ws_header(head, kind, size, mask);
+  if (!buffer_room(out, size) || !buffer_room(out, head_size + size))
     return;
   plum_buffer_add(out, head, head_size);
-  plum_buffer_add(out, data, size_bytes);
-  ws_mask(out->data + out->size_bytes - size_bytes, size_bytes, mask);
+  plum_buffer_add(out, data, size);
+  ws_mask(out->data + out->size_bytes - size, size, mask);
 }
 
 struct plum_ws_reader {
@@ -1385,6 +1422,10 @@ plum_status plum_ws_reader_feed(plum_ws_reader *reader, const char *data, size_t
   plum_status status;
   size_t at = 0, count;
   *event = PLUM_WS_MORE;
+  *used_bytes = 0;
+  size_bytes = size_of(data, size_bytes);
+  if (size_bytes == 0)
+    return PLUM_OK;
   if (reader->message_kind == 0)
     buffer_clear(&reader->message, 65536);
   for (;;) {
@@ -1480,6 +1521,7 @@ plum_status plum_sse_reader_feed(plum_sse_reader *reader, const char *data, size
                                  size_t *used_bytes, plum_sse_event *event)
 {
   size_t at = 0;
+  size_bytes = size_of(data, size_bytes);
   if (reader->told)
     sse_forget(reader);
   while (at < size_bytes) {
@@ -1503,7 +1545,7 @@ plum_status plum_sse_reader_feed(plum_sse_reader *reader, const char *data, size
     } else if (reader->has_data) {
       event->name = reader->name.size_bytes > 0 ? reader->name.data : "message";
       event->data = reader->data.data;
-      event->id = reader->id.data == NULL ? "" : reader->id.data;
+      event->id = or_empty(reader->id.data);
       reader->told = 1;
       *used_bytes = at;
       return PLUM_OK;
@@ -1517,8 +1559,11 @@ plum_status plum_sse_reader_feed(plum_sse_reader *reader, const char *data, size
 
 /* ================================================================== 7 transport */
 
+#define ADDRESS_MS 500 /* one address of several may be silent so long; then the next is tried */
+
 typedef struct tcp_stream {
   struct addrinfo *addresses, *next;
+  int64_t tried_ms;
   int fd, connected;
   int drained;              /* the last read took all that was there */
 } tcp_stream;
@@ -1561,6 +1606,7 @@ static int tcp_try_next(tcp_stream *tcp)
   while (tcp->next != NULL) {
     struct addrinfo *address = tcp->next;
     tcp->next = address->ai_next;
+    tcp->tried_ms = now_ms();
     if (tcp->fd >= 0)
       (void)close(tcp->fd);
     tcp->fd = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
@@ -1587,9 +1633,10 @@ static plum_status tcp_connect(void *stream)
     socklen_t size = sizeof error;
     struct pollfd ready = {-1, POLLOUT, 0};
     ready.fd = tcp->fd;
-    if (tcp->fd >= 0 && poll(&ready, 1, 0) == 0)
-      return PLUM_AGAIN;
-    if (tcp->fd >= 0)
+    if (tcp->fd >= 0 && poll(&ready, 1, 0) == 0) {
+      if (tcp->next == NULL || now_ms() < tcp->tried_ms + ADDRESS_MS)
+        return PLUM_AGAIN;
+    } else if (tcp->fd >= 0)
       (void)getsockopt(tcp->fd, SOL_SOCKET, SO_ERROR, &error, &size);
     if (error != 0 && !tcp_try_next(tcp))
       return PLUM_E_UNREACHABLE;
@@ -1668,9 +1715,11 @@ static plum_status address_parse(const char *url, address *where)
   size_t size, host_size, base_size;
   const char *at, *port;
   memset(where, 0, sizeof *where);
-  if (url == NULL)
+  if (is_blank(url))
+    url = getenv("PLUM_SERVER");
+  if (is_blank(url))
     url = getenv("CONTROLLER_BASE");
-  if (url == NULL || *url == '\0')
+  if (is_blank(url))
     url = "http://127.0.0.1:8080";
   where->secure = strncmp(url, "https://", 8) == 0;
   if (!where->secure && strncmp(url, "http://", 7) != 0)
@@ -1791,16 +1840,23 @@ static short poll_events(int events)
   return (short)((events & PLUM_READ ? POLLIN : 0) | (events & PLUM_WRITE ? POLLOUT : 0));
 }
 
+/* When to look at it though nothing has come: it may want to try another address. */
+static int64_t conn_look_ms(const conn *line, int64_t until_ms, int64_t now)
+{
+  return line->connected ? until_ms : earlier(until_ms, now + ADDRESS_MS);
+}
+
 /* Blocks until the connection may go on. */
 static plum_status conn_wait(conn *line, int64_t until_ms)
 {
   struct pollfd ready;
-  int count;
+  int64_t now = now_ms();
   ready.fd = line->transport->fd(line->stream);
   ready.events = poll_events(conn_events(line));
   ready.revents = 0;
-  count = poll(&ready, 1, poll_ms(until_ms, now_ms()));
-  return count == 0 ? PLUM_E_TIMEOUT : PLUM_OK;
+  if (poll(&ready, 1, poll_ms(conn_look_ms(line, until_ms, now), now)) != 0)
+    return PLUM_OK;
+  return now_ms() < until_ms ? PLUM_OK : PLUM_E_TIMEOUT;
 }
 
 /* ================================================================== 9 the client of the API */
@@ -1818,6 +1874,7 @@ struct plum_client {
   conn line;
   plum_http_reader *reader;
   chance source;
+  pid_t pid;                /* whose connection and random numbers these are */
   int http_status;
   char *code, *detail, *field;
 };
@@ -1827,6 +1884,22 @@ struct plum_reply {
   plum_buffer body, headers;    /* name NUL value NUL ... */
   plum_json json;
 };
+
+static int client_seed(plum_client *client)
+{
+  client->pid = getpid();
+  return chance_seed(&client->source);
+}
+
+/* In the child of a fork: the parent goes on with the connection, on which two would mix up their
+ * answers, and with the random numbers, which would make one Idempotency-Key of two tasks. */
+static int client_fork(plum_client *client)
+{
+  if (client->line.transport != plum_posix_transport())
+    client->line.stream = NULL; /* to close it may say goodbye in the parent's name */
+  conn_close(&client->line);
+  return client_seed(client);
+}
 
 plum_status plum_client_new(const char *url, plum_client **out)
 {
@@ -1839,7 +1912,7 @@ plum_status plum_client_new(const char *url, plum_client **out)
   status = address_parse(url, &client->where);
   if (status == PLUM_OK)
     status = plum_http_reader_new(0, &client->reader);
-  if (status == PLUM_OK && !chance_seed(&client->source))
+  if (status == PLUM_OK && !client_seed(client))
     status = PLUM_E_STATE;
   if (status != PLUM_OK) {
     plum_client_free(client);
@@ -1887,9 +1960,9 @@ plum_problem plum_client_problem(const plum_client *client)
 {
   plum_problem problem;
   problem.http_status = client->http_status;
-  problem.code = client->code == NULL ? "" : client->code;
-  problem.detail = client->detail == NULL ? "" : client->detail;
-  problem.field = client->field == NULL ? "" : client->field;
+  problem.code = or_empty(client->code);
+  problem.detail = or_empty(client->detail);
+  problem.field = or_empty(client->field);
   return problem;
 }
 
@@ -1925,19 +1998,19 @@ const char *plum_reply_body(const plum_reply *reply, size_t *size_bytes)
 {
   if (size_bytes != NULL)
     *size_bytes = reply->body.size_bytes;
-  return reply->body.data == NULL ? "" : reply->body.data;
+  return or_empty(reply->body.data);
 }
 
 plum_json plum_reply_json(const plum_reply *reply) { return reply->json; }
 
 const char *plum_reply_header(const plum_reply *reply, const char *name)
 {
-  const char *at = reply->headers.data, *end = at + reply->headers.size_bytes;
-  while (at < end) {
-    const char *value = at + strlen(at) + 1;
-    if (strcasecmp(at, name) == 0)
+  size_t at = 0;
+  while (at < reply->headers.size_bytes) {
+    const char *own = reply->headers.data + at, *value = own + strlen(own) + 1;
+    if (strcasecmp(own, name) == 0)
       return value;
-    at = value + strlen(value) + 1;
+    at = (size_t)(value + strlen(value) + 1 - reply->headers.data);
   }
   return NULL;
 }
@@ -1953,7 +2026,7 @@ static void add_request(plum_buffer *out, const address *where, const char *toke
     plum_buffer_print(out, "Authorization: Bearer %s\r\n", token);
   if (body != NULL)
     plum_buffer_print(out, "Content-Type: application/json\r\nContent-Length: %zu\r\n", size);
-  plum_buffer_print(out, "%s\r\n", more == NULL ? "" : more);
+  plum_buffer_print(out, "%s\r\n", or_empty(more));
   plum_buffer_add(out, body, body == NULL ? 0 : size);
 }
 
@@ -2065,6 +2138,10 @@ static plum_status client_call(plum_client *client, const char *method, const ch
     *out = NULL;
   if (reply == NULL)
     return PLUM_E_MEMORY;
+  if (client->pid != getpid() && !client_fork(client)) {
+    plum_reply_free(reply);
+    return PLUM_E_STATE;
+  }
   client_forget_problem(client);
   status = client_once(client, reply, method, path, more, body, size, until_ms, &kept);
   if (status == PLUM_E_CLOSED && may_repeat && kept)
@@ -2091,9 +2168,12 @@ plum_status plum_client_call(plum_client *client, const char *method, const char
                              const char *more, const char *body, size_t size_bytes,
                              plum_reply **reply)
 {
-  int may_repeat = strcmp(method, "POST") != 0 && strcmp(method, "PATCH") != 0;
-  if (!is_token(method) || *path != '/' || !is_clean(path))
+  int may_repeat;
+  if (reply != NULL)
+    *reply = NULL;
+  if (method == NULL || !is_token(method) || path == NULL || *path != '/' || !is_clean(path))
     return PLUM_E_INVALID;
+  may_repeat = strcmp(method, "POST") != 0 && strcmp(method, "PATCH") != 0;
   if (more != NULL && strstr(more, "Idempotency-Key:") != NULL)
     may_repeat = 1;
   return client_call(client, method, path, more, body, size_of(body, size_bytes), 0, may_repeat,
@@ -2198,7 +2278,7 @@ plum_status plum_order_set_payload(plum_order *order, const char *json, size_t s
 plum_status plum_order_set_json(plum_order *order, const char *name, const char *json)
 {
   plum_json value;
-  if (json != NULL && plum_json_parse(json, PLUM_Z, &value) != PLUM_OK)
+  if (is_blank(name) || (json != NULL && plum_json_parse(json, PLUM_Z, &value) != PLUM_OK))
     return PLUM_E_INVALID;
   return order_set(order, name, json, size_of(json, PLUM_Z));
 }
@@ -2266,11 +2346,14 @@ plum_status plum_order_set_label(plum_order *order, const char *name, const char
 
 static void order_write(const plum_order *order, plum_buffer *out)
 {
-  const char *comma = "{";
+  const char *comma = "";
   size_t i;
+  add_text(out, "{");
   for (i = 0; i < order->count; i++)
     if (order->members[i].json != NULL) {
-      plum_buffer_print(out, "%s\"%s\":", comma, order->members[i].name);
+      add_text(out, comma);
+      plum_buffer_add_json(out, order->members[i].name, PLUM_Z);
+      add_text(out, ":");
       add_text(out, order->members[i].json);
       comma = ",";
     }
@@ -2350,12 +2433,12 @@ const char *plum_task_result(const plum_task *task, size_t *size_bytes)
 
 const char *plum_task_error_code(const plum_task *task)
 {
-  return task->error_code == NULL ? "" : task->error_code;
+  return or_empty(task->error_code);
 }
 
 const char *plum_task_error_message(const plum_task *task)
 {
-  return task->error_message == NULL ? "" : task->error_message;
+  return or_empty(task->error_message);
 }
 
 /* `Prefer: wait=N`, which the daemon reads in whole seconds, up to 60. */
@@ -2369,6 +2452,8 @@ static int prefer_wait(plum_buffer *more, int64_t wait_ms)
 
 static void add_idempotency_key(plum_client *client, plum_buffer *more)
 {
+  if (client->pid != getpid())
+    (void)client_fork(client);
   plum_buffer_print(more, "Idempotency-Key: %016llx%016llx\r\n",
                     (unsigned long long)chance_draw(&client->source),
                     (unsigned long long)chance_draw(&client->source));
@@ -2407,8 +2492,12 @@ static plum_status task_call(plum_client *client, const char *method, const char
 {
   plum_buffer path = {0}, more = {0};
   plum_reply *reply = NULL;
-  int extra_ms = prefer_wait(&more, wait_ms);
+  int extra_ms;
   plum_status status;
+  *task = NULL;
+  if (is_blank(task_id))
+    return PLUM_E_INVALID;
+  extra_ms = prefer_wait(&more, wait_ms);
   add_text(&path, "/v1/tasks/");
   add_percent(&path, task_id, "");
   add_text(&path, query);
@@ -2425,19 +2514,35 @@ plum_status plum_task_get(plum_client *client, const char *task_id, plum_task **
   return task_call(client, "GET", task_id, "", 0, task);
 }
 
+/* Whether the same question may fare better later, when the daemon is back. */
+static int may_pass(plum_status status)
+{
+  return status == PLUM_E_UNREACHABLE || status == PLUM_E_CLOSED || status == PLUM_E_TIMEOUT
+         || status == PLUM_E_UNAVAILABLE || status == PLUM_E_SERVER;
+}
+
 plum_status plum_task_wait(plum_client *client, const char *task_id, int timeout_ms,
                            plum_task **task)
 {
-  int64_t until_ms = now_ms() + timeout_ms;
+  int64_t until_ms = now_ms() + timeout_ms, now;
   plum_status status;
+  int tries = 0;
   for (*task = NULL;;) {
-    int64_t left_ms = until_ms - now_ms();
     plum_task_free(*task);
-    status = task_call(client, "GET", task_id, "", left_ms, task);
-    if (status != PLUM_OK || plum_task_is_over(*task))
+    status = task_call(client, "GET", task_id, "", until_ms - now_ms(), task);
+    now = now_ms();
+    if (status == PLUM_OK) {
+      if (plum_task_is_over(*task))
+        return PLUM_OK;
+      if (now >= until_ms)
+        return PLUM_E_TIMEOUT;
+      tries = 0;
+    } else if (!may_pass(status) || now >= until_ms) {
       return status;
-    if (now_ms() >= until_ms)
-      return PLUM_E_TIMEOUT;
+    } else {
+      int64_t pause_ms = jitter_ms(&client->source, RECONNECT_MS_FIRST, tries++, RECONNECT_MS_MAX);
+      (void)poll(NULL, 0, poll_ms(earlier(until_ms, now + pause_ms), now));
+    }
   }
 }
 
@@ -2631,11 +2736,12 @@ static plum_status list_of(plum_status status, plum_reply *reply, plum_kv_list *
   return status;
 }
 
+static int is_space(const char *name) { return !is_blank(name) && strchr(name, '/') == NULL; }
+
 /* /v1/kv/{space}[/{key}]; keys keep their slashes. */
 static plum_status kv_path(plum_buffer *path, const char *space, const char *key)
 {
-  if (space == NULL || *space == '\0' || strchr(space, '/') != NULL
-      || (key != NULL && *key == '\0'))
+  if (!is_space(space) || (key != NULL && *key == '\0'))
     return PLUM_E_INVALID;
   add_text(path, "/v1/kv/");
   add_percent(path, space, "");
@@ -2703,7 +2809,8 @@ plum_status plum_kv_cas(plum_client *client, const char *space, const char *key,
 {
   plum_buffer path = {0}, body = {0}, more = {0};
   plum_reply *reply = NULL;
-  plum_status status = key == NULL || value == NULL ? PLUM_E_INVALID : kv_path(&path, space, key);
+  plum_status status = key == NULL || value == NULL || ttl_ms < 0 || if_version < PLUM_ANY_VERSION
+                           ? PLUM_E_INVALID : kv_path(&path, space, key);
   kv_condition(&more, if_version);
   if (status == PLUM_OK) {
     add_text(&body, "{");
@@ -2735,26 +2842,34 @@ plum_status plum_kv_put_bytes(plum_client *client, const char *space, const char
 {
   plum_buffer text = {0};
   plum_status status;
+  if (data == NULL && size_bytes > 0)
+    return PLUM_E_INVALID;
   plum_buffer_add_base64(&text, data, size_bytes);
   status = text.failed ? PLUM_E_MEMORY
-           : plum_kv_put(client, space, key, text.data == NULL ? "" : text.data, text.size_bytes,
+           : plum_kv_put(client, space, key, or_empty(text.data), text.size_bytes,
                          "bytes", 0, version);
   plum_buffer_free(&text);
   return status;
+}
+
+/* What is at version 0 is not there: it is not deleted by that. */
+static int may_delete(int64_t if_version)
+{
+  return if_version == PLUM_ANY_VERSION || if_version > 0;
 }
 
 plum_status plum_kv_delete(plum_client *client, const char *space, const char *key,
                            int64_t if_version)
 {
   plum_buffer path = {0}, more = {0};
-  plum_status status = key == NULL ? PLUM_E_INVALID : kv_path(&path, space, key);
-  if (if_version > 0)
-    kv_condition(&more, if_version);
+  plum_status status = key == NULL || !may_delete(if_version) ? PLUM_E_INVALID
+                       : kv_path(&path, space, key);
+  kv_condition(&more, if_version);
   if (status == PLUM_OK)
     status = more.failed ? PLUM_E_MEMORY
              : client_call(client, "DELETE", path.data, more.data, NULL, 0, 0,
                            if_version == PLUM_ANY_VERSION, NULL);
-  if (status == PLUM_E_NOT_FOUND && if_version <= 0)
+  if (status == PLUM_E_NOT_FOUND && if_version == PLUM_ANY_VERSION)
     status = PLUM_OK; /* what is not there is deleted */
   plum_buffer_free(&path);
   plum_buffer_free(&more);
@@ -2791,6 +2906,8 @@ plum_status plum_kv_batch_put(plum_kv_batch *batch, const char *key, const char 
                               size_t size_bytes, const char *type, int64_t ttl_ms,
                               int64_t if_version)
 {
+  if (is_blank(key) || value == NULL || ttl_ms < 0 || if_version < PLUM_ANY_VERSION)
+    return PLUM_E_INVALID;
   batch_key(&batch->body, key, if_version);
   kv_write(&batch->body, value, size_bytes, type, ttl_ms);
   add_text(&batch->body, "}");
@@ -2799,6 +2916,8 @@ plum_status plum_kv_batch_put(plum_kv_batch *batch, const char *key, const char 
 
 plum_status plum_kv_batch_delete(plum_kv_batch *batch, const char *key, int64_t if_version)
 {
+  if (is_blank(key) || !may_delete(if_version))
+    return PLUM_E_INVALID;
   batch_key(&batch->body, key, if_version);
   add_text(&batch->body, "\"delete\":true}");
   return batch->body.failed ? PLUM_E_MEMORY : PLUM_OK;
@@ -2808,13 +2927,14 @@ plum_status plum_kv_batch_commit(plum_client *client, const char *space, plum_kv
 {
   plum_buffer path = {0}, *body = &batch->body;
   plum_status status = kv_path(&path, space, "batch");
+  if (status != PLUM_OK)
+    return status;
   if (body->size_bytes == 0)
     add_text(body, "{\"items\":[");
   add_text(body, "]}");
-  if (status == PLUM_OK)
-    status = body->failed ? PLUM_E_MEMORY
-             : client_call(client, "POST", path.data, NULL, body->data, body->size_bytes, 0, 0,
-                           NULL);
+  status = body->failed ? PLUM_E_MEMORY
+           : client_call(client, "POST", path.data, NULL, body->data, body->size_bytes, 0, 0,
+                         NULL);
   plum_buffer_free(&path);
   buffer_clear(body, 65536);
   return status;
@@ -2848,11 +2968,13 @@ struct plum_kv_watch {
 plum_status plum_kv_watch_new(const plum_client *client, const char *space, const char *prefix,
                               plum_kv_watch **out)
 {
-  plum_kv_watch *watch = calloc(1, sizeof *watch);
+  plum_kv_watch *watch;
   plum_buffer url = {0};
   plum_status status;
   *out = NULL;
-  if (watch == NULL)
+  if (!is_space(space))
+    return PLUM_E_INVALID;
+  if ((watch = calloc(1, sizeof *watch)) == NULL)
     return PLUM_E_MEMORY;
   plum_buffer_print(&url, "%s://%s%s", client->where.secure ? "https" : "http",
                     client->where.netloc, client->where.base);
@@ -2866,11 +2988,9 @@ plum_status plum_kv_watch_new(const plum_client *client, const char *space, cons
   if (status == PLUM_OK)
     status = text_set(&watch->space, space);
   if (status == PLUM_OK)
-    status = text_set(&watch->prefix, prefix == NULL ? "" : prefix);
+    status = text_set(&watch->prefix, or_empty(prefix));
   if (status == PLUM_OK)
     status = plum_http_reader_new(0, &watch->http);
-  if (status == PLUM_OK && (space == NULL || *space == '\0'))
-    status = PLUM_E_INVALID;
   if (status == PLUM_OK)
     *out = watch;
   else
@@ -3114,7 +3234,7 @@ plum_status plum_kv_watch_next(plum_kv_watch *watch, int timeout_ms, const plum_
   *entry = NULL;
   entry_free(&watch->entry);
   for (;;) {
-    int64_t now = now_ms(), wake_ms = earlier(until_ms, watch->heard_ms + WATCH_QUIET_MS);
+    int64_t now = now_ms(), dead_ms;
     plum_status status = watch_from_list(watch);
     if (status != PLUM_AGAIN) {
       *entry = status == PLUM_OK ? &watch->entry : NULL;
@@ -3138,8 +3258,9 @@ plum_status plum_kv_watch_next(plum_kv_watch *watch, int timeout_ms, const plum_
     if (status == PLUM_AGAIN) {
       if (now >= until_ms)
         return PLUM_E_TIMEOUT;
-      status = conn_wait(&watch->line, wake_ms);
-      if (status == PLUM_E_TIMEOUT && now_ms() < watch->heard_ms + WATCH_QUIET_MS)
+      dead_ms = watch->heard_ms + (watch->line.connected ? WATCH_QUIET_MS : CONNECT_MS);
+      status = conn_wait(&watch->line, earlier(until_ms, dead_ms));
+      if (status == PLUM_E_TIMEOUT && now_ms() < dead_ms)
         status = PLUM_OK;
     }
     if (status != PLUM_OK && (status = watch_lost(watch, status)) != PLUM_OK)
@@ -3160,12 +3281,23 @@ static void add_endpoint(plum_buffer *body, const plum_endpoint *endpoint)
   add_text(body, "}");
 }
 
+static int are_endpoints(const plum_endpoint *endpoints, size_t count)
+{
+  size_t i;
+  if (endpoints == NULL)
+    return count == 0;
+  for (i = 0; i < count; i++)
+    if (is_blank(endpoints[i].service) || endpoints[i].port < 1 || endpoints[i].port > 65535)
+      return 0;
+  return 1;
+}
+
 plum_status plum_service_register(plum_client *client, const char *instance_id,
                                   const plum_endpoint *endpoints, size_t count)
 {
   plum_buffer body = {0};
   size_t i;
-  if (instance_id == NULL || (count > 0 && endpoints == NULL))
+  if (is_blank(instance_id) || !are_endpoints(endpoints, count))
     return PLUM_E_INVALID;
   add_text(&body, "{");
   add_member(&body, "instanceId", instance_id);
@@ -3173,10 +3305,6 @@ plum_status plum_service_register(plum_client *client, const char *instance_id,
     add_member(&body, "nodeId", endpoints[0].node_id);
   add_text(&body, ",\"endpoints\":[");
   for (i = 0; i < count; i++) {
-    if (endpoints[i].service == NULL || endpoints[i].port < 1 || endpoints[i].port > 65535) {
-      plum_buffer_free(&body);
-      return PLUM_E_INVALID;
-    }
     add_text(&body, i > 0 ? "," : "");
     add_endpoint(&body, &endpoints[i]);
   }
@@ -3189,6 +3317,8 @@ plum_status plum_service_heartbeat(plum_client *client, const char *instance_id,
 {
   plum_buffer body = {0};
   size_t i;
+  if (is_blank(instance_id) || !are_endpoints(endpoints, count))
+    return PLUM_E_INVALID;
   add_text(&body, "{");
   add_member(&body, "instanceId", instance_id);
   for (i = 0; i < count; i++) {
@@ -3205,6 +3335,8 @@ plum_status plum_service_deregister(plum_client *client, const char *instance_id
 {
   plum_buffer path = {0};
   plum_status status;
+  if (is_blank(instance_id))
+    return PLUM_E_INVALID;
   add_text(&path, "/v1/services?instanceId=");
   add_percent(&path, instance_id, "");
   status = path.failed ? PLUM_E_MEMORY
@@ -3338,17 +3470,29 @@ static cached *resolver_find(plum_resolver *resolver, const char *service)
   if (found != NULL || (found = calloc(1, sizeof *found)) == NULL)
     return found;
   found->service = text_copy(service, strlen(service));
+  if (found->service == NULL) {
+    free(found);
+    return NULL;
+  }
   found->fetched_ms = INT64_MIN / 2;
   found->next = resolver->services;
   resolver->services = found;
   return found;
 }
 
+#define ENDPOINT_BYTES 512
+
+/* What tells one endpoint of a service from another. */
+static void endpoint_key(const plum_endpoint *one, char key[ENDPOINT_BYTES])
+{
+  (void)snprintf(key, ENDPOINT_BYTES, "%s %s %d %s", or_empty(one->instance_id),
+                 or_empty(one->ip), one->port, or_empty(one->protocol));
+}
+
 static int endpoint_is(const plum_endpoint *one, const char *key)
 {
-  char own[512];
-  (void)snprintf(own, sizeof own, "%s %s %d %s", one->instance_id, one->ip, one->port,
-                 one->protocol);
+  char own[ENDPOINT_BYTES];
+  endpoint_key(one, own);
   return strcmp(own, key) == 0;
 }
 
@@ -3356,7 +3500,7 @@ static int endpoint_is(const plum_endpoint *one, const char *key)
 static size_t cached_pick(plum_resolver *resolver, cached *service, plum_strategy strategy)
 {
   size_t i, good = 0, nth;
-  char key[512];
+  char key[ENDPOINT_BYTES];
   for (i = 0; i < service->count; i++) {
     if (service->blamed[i])
       continue;
@@ -3372,9 +3516,7 @@ static size_t cached_pick(plum_resolver *resolver, cached *service, plum_strateg
   for (i = 0; service->blamed[i] || nth-- > 0; i++)
     ;
   if (strategy == PLUM_STICKY) {
-    (void)snprintf(key, sizeof key, "%s %s %d %s", service->endpoints[i].instance_id,
-                   service->endpoints[i].ip, service->endpoints[i].port,
-                   service->endpoints[i].protocol);
+    endpoint_key(&service->endpoints[i], key);
     (void)text_set(&service->sticky, key);
   }
   return i;
@@ -3383,10 +3525,12 @@ static size_t cached_pick(plum_resolver *resolver, cached *service, plum_strateg
 plum_status plum_resolver_pick(plum_resolver *resolver, const char *service,
                                plum_strategy strategy, plum_endpoint *endpoint)
 {
-  cached *found = resolver_find(resolver, service);
+  cached *found;
   plum_status status = PLUM_OK;
   size_t index;
-  if (found == NULL || found->service == NULL)
+  if (is_blank(service) || (unsigned)strategy > PLUM_LEAST_LOADED)
+    return PLUM_E_INVALID;
+  if ((found = resolver_find(resolver, service)) == NULL)
     return PLUM_E_MEMORY;
   if (strategy == PLUM_LEAST_LOADED) {
     status = resolver_fetch(resolver, "/v1/discovery/one?service=", service,
@@ -3420,9 +3564,8 @@ void plum_resolver_blame(plum_resolver *resolver, const plum_endpoint *endpoint)
 {
   cached *found = endpoint->service == NULL ? NULL : resolver_find(resolver, endpoint->service);
   size_t i;
-  char key[512];
-  (void)snprintf(key, sizeof key, "%s %s %d %s", endpoint->instance_id, endpoint->ip,
-                 endpoint->port, endpoint->protocol);
+  char key[ENDPOINT_BYTES];
+  endpoint_key(endpoint, key);
   for (i = 0; found != NULL && i < found->count; i++)
     if (endpoint_is(&found->endpoints[i], key))
       found->blamed[i] = 1;
@@ -3550,6 +3693,7 @@ struct plum_worker {
   pacing pace;
   journal journal;
   /* the line: the loop's thread alone */
+  pid_t pid;            /* whose pipe and name these are */
   int begun, wake[2], epoll_fd, epoll_line, epoll_events, stop_asked;
   char session[33];
   chance source;
@@ -3590,21 +3734,12 @@ static void worker_say(plum_worker *worker, int level, const char *format, ...)
 static void lock(plum_worker *worker) { (void)pthread_mutex_lock(&worker->lock); }
 static void unlock(plum_worker *worker) { (void)pthread_mutex_unlock(&worker->lock); }
 
-/* A byte for the loop: w = look, d = drain, s = stop. Safe in signal handlers. */
-static void worker_poke(plum_worker *worker, char what)
-{
-  int error = errno;
-  ssize_t done = write(worker->wake[1], &what, 1);
-  (void)done;
-  errno = error;
-}
-
 /* Under the lock: let the loop look again, if it may be asleep. */
 static void worker_wake(plum_worker *worker)
 {
   if (!worker->awake) {
     worker->awake = 1;
-    worker_poke(worker, 'w');
+    wake_poke(worker->wake, 'w');
   }
 }
 
@@ -4209,6 +4344,9 @@ static void journal_load(plum_worker *worker, const plum_buffer *content)
       break;
     at += 8 + size;
   }
+  if (left > 0 && !worker->journal.foreign)
+    worker_say(worker, 1, "the last %zu bytes of %s cannot be read and are left out", left,
+               worker->journal.path);
   /* Started and not ended: with the process that carried them out, they are gone. */
   while (worker->running.first != NULL)
     attempt_end_by_us(worker->running.first, PLUM_LOST, "the worker's process ended");
@@ -4232,12 +4370,25 @@ static int read_file(const char *path, plum_buffer *content)
   return count == 0;
 }
 
+/* Nobody else has this file while we have it open. */
+static int lock_file(int fd)
+{
+#ifdef __linux__ /* POSIX's lock is the process's, and so keeps no two workers of one apart */
+  return flock(fd, LOCK_EX | LOCK_NB) == 0;
+#else
+  struct flock whole;
+  memset(&whole, 0, sizeof whole);
+  whole.l_type = F_WRLCK;
+  whole.l_whence = SEEK_SET;
+  return fcntl(fd, F_SETLK, &whole) == 0;
+#endif
+}
+
 /* Locks the directory, and takes over what the last life of this worker left there. */
 static plum_status journal_open(plum_worker *worker)
 {
   journal *log = &worker->journal;
   plum_buffer path = {0}, content = {0};
-  struct flock whole;
   int well;
   if (worker->directory == NULL)
     return PLUM_OK;
@@ -4246,10 +4397,9 @@ static plum_status journal_open(plum_worker *worker)
   if (path.failed)
     return PLUM_E_MEMORY;
   log->lock_fd = open(path.data, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  memset(&whole, 0, sizeof whole);
-  whole.l_type = F_WRLCK;
-  whole.l_whence = SEEK_SET;
-  if (log->lock_fd < 0 || fcntl(log->lock_fd, F_SETLK, &whole) != 0) {
+  if (log->lock_fd < 0 || !lock_file(log->lock_fd)) {
+    worker_say(worker, 0, "cannot lock %s: %s", path.data,
+               errno == EWOULDBLOCK ? "another worker has it" : strerror(errno));
     plum_buffer_free(&path);
     return PLUM_E_DISK;
   }
@@ -4257,6 +4407,8 @@ static plum_status journal_open(plum_worker *worker)
   plum_buffer_print(&path, "%s/plum.journal", worker->directory);
   log->path = path.data;
   well = !path.failed && read_file(log->path, &content);
+  if (!well && log->path != NULL)
+    worker_say(worker, 0, "cannot read %s: %s", log->path, strerror(errno));
   if (well && content.size_bytes > 0)
     journal_load(worker, &content);
   plum_buffer_free(&content);
@@ -4275,6 +4427,8 @@ static plum_status journal_begin(plum_worker *worker)
   well = journal_replace(worker, &content);
   plum_buffer_free(&content);
   worker->journal.on = well;
+  if (!well)
+    worker_say(worker, 0, "cannot write %s: %s", worker->journal.path, strerror(errno));
   return well ? PLUM_OK : PLUM_E_DISK;
 }
 
@@ -5171,6 +5325,7 @@ plum_status plum_worker_new(const char *url, plum_worker **out)
   *out = NULL;
   if (worker == NULL)
     return PLUM_E_MEMORY;
+  worker->pid = getpid();
   worker->capacity = 4;
   worker->pace.width = 1;
   worker->beat_ms = 10000;
@@ -5197,8 +5352,7 @@ plum_status plum_worker_new(const char *url, plum_worker **out)
     status = text_set(&worker->app, getenv("PLUM_APP_NAME"));
   if (status == PLUM_OK)
     status = text_set(&worker->app_version, getenv("PLUM_APP_VERSION"));
-  if (status == PLUM_OK && (pipe(worker->wake) != 0 || !set_cloexec_nonblocking(worker->wake[0])
-                            || !set_cloexec_nonblocking(worker->wake[1])))
+  if (status == PLUM_OK && !wake_open(worker->wake))
     status = PLUM_E_STATE;
   if (status != PLUM_OK)
     plum_worker_free(worker);
@@ -5267,9 +5421,7 @@ void plum_worker_free(plum_worker *worker)
   plum_buffer_free(&worker->answer.headers);
   free(worker->buckets);
   free(worker->over);
-  for (i = 0; i < 2; i++)
-    if (worker->wake[i] >= 0)
-      (void)close(worker->wake[i]);
+  wake_close(worker->wake);
   if (worker->epoll_fd >= 0)
     (void)close(worker->epoll_fd);
   (void)pthread_mutex_destroy(&worker->lock);
@@ -5294,10 +5446,12 @@ static plum_status set_int(plum_worker *worker, int *place, int number, int low,
 
 plum_status plum_worker_set_id(plum_worker *worker, const char *worker_id)
 {
-  if (worker_id == NULL || *worker_id == '\0')
+  plum_status status;
+  if (is_blank(worker_id))
     return PLUM_E_INVALID;
-  worker->id_given = 1;
-  return set_text(worker, &worker->id, worker_id);
+  status = set_text(worker, &worker->id, worker_id);
+  worker->id_given = worker->id_given || status == PLUM_OK;
+  return status;
 }
 
 plum_status plum_worker_set_token(plum_worker *worker, const char *token)
@@ -5345,7 +5499,7 @@ plum_status plum_worker_set_label(plum_worker *worker, const char *name, const c
 {
   if (worker->begun)
     return PLUM_E_STATE;
-  if (name == NULL || *name == '\0' || value == NULL)
+  if (is_blank(name) || value == NULL)
     return PLUM_E_INVALID;
   if (worker->labels.size_bytes > 0)
     add_text(&worker->labels, ",");
@@ -5398,7 +5552,7 @@ plum_status plum_worker_add_task(plum_worker *worker, const char *name, plum_han
 {
   task *added, **place;
   plum_status status = PLUM_OK;
-  if (name == NULL || handler == NULL || *name == '\0' || *name == '!' || strlen(name) > 800)
+  if (is_blank(name) || handler == NULL || *name == '!' || strlen(name) > 800)
     return PLUM_E_INVALID;
   added = calloc(1, sizeof *added);
   if (added == NULL || (added->name = text_copy(name, strlen(name))) == NULL) {
@@ -5425,6 +5579,8 @@ plum_status plum_worker_add_task(plum_worker *worker, const char *name, plum_han
 plum_status plum_worker_drop_task(plum_worker *worker, const char *name)
 {
   task **place, *found = NULL;
+  if (is_blank(name))
+    return PLUM_E_INVALID;
   lock(worker);
   for (place = &worker->tasks; *place != NULL && found == NULL;)
     if (strcmp((*place)->name, name) == 0) {
@@ -5441,13 +5597,28 @@ plum_status plum_worker_drop_task(plum_worker *worker, const char *name)
   return found != NULL ? PLUM_OK : PLUM_E_NOT_FOUND;
 }
 
+/* In the child of a fork: the parent, and its other children, have that pipe and that name. */
+static plum_status worker_fork(plum_worker *worker)
+{
+  char *name = worker->id_given ? NULL : own_name();
+  if (!worker->id_given && name == NULL)
+    return PLUM_E_MEMORY;
+  if (name != NULL) {
+    free(worker->id);
+    worker->id = name;
+  }
+  wake_close(worker->wake);
+  worker->pid = getpid();
+  return wake_open(worker->wake) ? PLUM_OK : PLUM_E_STATE;
+}
+
 static plum_status worker_begin(plum_worker *worker)
 {
-  plum_status status;
+  plum_status status = worker->pid == getpid() ? PLUM_OK : worker_fork(worker);
   unsigned char bytes[8];
   size_t i;
-  if (!chance_seed(&worker->source))
-    return PLUM_E_STATE;
+  if (status != PLUM_OK || !chance_seed(&worker->source))
+    return status != PLUM_OK ? status : PLUM_E_STATE;
   worker->begun = 1;
   worker->lease_ms = 3 * worker->beat_ms;
   worker->over_count = (size_t)worker->capacity * 2;
@@ -5633,7 +5804,7 @@ int plum_worker_next_deadline_ms(plum_worker *worker)
   if (worker->ending != SERVING)
     until_ms = worker->ending_ms;
   until_ms = earlier(until_ms, worker->state == LINE_DOWN ? worker->retry_ms
-                               : line_deadline_ms(worker));
+                               : conn_look_ms(&worker->line, line_deadline_ms(worker), now));
   if (free && (!worker->asked || worker->unsent.count > 0
                || (worker->tasks_changed && worker->registered)))
     until_ms = now;
@@ -5738,8 +5909,8 @@ plum_status plum_worker_run(plum_worker *worker, int n_threads)
   return status;
 }
 
-void plum_worker_drain(plum_worker *worker) { worker_poke(worker, 'd'); }
-void plum_worker_stop(plum_worker *worker) { worker_poke(worker, 's'); }
+void plum_worker_drain(plum_worker *worker) { wake_poke(worker->wake, 'd'); }
+void plum_worker_stop(plum_worker *worker) { wake_poke(worker->wake, 's'); }
 
 void plum_worker_look(plum_worker *worker, plum_worker_figures *figures)
 {
@@ -5876,7 +6047,7 @@ plum_status plum_attempt_fail(plum_attempt *attempt, const char *code, const cha
     detail_json = NULL; /* the failure itself matters more */
   if (detail_json != NULL && strlen(detail_json) > PLUM_VALUE_BYTES_MAX)
     detail_json = NULL;
-  report_error(attempt, code == NULL ? "task_failed" : code, message == NULL ? "" : message,
+  report_error(attempt, code == NULL ? "task_failed" : code, or_empty(message),
                detail_json);
   if (!retry)
     add_text(&attempt->report, ",\"retry\":false");
@@ -5916,28 +6087,34 @@ plum_status plum_attempt_stopped(plum_attempt *attempt)
   return ended(attempt, 1);
 }
 
+/* The result as JSON; without the memory for it the attempt fails, and so is not null. */
+static plum_status finish_with(plum_attempt *attempt, plum_buffer *json)
+{
+  plum_status status = PLUM_E_STATE;
+  if (!json->failed) {
+    status = plum_attempt_finish(attempt, json->data, json->size_bytes);
+  } else if (may_end(attempt)) {
+    attempt->report.failed = 1;
+    status = ended(attempt, 1);
+  }
+  plum_buffer_free(json);
+  return status;
+}
+
 plum_status plum_attempt_finish_text(plum_attempt *attempt, const char *text, size_t size_bytes)
 {
   plum_buffer json = {0};
-  plum_status status;
-  plum_buffer_add_json(&json, text, size_of(text, size_bytes));
-  status = json.failed ? PLUM_E_MEMORY
-           : plum_attempt_finish(attempt, json.data, json.size_bytes);
-  plum_buffer_free(&json);
-  return status;
+  plum_buffer_add_json(&json, text, size_bytes);
+  return finish_with(attempt, &json);
 }
 
 plum_status plum_attempt_finish_bytes(plum_attempt *attempt, const void *data, size_t size_bytes)
 {
   plum_buffer json = {0};
-  plum_status status;
   plum_buffer_add(&json, "\"", 1);
   plum_buffer_add_base64(&json, data, size_bytes);
   plum_buffer_add(&json, "\"", 1);
-  status = json.failed ? PLUM_E_MEMORY
-           : plum_attempt_finish(attempt, json.data, json.size_bytes);
-  plum_buffer_free(&json);
-  return status;
+  return finish_with(attempt, &json);
 }
 
 /* ================================================================== 19 devices */
@@ -6001,18 +6178,16 @@ plum_status plum_device_new(const char *url, const char *device_id, const char *
   for (i = 0; i < CALLERS_MAX; i++)
     device->callers[i].fd = -1;
   (void)pthread_mutex_init(&device->lock, NULL);
-  status = device_id == NULL || *device_id == '\0' ? PLUM_E_INVALID
-           : plum_client_new(url, &device->client);
+  status = is_blank(device_id) ? PLUM_E_INVALID : plum_client_new(url, &device->client);
   if (status == PLUM_OK)
     status = text_set(&device->id, device_id);
   if (status == PLUM_OK)
-    status = text_set(&device->type, type == NULL ? "" : type);
+    status = text_set(&device->type, or_empty(type));
   if (status == PLUM_OK)
     status = text_set(&device->node, getenv("WORKER_NODE_ID"));
   if (status == PLUM_OK)
     status = plum_http_reader_new(0, &device->http);
-  if (status == PLUM_OK && (pipe(device->wake) != 0 || !set_cloexec_nonblocking(device->wake[0])
-                            || !set_cloexec_nonblocking(device->wake[1])))
+  if (status == PLUM_OK && !wake_open(device->wake))
     status = PLUM_E_STATE;
   if (status != PLUM_OK) {
     plum_device_free(device);
@@ -6049,9 +6224,7 @@ void plum_device_free(plum_device *device)
   }
   for (i = 0; i < CALLERS_MAX; i++)
     caller_close(&device->callers[i]);
-  for (i = 0; i < 2; i++)
-    if (device->wake[i] >= 0)
-      (void)close(device->wake[i]);
+  wake_close(device->wake);
   if (device->listener >= 0)
     (void)close(device->listener);
   conn_free(&device->line);
@@ -6107,12 +6280,14 @@ static void add_description(plum_buffer *out, const char *name, const char *valu
   add_member(out, "name", name);
   add_member(out, "type", value_type == NULL ? "string" : value_type);
   add_member(out, "value", "");
-  add_member(out, "unit", unit == NULL ? "" : unit);
+  add_member(out, "unit", or_empty(unit));
 }
 
 plum_status plum_device_add_state(plum_device *device, const char *name, const char *value_type,
                                   const char *unit)
 {
+  if (is_blank(name))
+    return PLUM_E_INVALID;
   add_description(&device->state_desc, name, value_type, unit);
   add_text(&device->state_desc, "}");
   return device->state_desc.failed ? PLUM_E_MEMORY : PLUM_OK;
@@ -6122,9 +6297,11 @@ plum_status plum_device_add_operation(plum_device *device, const char *name,
                                       const char *value_type, const char *unit, const char *min,
                                       const char *max)
 {
+  if (is_blank(name))
+    return PLUM_E_INVALID;
   add_description(&device->op_desc, name, value_type, unit);
-  add_member(&device->op_desc, "min", min == NULL ? "" : min);
-  add_member(&device->op_desc, "max", max == NULL ? "" : max);
+  add_member(&device->op_desc, "min", or_empty(min));
+  add_member(&device->op_desc, "max", or_empty(max));
   add_text(&device->op_desc, "}");
   return device->op_desc.failed ? PLUM_E_MEMORY : PLUM_OK;
 }
@@ -6169,6 +6346,9 @@ plum_status plum_device_listen(plum_device *device, const char *host, int port)
       || getnameinfo((struct sockaddr *)&own, size, NULL, 0, service, sizeof service,
                      NI_NUMERICSERV) != 0) {
     freeaddrinfo(addresses);
+    if (device->listener >= 0)
+      (void)close(device->listener);
+    device->listener = -1;
     return PLUM_E_STATE;
   }
   freeaddrinfo(addresses);
@@ -6181,9 +6361,7 @@ plum_status plum_device_set_state(plum_device *device, const char *name, const c
 {
   device_state *state;
   plum_status status = PLUM_OK;
-  char what = 'w';
-  ssize_t done = 0;
-  if (name == NULL || value == NULL)
+  if (is_blank(name) || value == NULL)
     return PLUM_E_INVALID;
   (void)pthread_mutex_lock(&device->lock);
   for (state = device->states; state != NULL && strcmp(state->name, name) != 0;)
@@ -6202,22 +6380,14 @@ plum_status plum_device_set_state(plum_device *device, const char *name, const c
   if (status == PLUM_OK) {
     state->dirty = 1;
     if (!device->dirty)
-      done = write(device->wake[1], &what, 1);
+      wake_poke(device->wake, 'w');
     device->dirty = 1;
   }
   (void)pthread_mutex_unlock(&device->lock);
-  (void)done;
   return status;
 }
 
-void plum_device_stop(plum_device *device)
-{
-  char what = 's';
-  int error = errno;
-  ssize_t done = write(device->wake[1], &what, 1);
-  (void)done;
-  errno = error;
-}
+void plum_device_stop(plum_device *device) { wake_poke(device->wake, 's'); }
 
 static void device_say(plum_device *device, int level, const char *text)
 {
@@ -6292,12 +6462,12 @@ static plum_status device_register(plum_device *device)
     add_own_url(device, &url);
   add_text(&body, "{");
   add_member(&body, "resourceId", device->id);
-  add_member(&body, "nodeId", device->node == NULL ? "" : device->node);
+  add_member(&body, "nodeId", or_empty(device->node));
   add_member(&body, "type", device->type);
-  add_member(&body, "url", url.data == NULL ? "" : url.data);
+  add_member(&body, "url", or_empty(url.data));
   plum_buffer_print(&body, ",\"stateDesc\":[%s],\"opDesc\":[%s]}",
-                    device->state_desc.data == NULL ? "" : device->state_desc.data,
-                    device->op_desc.data == NULL ? "" : device->op_desc.data);
+                    or_empty(device->state_desc.data),
+                    or_empty(device->op_desc.data));
   plum_buffer_free(&url);
   status = client_post(device->client, "/v1/resources/register", &body);
   if (status == PLUM_OK) {
@@ -6553,7 +6723,7 @@ static void device_wait(plum_device *device, int64_t until_ms)
   if (device->line.stream != NULL) {
     ready[2].fd = device->line.transport->fd(device->line.stream);
     ready[2].events = poll_events(conn_events(&device->line));
-    until_ms = earlier(until_ms, device->until_ms);
+    until_ms = conn_look_ms(&device->line, earlier(until_ms, device->until_ms), now);
   }
   for (i = 0; i < CALLERS_MAX; i++)
     if ((ready[3 + i].fd = device->callers[i].fd) >= 0)

@@ -8,10 +8,15 @@
  * - Functions that can fail return a plum_status; what they make comes out by the last argument.
  * - Texts are UTF-8. A `const char *` argument is copied. What a getter returns belongs to the
  *   handle. A size argument may be PLUM_Z for a text that ends with NUL.
+ * - A text that must be there and is NULL, a name that is "", a number out of its bounds: that is
+ *   PLUM_E_INVALID, and nothing is done. Handles, and places for what is made, are never NULL.
  * - JSON goes in and comes out as text. Times say their unit in the name: `_ms`.
  * - There are no globals. A thread is started by plum_worker_run alone, and only if asked for.
  * - plum_worker_* and plum_attempt_* may be called from any thread, where nothing else is said. Any
  *   other handle is used by one thread at a time.
+ * - Behind a fork a client, and a worker that does not run yet, are the child's own: the client has
+ *   another connection, the worker another name unless it was given one. Other handles, and workers
+ *   that run, stay with the process that made them; the child does not touch them.
  */
 #ifndef PLUM_H
 #define PLUM_H
@@ -263,7 +268,8 @@ typedef void (*plum_handler)(plum_attempt *attempt, void *context);
 /* level: 0 = trouble, 1 = news. Called by the thread that runs the worker's line. */
 typedef void (*plum_log)(void *context, int level, const char *text);
 
-/* url: where the daemon is; NULL = CONTROLLER_BASE of the environment, else http://127.0.0.1:8080.
+/* url: where the daemon is; NULL = PLUM_SERVER of the environment, CONTROLLER_BASE, else
+ * http://127.0.0.1:8080. It is http or https, with a name, an IPv4 or a [bracketed] IPv6 address.
  * What an agent puts into the environment of its processes is the default for names. */
 PLUM_API plum_status plum_worker_new(const char *url, plum_worker **worker);
 /* Only when it does not run and every deferred attempt has ended. */
@@ -283,7 +289,8 @@ PLUM_API plum_status plum_worker_set_label(plum_worker *worker, const char *name
                                            const char *value);
 /* 1: by long poll, for networks that let no WebSocket through. */
 PLUM_API plum_status plum_worker_set_long_poll(plum_worker *worker, int on);
-/* Results are kept in this directory too, until the daemon has them; one worker a directory. */
+/* Results are kept in this directory too, until the daemon has them; it must be there. One worker a
+ * directory: another gets PLUM_E_DISK, and its log says why. */
 PLUM_API plum_status plum_worker_set_directory(plum_worker *worker, const char *path);
 /* The transport must outlive the worker. */
 PLUM_API plum_status plum_worker_set_transport(plum_worker *worker,
@@ -360,8 +367,9 @@ PLUM_API void plum_attempt_log(plum_attempt *attempt, const char *text, size_t s
 /* It goes on when the handler has returned; who ends it may be any thread. */
 PLUM_API void plum_attempt_defer(plum_attempt *attempt);
 
-/* It succeeded; json: any JSON text (NULL = null). What is no JSON, too long or too deep fails the
- * attempt as `invalid_result` and answers PLUM_E_INVALID. PLUM_E_STATE: it has ended already. */
+/* It succeeded; json: any JSON text (NULL = null). What is no JSON or too deep fails the attempt as
+ * `invalid_result`, what is too long as `result_too_large`; both answer PLUM_E_INVALID. PLUM_E_MEMORY:
+ * it failed as `out_of_memory`. PLUM_E_STATE: it has ended already. */
 PLUM_API plum_status plum_attempt_finish(plum_attempt *attempt, const char *json,
                                          size_t size_bytes);
 /* It succeeded with a text; with bytes, which become base64. */
@@ -453,7 +461,8 @@ typedef struct plum_task plum_task;
 PLUM_API plum_status plum_task_submit(plum_client *client, const plum_order *order, int wait_ms,
                                       plum_task **task);
 PLUM_API plum_status plum_task_get(plum_client *client, const char *task_id, plum_task **task);
-/* PLUM_E_TIMEOUT: it goes on; *task shows it as it is then. */
+/* PLUM_E_TIMEOUT: it goes on; *task shows it as it is then. Waiting goes on through a restart of the
+ * daemon; that nobody answers is told when the time is over. */
 PLUM_API plum_status plum_task_wait(plum_client *client, const char *task_id, int timeout_ms,
                                     plum_task **task);
 PLUM_API plum_status plum_task_cancel(plum_client *client, const char *task_id, int wait_ms,
@@ -521,10 +530,11 @@ PLUM_API plum_status plum_kv_cas(plum_client *client, const char *space, const c
 /* Bytes, which travel as base64. */
 PLUM_API plum_status plum_kv_put_bytes(plum_client *client, const char *space, const char *key,
                                        const void *data, size_t size_bytes, int64_t *version);
+/* if_version: only if it is at that one, from 1 on; PLUM_ANY_VERSION: also when it is not there. */
 PLUM_API plum_status plum_kv_delete(plum_client *client, const char *space, const char *key,
                                     int64_t if_version);
 
-/* All or nothing. */
+/* All or nothing. A commit empties the batch, whatever becomes of it. */
 typedef struct plum_kv_batch plum_kv_batch;
 
 PLUM_API plum_status plum_kv_batch_new(plum_kv_batch **batch);

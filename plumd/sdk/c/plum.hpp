@@ -258,37 +258,33 @@ public:
   }
   Status status() const noexcept { return status_; }
 
-  Worker &id(const std::string &v) { return note(plum_worker_set_id(get(), v.c_str())); }
-  Worker &token(const std::string &v) { return note(plum_worker_set_token(get(), v.c_str())); }
-  Worker &capacity(int v) { return note(plum_worker_set_capacity(get(), v)); }
-  Worker &beat_ms(int v) { return note(plum_worker_set_beat_ms(get(), v)); }
-  Worker &drain_timeout_ms(int v) { return note(plum_worker_set_drain_timeout_ms(get(), v)); }
-  Worker &node(const std::string &v) { return note(plum_worker_set_node(get(), v.c_str())); }
+  Worker &id(const std::string &v) { return set(plum_worker_set_id, v.c_str()); }
+  Worker &token(const std::string &v) { return set(plum_worker_set_token, v.c_str()); }
+  Worker &capacity(int v) { return set(plum_worker_set_capacity, v); }
+  Worker &beat_ms(int v) { return set(plum_worker_set_beat_ms, v); }
+  Worker &drain_timeout_ms(int v) { return set(plum_worker_set_drain_timeout_ms, v); }
+  Worker &node(const std::string &v) { return set(plum_worker_set_node, v.c_str()); }
   Worker &label(const std::string &name, const std::string &value) {
-    return note(plum_worker_set_label(get(), name.c_str(), value.c_str()));
+    return set(plum_worker_set_label, name.c_str(), value.c_str());
   }
-  Worker &directory(const std::string &v) {
-    return note(plum_worker_set_directory(get(), v.c_str()));
-  }
-  Worker &long_poll(bool on = true) { return note(plum_worker_set_long_poll(get(), on)); }
-  Worker &transport(const plum_transport *v) { return note(plum_worker_set_transport(get(), v)); }
+  Worker &directory(const std::string &v) { return set(plum_worker_set_directory, v.c_str()); }
+  Worker &long_poll(bool on = true) { return set(plum_worker_set_long_poll, on); }
+  Worker &transport(const plum_transport *v) { return set(plum_worker_set_transport, v); }
   Worker &log(Log log) {
     parts_->log = std::move(log);
-    return note(plum_worker_set_log(get(), &Worker::on_log, parts_.get()));
+    return set(plum_worker_set_log, &Worker::on_log, parts_.get());
   }
   // Called by the line's thread when an attempt shall end.
   Worker &on_cancel(Handler handler) {
     parts_->on_cancel = std::move(handler);
-    return note(plum_worker_set_on_cancel(get(), &Worker::on_call, &parts_->on_cancel));
+    return set(plum_worker_set_on_cancel, &Worker::on_call, &parts_->on_cancel);
   }
 
   template <class F> Worker &task(const std::string &name, F handler) {
     using Returned = decltype(handler(std::declval<Attempt &>()));
     return add(name, wrap(std::move(handler), std::is_void<Returned>()));
   }
-  Worker &drop_task(const std::string &name) {
-    return note(plum_worker_drop_task(get(), name.c_str()));
-  }
+  Worker &drop_task(const std::string &name) { return set(plum_worker_drop_task, name.c_str()); }
 
   Status run(int n_threads = 0) PLUM_MUST_USE {
     return status_.ok() ? Status(plum_worker_run(get(), n_threads)) : status_;
@@ -313,7 +309,9 @@ private:
     Log log;
   };
 
-  Worker &note(Status status) {
+  // The first trouble stays, also that there is no worker to set anything of.
+  template <class F, class... A> Worker &set(F call, A... arguments) {
+    const Status status = get() == nullptr ? status_ : Status(call(get(), arguments...));
     if (status_.ok())
       status_ = status;
 #ifndef PLUM_NO_EXCEPTIONS
@@ -323,8 +321,8 @@ private:
   }
   Worker &add(const std::string &name, Handler handler) {
     parts_->handlers.emplace_back(new Handler(std::move(handler)));
-    return note(plum_worker_add_task(get(), name.c_str(), &Worker::on_call,
-                                     parts_->handlers.back().get()));
+    return set(plum_worker_add_task, name.c_str(), &Worker::on_call,
+               parts_->handlers.back().get());
   }
   template <class F> static Handler wrap(F handler, std::true_type) { return handler; }
   template <class F> static Handler wrap(F handler, std::false_type) {
@@ -353,7 +351,17 @@ private:
 #endif
   }
   static void on_log(void *context, int level, const char *text) {
-    static_cast<Parts *>(context)->log(level, text);
+    const Log &log = static_cast<Parts *>(context)->log;
+    if (!log)
+      return;
+#ifndef PLUM_NO_EXCEPTIONS
+    try {
+      log(level, text);
+    } catch (...) {  // there is nobody to tell
+    }
+#else
+    log(level, text);
+#endif
   }
 
   Status status_;
