@@ -368,8 +368,8 @@ PLUM_API void plum_attempt_log(plum_attempt *attempt, const char *text, size_t s
 PLUM_API void plum_attempt_defer(plum_attempt *attempt);
 
 /* It succeeded; json: any JSON text (NULL = null). What is no JSON or too deep fails the attempt as
- * `invalid_result`, what is too long as `result_too_large`; both answer PLUM_E_INVALID. PLUM_E_MEMORY:
- * it failed as `out_of_memory`. PLUM_E_STATE: it has ended already. */
+ * `invalid_result`, what is too long as `result_too_large`; both answer PLUM_E_INVALID.
+ * PLUM_E_MEMORY: it failed as `out_of_memory`. PLUM_E_STATE: it has ended already. */
 PLUM_API plum_status plum_attempt_finish(plum_attempt *attempt, const char *json,
                                          size_t size_bytes);
 /* It succeeded with a text; with bytes, which become base64. */
@@ -461,8 +461,8 @@ typedef struct plum_task plum_task;
 PLUM_API plum_status plum_task_submit(plum_client *client, const plum_order *order, int wait_ms,
                                       plum_task **task);
 PLUM_API plum_status plum_task_get(plum_client *client, const char *task_id, plum_task **task);
-/* PLUM_E_TIMEOUT: it goes on; *task shows it as it is then. Waiting goes on through a restart of the
- * daemon; that nobody answers is told when the time is over. */
+/* PLUM_E_TIMEOUT: it goes on; *task shows it as it is then. Waiting goes on through a restart of
+ * the daemon; that nobody answers is told when the time is over. */
 PLUM_API plum_status plum_task_wait(plum_client *client, const char *task_id, int timeout_ms,
                                     plum_task **task);
 PLUM_API plum_status plum_task_cancel(plum_client *client, const char *task_id, int wait_ms,
