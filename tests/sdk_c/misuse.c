@@ -105,10 +105,10 @@ static void readers(void)
 
 static void urls(void)
 {
-  static const char *const bad[] = {"ftp://a", "http://", "http:///x", "http://a:0",
-                                    "http://a:65536", "http://a:b", "http://[::1", "http://[]:1", "http://[::1]x:1",
-                                    "http://a b", "http://u@a", "http://a/?q", "http://a/\x7f",
-                                    "http://\xC3\xA9", "a"};
+  static const char *const bad[] = {"ftp://a", "http://", "http:///x", "http://a:0", "a",
+                                    "http://a:65536", "http://a:b", "http://[::1", "http://[]:1",
+                                    "http://[::1]x:1", "http://a b", "http://u@a", "http://a/?q",
+                                    "http://a/\x7f", "http://\xC3\xA9"};
   static const char *const good[] = {"http://a", "http://[::1]:8080/base/", "https://a:1",
                                      "http://localhost"};
   plum_client *client;
