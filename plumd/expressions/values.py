@@ -13,6 +13,7 @@ TEXT_CHARS_MAX: Final = 1 << 20
 ITEMS_MAX: Final = 100_000
 INT_MIN: Final = -(1 << 63)
 INT_MAX: Final = (1 << 63) - 1
+DOUBLE_BITS: Final = 1_023
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
@@ -45,8 +46,10 @@ def truth(value: Value) -> bool:
 
 
 def number(value: Value) -> int | float:
-    """Raises: Failure unless it is a number."""
+    """Raises: Failure unless it is a number, and one that a double could be near to."""
     if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int) and value.bit_length() > DOUBLE_BITS:
+            raise Failure("a number left the range of doubles")
         return value
     raise Failure(f"a number is needed, not {type_of(value)}")
 

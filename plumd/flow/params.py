@@ -130,8 +130,19 @@ def fit_number(value: float, schema: Schema, where: str) -> None:
         raise Invalid(f"this is greater than {over}", field=where)
     if isinstance(under, int | float) and value >= under:
         raise Invalid(f"this is less than {under}", field=where)
-    if isinstance(step, int | float) and abs(value / step - round(value / step)) > 1e-9:
+    if isinstance(step, int | float) and not is_multiple(value, step):
         raise Invalid(f"this is a multiple of {step}", field=where)
+
+
+def is_multiple(value: float, step: float) -> bool:
+    """Whether it is so many steps, give or take what doubles cannot tell apart."""
+    if isinstance(value, int) and isinstance(step, int):
+        return value % step == 0
+    try:
+        times = value / step
+        return abs(times - round(times)) <= 1e-9
+    except OverflowError:
+        return False        # more than anything can count
 
 
 def fit_list(value: list[Value], schema: Schema, where: str) -> Value:

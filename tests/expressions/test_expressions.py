@@ -81,6 +81,16 @@ def test_texts_and_lists_stay_bounded() -> None:
             parse(source).eval(lambda _, path: large[str(path[0])])
 
 
+@pytest.mark.parametrize("source", [
+    "n + 1.5", "n * 1.5", "n / 2.0", "1.5 / n", "n - 1.0", "double(n)", "int(n)", "-n", "n % 7",
+    "n < 1.5", "n == 1.5", "[n] == [1.5]", "string(n)", "1.5 in [n]"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_whole_numbers_that_no_double_is_near_to(source: str, sign: int) -> None:
+    """JSON has them, so a worker's result may."""
+    with suppress(Failure):
+        parse(source).eval(lambda *_: sign * 10**400)
+
+
 def test_references_and_where_they_end() -> None:
     expr, end = parse_reference("say ${steps.a.result['x}'][0] + params.n} twice", 6)
     assert end == 41

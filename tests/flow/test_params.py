@@ -6,7 +6,7 @@ import pytest
 
 from plumd.errors import Invalid
 from plumd.expressions import Value
-from plumd.flow.params import complete, schema_of
+from plumd.flow.params import complete, is_multiple, schema_of
 
 SCHEMA: Value = {
     "type": "object", "required": ["site"], "additionalProperties": False, "properties": {
@@ -47,6 +47,13 @@ def test_what_is_missing_is_named() -> None:
         with pytest.raises(Invalid) as caught:
             complete(schema_of(SCHEMA), given)
         assert caught.value.field == "payload.site"
+
+
+@pytest.mark.parametrize(("value", "step", "fits"), [
+    (0.3, 0.1, True), (0.35, 0.1, False), (1e308, 1e-10, False), (10**400, 0.5, False),
+    (10**400, 10, True), (10**400 + 1, 10, False), (7.0, 7, True), (5e-324, 1e308, True)])
+def test_multiples(value: float, step: float, fits: bool) -> None:
+    assert is_multiple(value, step) is fits
 
 
 @pytest.mark.parametrize(("schema", "field"), [
