@@ -6,7 +6,7 @@ given into a mailbox of its own and returns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -99,6 +99,7 @@ class Outbox:
         self._carriers: dict[str, Carrier] = {}
         self._lines: dict[str, Line] = {}
         self._caller: Carrier | None = None
+        self._after: list[Callable[[], None]] = []
 
     def register(self, worker_id: str, carrier: Carrier, line: Line | None = None) -> None:
         """From now on this carrier serves the worker; one that served it before is kicked."""
@@ -136,6 +137,10 @@ class Outbox:
         for worker_id, carrier in list(self._carriers.items()):
             carrier.kick(worker_id, "", code)
 
+    def after(self, call: Callable[[], None]) -> None:
+        """For who is answered: call this when the effects of the same step are out."""
+        self._after.append(call)
+
     def release(self, created: Sequence[Created], starts: Sequence[StartEffect],
                 stops: Sequence[StopEffect], kicks: Sequence[tuple[str, str]]) -> None:
         """Let one step's effects out, in this order: kicks, stops, starts."""
@@ -151,6 +156,10 @@ class Outbox:
                 carrier.stop(worker_id, task_id, attempt, reason)
         if starts:
             self._give(starts)
+        if self._after:
+            after, self._after = self._after, []
+            for call in after:
+                call()
 
     def _give(self, starts: Sequence[StartEffect]) -> None:
         wanted = [start[2] for start in starts if start[6]]

@@ -216,7 +216,7 @@ class Session:
                 for finish, reply in zip(finishes, ask.replies[before:], strict=True):
                     if reply.code:
                         self.refused.append(refusal(finish, reply))
-            self._news.set()
+            self.engine.outbox.after(self._look_again)      # what is given next tells this, too
 
         for progress in up.progress:
             pair = parse_attempt(progress.id)
@@ -234,6 +234,10 @@ class Session:
         except PlumError:
             self.in_hand -= 1
             raise
+
+    def _look_again(self) -> None:
+        if not self.idle:
+            self._news.set()
 
     def rename(self, tasks: Sequence[str]) -> Join:
         """The command behind a change of the worker's names. Raises: Invalid."""
