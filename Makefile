@@ -123,7 +123,10 @@ sdk: ## the C and C++ SDK: headers, static and shared library, pkg-config file i
 	ln -sf libplum.so.0.1.0 $(SDK_OUT)/lib/libplum.so.0
 	ln -sf libplum.so.0 $(SDK_OUT)/lib/libplum.so
 	rm $(SDK_OUT)/lib/plum.o
-	sed 's|@PLUM_PREFIX@|$(abspath $(SDK_OUT))|' $(SDK)/plum.pc.in > $(SDK_OUT)/lib/pkgconfig/plum.pc
+	version=$$(sed -n 's/^#define PLUM_SDK_VERSION "\(.*\)"/\1/p' $(SDK)/plum.h); \
+	sed -e 's|@PLUM_PREFIX@|$(abspath $(SDK_OUT))|; s|@PLUM_INCLUDEDIR@|$${prefix}/include|' \
+	  -e "s|@PLUM_LIBDIR@|\$${prefix}/lib|; s|@PLUM_VERSION@|$$version|; s|@PLUM_REQUIRES@||" \
+	  $(SDK)/plum.pc.in > $(SDK_OUT)/lib/pkgconfig/plum.pc
 
 # The names that the project's first description used.
 controller: build

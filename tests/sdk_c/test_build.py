@@ -120,6 +120,17 @@ def test_cmake(tmp_path: Path) -> None:
     run(tool("cmake"), "-S", user, "-B", user / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
     run(tool("cmake"), "--build", user / "build")
     assert run(user / "build/user", "ftp://nowhere", code=1) == ""
+    # Where a distribution puts libraries elsewhere, pkg-config finds them there, static ones too.
+    prefix = tmp_path / "distribution"
+    run(tool("cmake"), "-S", SDK, "-B", build, f"-DCMAKE_INSTALL_PREFIX={prefix}",
+        "-DCMAKE_INSTALL_LIBDIR=lib/any-linux")
+    run(tool("cmake"), "--install", build)
+    asks = (tool("env"), f"PKG_CONFIG_PATH={prefix}/lib/any-linux/pkgconfig", tool("pkg-config"))
+    flags = run(*asks, "--static", "--cflags", "--libs", "plum").split()
+    assert "-lssl" in flags
+    run(tool("gcc"), EXAMPLES / "echo_worker.c", "-o", tmp_path / "echo", *flags)
+    version = re.findall(r'SDK_VERSION "(.*)"', (SDK / "plum.h").read_text(encoding="utf-8"))
+    assert run(*asks, "--modversion", "plum").split() == version
 
 
 def test_bounds_are_those_of_the_protocol() -> None:
