@@ -22,6 +22,7 @@ import trio
 
 from plumd.sdk import calls
 from plumd.sdk.calls import Feed, Pages, Seen
+from plumd.sdk.headers import token_header
 from plumd.sdk.wire import (
     ANSWER_S,
     NOTHING,
@@ -44,7 +45,6 @@ from plumd.sdk.wire import (
     request_of,
     server_url,
     stream_of,
-    token_header,
     trusted,
     unreachable,
 )

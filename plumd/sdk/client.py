@@ -22,6 +22,7 @@ import httpx
 
 from plumd.sdk import calls
 from plumd.sdk.calls import OVER, Feed, Pages, Seen
+from plumd.sdk.headers import token_header
 from plumd.sdk.wire import (
     ANSWER_S,
     NOTHING,
@@ -48,7 +49,6 @@ from plumd.sdk.wire import (
     request_of,
     server_url,
     stream_of,
-    token_header,
     trusted,
     unreachable,
 )

@@ -153,6 +153,8 @@ class Task:
         if name.startswith("!"):
             raise ValueError(f"{name!r}: a task's name does not begin with !")
         self.name = name
+        if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+            raise ValueError(f"task {name!r}: a handler returns its result, a generator yields")
         is_async = inspect.iscoroutinefunction(handler)
         if inline and is_async:
             raise ValueError(f"task {name!r}: an async handler cannot be inline")

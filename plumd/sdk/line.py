@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 import trio
 import trio_websocket
 
+from plumd.sdk.headers import token_header
 from plumd.sdk.messages import MessageSocket, dial_messages
 from plumd.sdk.protocol import MESSAGE_BYTES_MAX
 from plumd.sdk.quick import quick
@@ -76,7 +77,8 @@ def address_of(url: str, worker_id: str, token: str | None, last: str) -> Addres
     path = f"{parts.path.rstrip('/')}/v1/embedded-workers/{quote(worker_id, safe='')}/{last}"
     return Address(parts.hostname, parts.port or (443 if secure else 80), secure,
                    parts.netloc.rpartition("@")[2], path,
-                   [(b"authorization", f"Bearer {token}".encode())] if token else [])
+                   [(name.lower().encode(), value.encode())
+                    for name, value in token_header(token).items()])
 
 
 def websocket_dial(url: str, worker_id: str, *, token: str | None = None,

@@ -13,9 +13,11 @@ import os
 import ssl
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple, TypeAlias, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
+
+from plumd.sdk.headers import sendable
 
 T = TypeVar("T")
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -111,6 +113,10 @@ def server_url(url: str | None) -> str:
              or URL_DEFAULT).rstrip("/")
     if not found.startswith(("http://", "https://")):
         raise ValueError(f"{found!r} is no URL: it begins with http:// or https://")
+    try:
+        _ = urlsplit(found).port
+    except ValueError as error:
+        raise ValueError(f"{found!r} is no URL: {error}") from None
     return found
 
 
@@ -119,15 +125,10 @@ def trusted(url: str) -> ssl.SSLContext | bool:
     return url.startswith("https://") or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-def token_header(token: str | None) -> dict[str, str]:
-    """How a token is shown, if there is one."""
-    return {} if token is None else {"Authorization": f"Bearer {token}"}
-
-
 def request_of(http: httpx.Client | httpx.AsyncClient, ask: Ask,
                timeout_s: float) -> httpx.Request:
-    """The request as httpx sends it."""
-    given = dict(ask.headers or {})
+    """The request as httpx sends it. Raises: ValueError for what no request can say."""
+    given = dict(sendable(ask.headers or {}))
     content = None
     if ask.body is not NOTHING:
         content = json.dumps(ask.body, allow_nan=False).encode()

@@ -36,6 +36,7 @@ from plumd.sdk.talk import Lease, TurnedAway
 
 log = logging.getLogger("plumd.sdk")
 
+ID_CHARS_MAX: Final = 200
 STOP_GRACE_S: Final = 2.0
 FLUSH_S: Final = 5.0
 
@@ -71,6 +72,9 @@ class Worker:
         environ = os.environ
         chance = secrets.token_hex(3)
         self.worker_id = worker_id or f"{socket.gethostname()}-{os.getpid()}-{chance}"
+        if len(self.worker_id) > ID_CHARS_MAX or self.worker_id.startswith("local:"):
+            raise ValueError(f"a worker's id has 1 to {ID_CHARS_MAX} characters and does not begin "
+                             "with local:")
         url = (url or environ.get("PLUM_SERVER") or environ.get("CONTROLLER_BASE")
                or "http://127.0.0.1:8080")
         self._where = url

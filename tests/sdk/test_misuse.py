@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import msgspec
 import pytest
 import trio
 
-from plumd.sdk import Device, TaskFailed, TurnedAway, Worker
+from plumd.sdk import AsyncClient, Client, Device, TaskFailed, TurnedAway, Worker
 from plumd.sdk.line import Line
 from plumd.sdk.protocol import Down, PeerError, Result
 from tests.sdk.test_worker import Hall, attempt, code, hall, serving, worker
@@ -134,3 +135,48 @@ def test_a_device_serves_once() -> None:
     device.run()
     with pytest.raises(RuntimeError, match="serves once"):
         device.run()
+
+
+@pytest.mark.parametrize("make", [
+    lambda token: Worker(token=token), lambda token: Worker(token=token, transport="long-poll"),
+    lambda token: Client(token=token), lambda token: AsyncClient(token=token),
+    lambda token: Device("x", token=token)], ids=["stream", "poll", "client", "async", "device"])
+def test_a_token_that_no_header_can_carry(make: Callable[[str], object]) -> None:
+    """Above all one that came from a file with its line break, which would begin a new header."""
+    for token in ("secret\n", "", "sécret", "a b"):
+        with pytest.raises(ValueError, match="token") as refused:
+            make(token)
+        assert token == "" or token not in str(refused.value)
+    make("plum_abc-123=")
+
+
+def test_what_cannot_be_sent_is_the_callers_mistake() -> None:
+    """It is no trouble of the line's, which waiting would outlast."""
+    with Client("http://127.0.0.1:9") as client, pytest.raises(ValueError, match="cannot be sent"):
+        client.submit("builtin.echo", 1, key="a\nb")
+
+    async def submit() -> None:
+        async with AsyncClient("http://127.0.0.1:9") as plum:
+            await plum.submit("builtin.echo", 1, key="ключ")
+
+    with pytest.raises(ValueError, match="cannot be sent"):
+        trio.run(submit)
+    for url in ("http://127.0.0.1:99999", "http://127.0.0.1:x"):
+        with pytest.raises(ValueError, match="is no URL"):
+            Client(url)
+
+
+def test_a_worker_that_no_daemon_would_take() -> None:
+    for name in ("x" * 201, "local:disk"):
+        with pytest.raises(ValueError, match="id"):
+            Worker(worker_id=name)
+
+    def numbers(payload: object) -> Iterator[object]:
+        yield payload
+
+    async def numbers_async(payload: object) -> AsyncIterator[object]:
+        yield payload
+
+    for handler in (numbers, numbers_async):
+        with pytest.raises(ValueError, match="generator"):
+            Worker().add_task("numbers", handler)
