@@ -728,6 +728,27 @@ static void check_no_memory(void)
   plum_worker_free(worker);
 }
 
+static void keep_log(void *context, int level, const char *text)
+{
+  (void)level;
+  add_text(context, text);
+}
+
+/* Why the daemon does not want a worker is for its user to read. */
+static void check_reason(void)
+{
+  static const char error[] = "{\"error\":{\"code\":\"invalid\",\"message\":\"too long\"}}";
+  plum_worker *worker = new_worker(NULL);
+  plum_status status;
+  plum_buffer said = {0};
+  assert(plum_worker_set_log(worker, keep_log, &said) == PLUM_OK);
+  assert(worker_begin(worker) == PLUM_OK);
+  hear_copy(worker, error, sizeof error - 1, &status);
+  assert(status == PLUM_E_CLOSED && strstr(said.data, "invalid: too long") != NULL);
+  plum_buffer_free(&said);
+  plum_worker_free(worker);
+}
+
 static int listening(struct sockaddr_in *at, int backlog)
 {
   int fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -833,6 +854,7 @@ int main(int argc, char **argv)
 {
   if (argc == 3 && strcmp(argv[1], "unit") == 0) {
     check_no_memory();
+    check_reason();
     check_addresses();
     check_listen();
     check_fork();

@@ -135,6 +135,7 @@ static void workers(void)
   CHECK(plum_worker_new(NOWHERE, &worker) == PLUM_OK);
   EXPECT(PLUM_E_INVALID, plum_worker_set_id(worker, NULL));
   EXPECT(PLUM_E_INVALID, plum_worker_set_id(worker, ""));
+  EXPECT(PLUM_E_INVALID, plum_worker_set_id(worker, "local:disk"));
   EXPECT(PLUM_E_INVALID, plum_worker_set_token(worker, "a\r\nb"));
   EXPECT(PLUM_E_INVALID, plum_worker_set_capacity(worker, 0));
   EXPECT(PLUM_E_INVALID, plum_worker_set_capacity(worker, PLUM_CAPACITY_MAX + 1));

@@ -262,6 +262,15 @@ def test_two_devices_of_one_name(shared_daemon: Running, workshop: Workshop,
             two.end()
 
 
+def test_a_device_that_the_daemon_does_not_take(shared_daemon: Running, workshop: Workshop,
+                                                tmp_path: Path) -> None:
+    """Another try would not change it, and the log says what is wrong."""
+    program = example(workshop, "radar_device.c")
+    with Program(tmp_path / "out", program, shared_daemon.url, "a\nb") as running:
+        assert running.process.wait(30) == 1
+        assert "refused the request: resourceId: " in running.said
+
+
 def test_kv_checkpoint(shared_daemon: Running, workshop: Workshop) -> None:
     program = example(workshop, "kv_checkpoint.c")
     assert run(program, shared_daemon.url, "job", "5") == "from step 0\ndone at step 5\n"

@@ -4841,12 +4841,14 @@ static int hear_registered(plum_worker *worker, plum_json terms)
 /* What the daemon says last: it ends the line, and what makes another try useless the worker. */
 static plum_status hear_error(plum_worker *worker, plum_json error)
 {
-  char code[64];
+  char code[64], *message;
   if (!small_text(plum_json_member(error, "code"), code, sizeof code))
     return PLUM_E_PROTOCOL;
   if (worker->bye_said)
     return PLUM_E_CLOSED;
-  worker_say(worker, 0, "the daemon closes the line: %s", code);
+  message = json_copy(plum_json_member(error, "message"));
+  worker_say(worker, 0, "the daemon closes the line: %s: %s", code, or_empty(message));
+  free(message);
   if (strcmp(code, "session_replaced") == 0)
     return PLUM_E_REPLACED;
   return strcmp(code, "unsupported_version") == 0 ? PLUM_E_VERSION : PLUM_E_CLOSED;
@@ -5447,7 +5449,7 @@ static plum_status set_int(plum_worker *worker, int *place, int number, int low,
 plum_status plum_worker_set_id(plum_worker *worker, const char *worker_id)
 {
   plum_status status;
-  if (is_blank(worker_id))
+  if (is_blank(worker_id) || strlen(worker_id) > 800 || strncmp(worker_id, "local:", 6) == 0)
     return PLUM_E_INVALID;
   status = set_text(worker, &worker->id, worker_id);
   worker->id_given = worker->id_given || status == PLUM_OK;
@@ -6395,6 +6397,17 @@ static void device_say(plum_device *device, int level, const char *text)
     device->log(device->log_context, level, text);
 }
 
+/* A status, and what the daemon said of it. */
+static void device_say_why(plum_device *device, plum_status why)
+{
+  plum_problem problem = plum_client_problem(device->client);
+  plum_buffer text = {0};
+  plum_buffer_print(&text, "%s%s%s%s%s", plum_status_text(why), *problem.field != '\0' ? ": " : "",
+                    problem.field, *problem.detail != '\0' ? ": " : "", problem.detail);
+  device_say(device, 0, text.failed ? plum_status_text(why) : text.data);
+  plum_buffer_free(&text);
+}
+
 /* `"timestamp":..,"states":{..}` of what changed; 0 when nothing did. all: of everything. */
 static int add_states(plum_device *device, plum_buffer *out, int all)
 {
@@ -6487,7 +6500,7 @@ static void device_lost(plum_device *device, plum_status why)
   if (why == PLUM_E_NOT_FOUND || why == PLUM_E_UNREACHABLE)
     device->registered = 0; /* the daemon may have been another since */
   if (device->tries < 2)
-    device_say(device, 0, plum_status_text(why));
+    device_say_why(device, why);
   device->retry_ms = now_ms() + jitter_ms(&device->client->source, RECONNECT_MS_FIRST,
                                           device->tries++, RECONNECT_MS_MAX);
 }
@@ -6770,6 +6783,10 @@ plum_status plum_device_run(plum_device *device)
     plum_status status = now >= device->retry_ms ? device_step(device) : PLUM_OK;
     if (status == PLUM_E_REPLACED || status == PLUM_E_TLS || status == PLUM_E_MEMORY)
       return status;
+    if (!device->registered && (status == PLUM_E_REJECTED || status == PLUM_E_DENIED)) {
+      device_say_why(device, status);
+      return status;
+    }
     if (status != PLUM_OK)
       device_lost(device, status);
     now = now_ms();

@@ -633,7 +633,8 @@ PLUM_API plum_status plum_device_listen(plum_device *device, const char *host, i
 /* From any thread: the newest value of each state is sent as soon as the line is free. */
 PLUM_API plum_status plum_device_set_state(plum_device *device, const char *name,
                                            const char *value);
-/* Serves until plum_device_stop. PLUM_E_REPLACED: another process is this device now. */
+/* Serves until plum_device_stop. PLUM_E_REPLACED: another process is this device now.
+ * PLUM_E_REJECTED, PLUM_E_DENIED: the daemon does not take it, and the log says why. */
 PLUM_API plum_status plum_device_run(plum_device *device);
 /* From any thread and from signal handlers. */
 PLUM_API void plum_device_stop(plum_device *device);
