@@ -145,6 +145,9 @@ class Listeners:
         for listener in self._known:
             if seq < listener.row.since_seq or not listener.hears(event):
                 continue
+            if listener.row.body.after is not None and self.engine.store.peek(
+                    flows.is_cut, int(event[1])):
+                continue        # a part of a workflow is not what others wait for
             if happening is None:
                 happening = self.happening(seq, event)
             if mapping.wanted(listener.rules, happening):

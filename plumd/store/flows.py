@@ -9,7 +9,9 @@ from typing import Final, TypeAlias
 import apsw
 import msgspec
 
+from plumd.flow.compile import STEPS_MAX
 from plumd.flow.graph import RunPlan, Seed
+from plumd.flow.repeat import CUT
 from plumd.store import sql, tasks
 
 SQL: Final = sql.load("flows")
@@ -143,6 +145,11 @@ def seeds(db: apsw.Connection, run_id: int, first: int = 0,
         task = found.get(row[0])
         found[row[0]] = Seed(*row) if task is None else msgspec.structs.replace(task, data=row[6])
     return found
+
+
+def is_cut(db: apsw.Connection, run_id: int) -> bool:
+    """Whether a run goes up to a step only."""
+    return bool(db.execute(SQL["cut"], (run_id, STEPS_MAX, CUT)).fetchall())
 
 
 def notes(db: apsw.Connection, run_id: int, first: int, last: int) -> dict[int, Seed]:

@@ -18,6 +18,10 @@ VALUES (?,?,?,?,?,?,?);
 SELECT step, state, ref, 0, started_ms, finished_ms, data FROM run_steps
 WHERE run_id = ? AND step BETWEEN ? AND ? ORDER BY step;
 
+-- Of outer steps alone: they come first.
+-- name: cut
+SELECT 1 FROM run_steps WHERE run_id = ? AND step < ? AND data = ? LIMIT 1;
+
 -- name: tasks
 SELECT step, state, id, attempt, started_ms, finished_ms, NULL FROM tasks
 WHERE run_id = ? AND run_id > 0 AND step BETWEEN ? AND ? ORDER BY step, id;
