@@ -133,8 +133,10 @@ def whole(value: Json) -> int:
 
 
 def path_of(namespace: str, key: str) -> str:
-    """Where a key is. Every byte that could mean something in a path is encoded, dots too."""
-    return f"/v1/kv/{part(namespace)}/{quote(key, safe='').replace('.', '%2E')}"
+    """Where a key is. Every byte that could mean something in a path is encoded, dots too, and the
+    one name that is a route of its own."""
+    name = "%6Beys" if key == "keys" else quote(key, safe="").replace(".", "%2E")
+    return f"/v1/kv/{part(namespace)}/{name}"
 
 
 # ---------------------------------------------------------------- calls

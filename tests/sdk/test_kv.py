@@ -169,6 +169,17 @@ def test_the_store_keeps_types(kv: KV) -> None:
 
 
 @pytest_daemon
+def test_keys_that_look_like_something_else(kv: KV) -> None:
+    for key in ("keys", "batch", "keys/", "/keys", ".", "..", "a/../b", "a//b", "?#%", "%6Beys",
+                " ", "ключ"):
+        assert kv.get(key) is None
+        entry = kv.put(key, "it")
+        assert (kv.get(key), kv.keys()) == ("it", [key])
+        kv.cas(key, "again", entry.version)
+        kv.delete(key)
+        assert kv.keys() == []
+
+
 def test_conditions_say_what_is_there(kv: KV) -> None:
     kv.cas("k", "mine", 0)
     with pytest.raises(Conflict) as faster:

@@ -87,6 +87,8 @@ def test_failure_is_told(ask: Tool) -> None:
 def test_key_value(ask: Tool) -> None:
     assert "version 1" in ask("kv-put", "c space/".rstrip("/"), "a/b c", "1 é", "string", "0")
     assert ask("kv-get", "c space", "a/b c").startswith("a/b c=1 é string v1\n")
+    ask("kv-put", "c2", "keys", "7", "int", "0")    # the name of a route
+    assert ask("kv-get", "c2", "keys").startswith("keys=7 int v1\n")
     assert "expires" in ask("kv-put", "c", "ttl", "5", "int", "60000") + ask("kv-get", "c", "ttl")
     assert "version 1" in ask("kv-bytes", "c", "raw")
     assert "raw=AP8= bytes v1" in ask("kv-get", "c", "raw")

@@ -2738,7 +2738,8 @@ static plum_status list_of(plum_status status, plum_reply *reply, plum_kv_list *
 
 static int is_space(const char *name) { return !is_blank(name) && strchr(name, '/') == NULL; }
 
-/* /v1/kv/{space}[/{key}]; keys keep their slashes. */
+/* /v1/kv/{space}[/{key}]; keys keep their slashes. What ends in /keys is the list of all names, so
+ * the key of that name is written otherwise. */
 static plum_status kv_path(plum_buffer *path, const char *space, const char *key)
 {
   if (!is_space(space) || (key != NULL && *key == '\0'))
@@ -2747,7 +2748,8 @@ static plum_status kv_path(plum_buffer *path, const char *space, const char *key
   add_percent(path, space, "");
   if (key != NULL) {
     add_text(path, "/");
-    add_percent(path, key, "/");
+    add_percent(path, strcmp(key, "keys") == 0 ? "" : key, "/");
+    add_text(path, strcmp(key, "keys") == 0 ? "%6Beys" : "");
   }
   return path->failed ? PLUM_E_MEMORY : PLUM_OK;
 }
