@@ -178,3 +178,39 @@ def test_an_ipv6_url(workshop: Workshop) -> None:
         assert "status 12 404" in run(workshop.program(HERE / "client_tool.c", "asan"), url, "get",
                                       "1", code=12)
         server.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_disk_that_takes_no_more(shared_daemon: Running, api: Client, workshop: Workshop,
+                                   tmp_path: Path) -> None:
+    """Results go on in memory, and the log says so."""
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    program = workshop.program(HERE / "scenarios.c", "asan")
+    small = ("/bin/sh", "-c", "trap '' XFSZ; ulimit -f 64; exec \"$@\"", "sh")     # 32 KiB a file
+    with Program(tmp_path / "out", *small, program, shared_daemon.url, "full", "2", f"dir={kept}",
+                 "name=full") as running:
+        running.wait_for("1 registered as")
+        for size in (10, 200_000, 300_000, 10):
+            task = api.submit("full", {"do": "big", "size": size})
+            assert api.wait_task(str(task["taskId"]), 30)["state"] == "Succeeded", running.said
+        assert "results are in memory alone" in running.said
+        running.end(signal.SIGTERM)
+    assert not (kept / "plum.journal").exists(), "nothing is owed"
+
+
+def test_directories_that_cannot_be_used_say_why(shared_daemon: Running, workshop: Workshop,
+                                                 tmp_path: Path) -> None:
+    program = workshop.program(HERE / "scenarios.c", "asan")
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    (tmp_path / "odd" / "plum.journal").mkdir(parents=True)
+    for folder, why in (("none", "No such file"), ("file", "Not a directory"),
+                        ("odd", "Is a directory")):
+        said = run(program, shared_daemon.url, "w", "0", f"dir={tmp_path / folder}", code=11)
+        assert why in said, said
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn/plum.journal").write_bytes(b"\xff" * 40)
+    with Program(tmp_path / "out", program, shared_daemon.url, "torn", "0",
+                 f"dir={tmp_path / 'torn'}") as running:
+        running.wait_for("1 registered as")
+        assert "the last 40 bytes of" in running.said
+        running.end(signal.SIGTERM)
