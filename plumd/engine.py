@@ -298,10 +298,14 @@ class Engine:
     def _decide(self, batch: list[Ask], now: Instant) -> tuple[Change, _Effects]:
         """Let the core decide, and the flow rules follow until nothing more moves."""
         core = self.core
+        shift_ms = self.schedules.stepped(now)
+        if shift_ms:
+            self.runs.shift(shift_ms)
         for ask in batch:
             ask.replies = [self._apply(command, now) for command in ask.commands]
         core.tick(now)
-        self._look_at_schedules(now)
+        if not shift_ms:        # a pass that finds the wall clock set writes that down first
+            self._look_at_schedules(now)
         self._flow(now)
         (created, changed, ended, told, starts, stops, kicks, joined, gone) = core.take()
         change, run_events = self.runs.take()
@@ -320,8 +324,8 @@ class Engine:
                       calls, moves), (starts, stops, kicks)
 
     def _look_at_schedules(self, now: Instant) -> None:
-        """Start what is due. A pass that finds the wall clock set writes that down first."""
-        if not self.schedules.stepped(now) and (alarms := self.core.take_alarms()):
+        """Start what is due."""
+        if alarms := self.core.take_alarms():
             for command in self.schedules.wake(alarms, now):
                 self._apply(command, now)
             self.core.tick(now)

@@ -19,7 +19,7 @@ from plumd.flow.graph import Node, RunPlan, Seed, StepKind
 from plumd.flow.machine import Machine
 from plumd.flow.restore import Restorer
 from plumd.flow.rules import StepState
-from plumd.flow.state import Moves
+from plumd.flow.state import Moves, waits_until
 from plumd.model import ACCEPTED, Cancel, Ended, Kind, Reply, Submit, TaskState
 from plumd.planner import Planner
 from plumd.store import flows
@@ -41,10 +41,10 @@ CHILDREN_MAX: Final = 500
 class LiveRun:
     """A run that goes on: its machine, and the ends of its outer steps."""
 
-    def __init__(self, plan: RunPlan, machine: Machine, created_ms: int) -> None:
+    def __init__(self, plan: RunPlan, machine: Machine, begun_ms: int) -> None:
         self.plan = plan
         self.machine = machine
-        self.created_ms = created_ms
+        self.begun_ms = begun_ms
         self.cancel_ms = 0
         self.paused_ms = 0
         self.outer = plan.graph.first_free
@@ -76,7 +76,7 @@ class Runs:
 
     def begin(self, plan: RunPlan, now_ms: int, *, paused: bool = False) -> Reply:
         """Start a run; one with seeds goes on where they end."""
-        run = self._machine(plan, now_ms)
+        run = self._machine(plan, now_ms, now_ms)
         self._begun.append((plan, now_ms))
         self._events.append(("run", plan.run_id, plan.workflow_id, TaskState.RUNNING, now_ms))
         if paused:
@@ -223,6 +223,29 @@ class Runs:
                 run.machine.settle()
                 self._carry_out(run, now_ms)
 
+    def shift(self, ms: int) -> None:
+        """The wall clock was set: what counts elapsed time keeps its distance to now."""
+        for run in self.live.values():
+            if run.plan.graph.timeout_ms:
+                run.begun_ms += ms
+                self._rows.append((run.plan.run_id, flows.BEGUN, StepState.RUNNING, 0,
+                                   run.begun_ms, 0, None))
+            for step, live in run.machine.live.items():
+                if live.due_ms and live.frame.scope.nodes[live.at].wait_until is None:
+                    live.due_ms += ms
+                    self._rows.append((run.plan.run_id, step, StepState.RUNNING, 0,
+                                       live.started_ms, 0, waits_until(live.due_ms)))
+        timers, self._timers = self._timers, []
+        for due_ms, run_id, step in timers:
+            known = self.live.get(run_id)
+            if known is None:
+                continue
+            if step < 0:
+                self._timers.append((due_ms + ms, run_id, step))
+            elif step in known.machine.live:
+                self._timers.append((known.machine.live[step].due_ms, run_id, step))
+        heapify(self._timers)
+
     def next_due_ms(self) -> int | None:
         """When `tick` is wanted at the latest; 0 = at once."""
         if self._busy or self._children:
@@ -231,17 +254,16 @@ class Runs:
 
     # ------------------------------------------------------------ what follows
 
-    def _machine(self, plan: RunPlan, created_ms: int) -> LiveRun:
+    def _machine(self, plan: RunPlan, created_ms: int, begun_ms: int) -> LiveRun:
         params: Value = None if plan.payload is None else DECODE(plan.payload)
         machine = Machine(plan.graph, {} if params is None else params, {
             "id": f"{plan.run_id:015x}", "workflowId": f"{plan.workflow_id:015x}",
             "name": plan.graph.name, "version": plan.version, "createdAt": created_ms})
-        run = self.live[plan.run_id] = LiveRun(plan, machine, created_ms)
+        run = self.live[plan.run_id] = LiveRun(plan, machine, begun_ms)
         if plan.graph.timeout_ms:
-            heappush(self._timers, (created_ms + plan.graph.timeout_ms, plan.run_id, TIME_OUT))
+            heappush(self._timers, (begun_ms + plan.graph.timeout_ms, plan.run_id, TIME_OUT))
             if plan.graph.after:
-                heappush(self._timers, (created_ms + 2 * plan.graph.timeout_ms, plan.run_id,
-                                        LATE))
+                heappush(self._timers, (begun_ms + 2 * plan.graph.timeout_ms, plan.run_id, LATE))
         return run
 
     def _restore(self, run: LiveRun, seeds: dict[int, Seed], now_ms: int) -> None:
@@ -382,7 +404,7 @@ class Runs:
     def load(self, plan: RunPlan, row: flows.LiveRow, seeds: dict[int, Seed],
              now_ms: int) -> None:
         """Take up a run of before the restart."""
-        run = self._machine(plan, row.created_ms)
+        run = self._machine(plan, row.created_ms, row.begun_ms)
         run.cancel_ms, run.paused_ms = row.cancel_ms, row.paused_ms
         run.machine.stopping = row.stop
         run.machine.paused = row.paused_ms > 0

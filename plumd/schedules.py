@@ -181,8 +181,8 @@ class Schedules:
         """One was written: read them again."""
         self._days.clear()
 
-    def stepped(self, now: Instant) -> bool:
-        """Whether the wall clock was set since the last call.
+    def stepped(self, now: Instant) -> int:
+        """By how many ms the wall clock was set since the last call; 0 = it was not.
 
         Alarms of the wall follow it by themselves. What counts elapsed time keeps its distance;
         and where time is lived through again, slots that were not started yet lie ahead once more.
@@ -192,14 +192,15 @@ class Schedules:
         if before_ns is None or abs(offset_ns - before_ns) < STEP_MS * 1_000_000:
             if before_ns is not None:
                 self._offset_ns = before_ns     # small moves add up to a step
-            return False
-        self._shift_ms += (offset_ns - before_ns) // 1_000_000
+            return 0
+        shift_ms = (offset_ns - before_ns) // 1_000_000
+        self._shift_ms += shift_ms
         log.warning("the wall clock was set", extra={
             "by_s": round((offset_ns - before_ns) / 1e9, 3)})
         if offset_ns < before_ns:
             for number in self.store.peek(schedules.ahead, now.wall_ms):
                 self._alarm(number, now.wall_ms, False, now)
-        return True
+        return shift_ms
 
     def _alarm(self, number: int, due_ms: int, paced: bool, now: Instant) -> None:
         at = due_ms

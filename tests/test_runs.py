@@ -12,9 +12,11 @@ from trio.testing import MockClock
 
 from plumd.engine import Engine
 from plumd.flow import BeginRun, CancelRun, RunAct
+from plumd.flow.rules import StepState
 from plumd.model import TaskState, WorkflowBody
 from plumd.store import definitions, flows
 from plumd.store.store import Store
+from tests.scheduling import HOUR_MS, World
 from tests.test_engine import running
 
 
@@ -24,11 +26,13 @@ def clock(autojump_clock: MockClock) -> MockClock:
     return autojump_clock
 
 
-async def saved(engine: Engine, *workflows: tuple[str, list[object]]) -> int:
+async def saved(engine: Engine, *workflows: tuple[str, list[object]],
+                timeout_sec: float = 0) -> int:
     """The id of the last of these workflows."""
     number = 0
     for name, steps in workflows:
-        body = msgspec.convert({"name": name, "steps": steps}, WorkflowBody)
+        body = msgspec.convert({"name": name, "steps": steps, "timeoutSec": timeout_sec},
+                               WorkflowBody)
         number = engine.new_id()
         await engine.write(partial(definitions.create, kind=definitions.WORKFLOWS, number=number,
                                    body=body))
@@ -69,6 +73,38 @@ async def test_a_run_is_canceled_before_its_sub_workflow_begins(
         await engine.call_all((BeginRun(plan), CancelRun(run_id)))
         assert row_of(store, run_id).state == TaskState.CANCELED
         assert not engine.runs.live
+
+
+@pytest.mark.parametrize("hours", [5, -5])
+async def test_waits_and_timeouts_count_elapsed_time_when_the_clock_is_set(
+        tmp_path: Path, clock: MockClock, hours: int) -> None:
+    assert clock.autojump_threshold == 0
+    world = World(tmp_path)
+    async with world.life() as engine:
+        number = await saved(engine, ("m", [
+            {"id": "rest", "type": "wait", "seconds": 100},
+            {"id": "ask", "type": "approval", "timeoutSec": 100},
+            {"id": "until", "type": "wait", "until": "2025-11-25T19:00:00Z"}]), timeout_sec=3600)
+        run_id = engine.new_id()
+        await engine.call(BeginRun(engine.planner.plan(run_id, number, None)))
+        await trio.sleep(10)
+        world.clock.set_by(hours * HOUR_MS)
+        await trio.sleep(80)
+        assert seeds_of(world, run_id) == {0: StepState.RUNNING}
+        assert row_of(world.store, run_id).state == TaskState.RUNNING
+        await trio.sleep(60)
+        assert seeds_of(world, run_id) == {0: StepState.SUCCEEDED, 1: StepState.RUNNING}
+    async with world.life() as engine:      # what was written down is the new moment
+        await trio.sleep(30)
+        assert seeds_of(world, run_id)[1] == StepState.RUNNING
+        await engine.call(RunAct(run_id, "approve", "ask"))
+        await trio.sleep(30)
+        assert seeds_of(world, run_id)[2] == StepState.RUNNING
+
+
+def seeds_of(world: World, run_id: int) -> dict[int, int]:
+    """step -> its state"""
+    return {seed.step: seed.state for seed in world.store.peek(flows.seeds, run_id).values()}
 
 
 @pytest.mark.parametrize("early", [True, False])

@@ -126,6 +126,11 @@ def error_values(error: tuple[str, str], node: Node) -> dict[Path, Value]:
     return found
 
 
+def waits_until(due_ms: int) -> bytes:
+    """The data column of a step that waits for a moment, 0 = for none."""
+    return msgspec.json.encode({"dueMs": due_ms})
+
+
 def data_of(values: dict[Path, Value] | None, error: tuple[str, str] | None,
             facts: dict[str, Value] | None, outcome: bool | None) -> bytes | None:
     """The data column of a step's row, None when there is nothing to keep."""

@@ -67,6 +67,8 @@ class RunEnd(msgspec.Struct, frozen=True):
 
 Mark: TypeAlias = tuple[int, int, int, int]
 """(cancel_ms, stop, paused_ms, run_id)"""
+BEGUN: Final = -1
+"""Under this number stands no step, but when the run began, once that moment was moved."""
 StepRow: TypeAlias = tuple[int, int, int, int, int, int, bytes | None]
 """(run_id, step, state, ref, started_ms, finished_ms, data)"""
 
@@ -115,7 +117,8 @@ def error_text(error: tuple[str, str]) -> str:
 
 
 class LiveRow(msgspec.Struct, frozen=True):
-    """A run that goes on, as the daemon takes it up."""
+    """A run that goes on, as the daemon takes it up. begun_ms: created_ms, moved as often as the
+    wall clock was set since then."""
 
     id: int
     workflow_id: int
@@ -130,6 +133,7 @@ class LiveRow(msgspec.Struct, frozen=True):
     origin_id: int
     stop: int
     paused_ms: int
+    begun_ms: int
 
 
 def live(db: apsw.Connection) -> list[LiveRow]:

@@ -34,7 +34,8 @@ SELECT coalesce(max(step), -1) FROM run_steps WHERE run_id = ? AND step BETWEEN 
 
 -- name: live
 SELECT id, workflow_id, version, pins, payload, created_ms, cancel_ms, parent_id, parent_step,
-    depth, origin_id, stop, paused_ms
+    depth, origin_id, stop, paused_ms, coalesce(
+        (SELECT started_ms FROM run_steps WHERE run_id = id AND step = -1), created_ms)
 FROM workflow_runs WHERE state < 4;
 
 -- name: get
