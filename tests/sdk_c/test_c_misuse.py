@@ -104,13 +104,18 @@ static void answer(plum_attempt *attempt, void *context) {
   plum_worker_look(worker, &figures);
   plum_worker_add_task(worker, "late", answer, context);
   if (plum_worker_run(worker, 1) != PLUM_E_STATE
+      || plum_worker_step(worker) != PLUM_E_STATE
       || plum_worker_set_capacity(worker, 2) != PLUM_E_STATE || figures.running == 0)
     plum_attempt_fail(attempt, "wrong", "a call from a handler", 0, -1, NULL);
   else
     plum_attempt_finish_text(attempt, plum_attempt_name(attempt), PLUM_Z);
 }
 static void *serve(void *context) {
-  plum_worker_run(*(plum_worker **)context, 2);
+  plum_worker *worker = *(plum_worker **)context;
+  if (worker == workers[0])
+    plum_worker_run(worker, 2);
+  else
+    plum_worker_run(worker, 0);     /* handlers in the loop itself */
   return NULL;
 }
 int main(int argc, char **argv) {

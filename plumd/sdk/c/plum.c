@@ -3687,6 +3687,7 @@ struct plum_worker {
   list held, unused;
   task *tasks, *dropped;
   int tasks_changed, threads_end, leaving;
+  int stepping;         /* somebody is in plum_worker_run or _step */
   int awake;            /* the loop looks again before it sleeps */
   int hold_back;        /* what came is not in the journal yet: nobody may start it */
   plum_buffer logs;     /* items, one a line */
@@ -5768,7 +5769,33 @@ static plum_status step(plum_worker *worker, int poked)
   return worker->outcome;
 }
 
-plum_status plum_worker_step(plum_worker *worker) { return step(worker, 1); }
+/* Whether the worker's loop is ours now: no handler steps the loop that called it. */
+static int loop_take(plum_worker *worker)
+{
+  int taken;
+  lock(worker);
+  taken = !worker->stepping;
+  worker->stepping = 1;
+  unlock(worker);
+  return taken;
+}
+
+static void loop_give(plum_worker *worker)
+{
+  lock(worker);
+  worker->stepping = 0;
+  unlock(worker);
+}
+
+plum_status plum_worker_step(plum_worker *worker)
+{
+  plum_status status;
+  if (!loop_take(worker))
+    return PLUM_E_STATE;
+  status = step(worker, 1);
+  loop_give(worker);
+  return status;
+}
 
 int plum_worker_fds(plum_worker *worker, int fds[2], int events[2])
 {
@@ -5882,14 +5909,17 @@ plum_status plum_worker_run(plum_worker *worker, int n_threads)
   pthread_t *threads = NULL;
   plum_status status;
   int i, started = 0;
-  if (worker->begun)
-    return PLUM_E_STATE;
   if (n_threads < 0 || n_threads > 4096)
     return PLUM_E_INVALID;
-  if (n_threads > 0) {
-    threads = calloc((size_t)n_threads, sizeof *threads);
-    if (threads == NULL)
-      return PLUM_E_MEMORY;
+  if (!loop_take(worker))
+    return PLUM_E_STATE;
+  status = worker->begun ? PLUM_E_STATE : PLUM_OK;
+  if (status == PLUM_OK && n_threads > 0
+      && (threads = calloc((size_t)n_threads, sizeof *threads)) == NULL)
+    status = PLUM_E_MEMORY;
+  if (status != PLUM_OK) {
+    loop_give(worker);
+    return status;
   }
   status = worker_begin(worker);
   worker->handlers_inline = n_threads == 0;
@@ -5910,6 +5940,7 @@ plum_status plum_worker_run(plum_worker *worker, int n_threads)
   for (i = 0; i < started; i++)
     (void)pthread_join(threads[i], NULL);
   free(threads);
+  loop_give(worker);
   return status;
 }
 

@@ -316,7 +316,7 @@ PLUM_API plum_status plum_worker_run(plum_worker *worker, int n_threads);
 
 /* Or from a loop of your own, always by the same thread: wait until plum_worker_fd is readable or
  * the time is over, then step. Handlers are called in the step. It answers PLUM_AGAIN while the
- * worker goes on, then what plum_worker_run would. */
+ * worker goes on, then what plum_worker_run would; PLUM_E_STATE in a handler. */
 PLUM_API plum_status plum_worker_step(plum_worker *worker);
 /* A descriptor that is readable when there is something to do (Linux; elsewhere -1). */
 PLUM_API int plum_worker_fd(plum_worker *worker);
