@@ -31,7 +31,7 @@ import trio
 
 from plumd.sdk.aio import AsyncClient
 from plumd.sdk.keys import Value, decoded, encoded
-from plumd.sdk.signals import first_error, serve_until_signaled
+from plumd.sdk.signals import first_error, serve_until_signaled, unwrapped
 from plumd.sdk.wire import (
     ANSWER_S,
     Ask,
@@ -51,6 +51,7 @@ SLACK_S: Final = 10.0
 """Beyond what was asked for; then the line is dead, and another one is tried."""
 REPORTS_MAX: Final = 1_000
 ORDERS_MAX: Final = 64
+REFUSALS: Final = range(400, 600)
 RETRY_S_FIRST: Final = 0.2
 RETRY_S_MAX: Final = 5.0
 LAST_WORDS_S: Final = 2.0
@@ -62,7 +63,8 @@ _Handler = TypeVar("_Handler", bound=Handler)
 
 
 class OperationFailed(Exception):
-    """The device says no. status: what the caller is told beside the text, never 200."""
+    """The device says no. status: what the caller is told beside the text, 400 .. 599; any other
+    is 500."""
 
     def __init__(self, message: str, *, status: int = 409) -> None:
         super().__init__(message)
@@ -340,9 +342,10 @@ class Device:
                 return 404, f"there is no operation {name!r}"
             try:
                 await one.carry_out(value)
-            except OperationFailed as failed:
-                return failed.status if failed.status != 200 else 500, f"{name}: {failed}"
-            except Exception as error:
+            except (Exception, SystemExit) as raised:
+                error = unwrapped(raised)
+                if isinstance(error, OperationFailed):
+                    return error.status if error.status in REFUSALS else 500, f"{name}: {error}"
                 log.exception("device %s: operation %s failed", self.device_id, name)
                 return 500, f"{name}: {type(error).__name__}: {error}"
         return 200, ""

@@ -23,6 +23,7 @@ from plumd.sdk.protocol import (
     Result,
     too_deep,
 )
+from plumd.sdk.signals import unwrapped
 
 log = logging.getLogger("plumd.sdk")
 
@@ -210,8 +211,7 @@ def _wants_context(name: str, handler: Handler) -> bool:
 def failed(attempt: Attempt, error: Exception | SystemExit,
            context: Context | None) -> Result | None:
     """The report of a handler that raised; None when it did so because it was told to end."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]     # a nursery around it changes nothing
+    error = unwrapped(error)
     if isinstance(error, Canceled) and context is not None and context.canceled:
         return None
     if isinstance(error, TaskFailed):

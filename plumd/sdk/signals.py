@@ -17,6 +17,13 @@ def first_error(group: BaseExceptionGroup[BaseException]) -> Exception:
     return error
 
 
+def unwrapped(error: Exception | SystemExit) -> Exception | SystemExit:
+    """The error itself where a nursery has wrapped up one alone."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
 async def serve_until_signaled(serve: Callable[[], Awaitable[None]], ending: trio.Event) -> None:
     """Serve until it is done; SIGTERM or SIGINT sets `ending`, or cancels when that is set already.
     What `serve` raises comes out as it is.

@@ -104,9 +104,25 @@ async def test_what_goes_wrong_in_a_handler_is_told(
     def bug(value: str) -> None:
         raise ZeroDivisionError(value)
 
+    @device.operation("leave")
+    def leave(value: str) -> None:
+        sys.exit(value)
+
+    @device.operation("nursery")
+    async def nursery(_value: str) -> None:
+        async with trio.open_nursery():
+            raise OperationFailed("jammed", status=423)
+
+    @device.operation("odd")
+    def odd(_value: str) -> None:
+        raise OperationFailed("odd", status=7_000)
+
     async with serving(device), AsyncClient(shared_daemon.url) as plum:
         for name, status, words in (("busy", 423, "busy: not now ?"),
-                                    ("bug", 500, "bug: ZeroDivisionError: x")):
+                                    ("bug", 500, "bug: ZeroDivisionError: x"),
+                                    ("leave", 500, "leave: SystemExit: x"),
+                                    ("nursery", 423, "nursery: jammed"),
+                                    ("odd", 500, "odd: odd")):
             with pytest.raises(ProblemError) as failed:
                 await plum.operate("wrong", {"ok": "1", name: "x", "never": "", })
             assert failed.value.status == 422
@@ -115,7 +131,7 @@ async def test_what_goes_wrong_in_a_handler_is_told(
             assert (failed.value.status, failed.value.code) == (502, "device_refused")
             assert failed.value.document["deviceStatus"] == status
             assert failed.value.document["deviceBody"] == words
-        assert done == ["busy", "bug"], "up to the one that failed"
+        assert done == ["busy", "bug", "leave", "nursery", "odd"], "up to the one that failed"
 
 
 async def test_reports_arrive_in_order_at_once(shared_daemon: Running) -> None:
