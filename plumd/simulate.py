@@ -140,6 +140,8 @@ class Simulation:
         self.bars: dict[tuple[int, str], Bar] = {}
         self.order: dict[int, int] = {}
         """run -> which of the simulated ones it is, or belongs to"""
+        self.above: dict[int, str] = {}
+        """run -> the step whose sub-workflow it is, as the beginning of its steps' names"""
         self.firsts: set[int] = set()
         """Those that are no parts of others."""
         self.tasks: dict[int, tuple[Submit, str]] = {}
@@ -230,15 +232,28 @@ class Simulation:
     def submit(self, command: Submit | Cancel) -> Reply:
         """A task, made ready for slots that are not machines."""
         if isinstance(command, Submit):
-            machine = self.runs.live[command.run_id].machine
-            live = machine.live[command.step]
-            self.tasks[command.task_id] = (command, machine.name_of(live.frame, live.at))
+            self.tasks[command.task_id] = (command, self.name_of(command.run_id, command.step))
         if isinstance(command, Submit) and command.target_kind != "builtin" \
                 and not command.name.startswith("builtin."):
             name = command.name if command.name in self.names else ANY
             command = msgspec.structs.replace(command, name=name, kind=Kind.EMBEDDED,
                                               target_kind="", target_ref="", blob="")
         return self.core.apply(command, self.now)
+
+    def name_of(self, run_id: int, step: int) -> str:
+        """A step that goes on, by its name and those of the steps that it is a part of."""
+        machine = self.runs.live[run_id].machine
+        live = machine.live[step]
+        return self.place_of(run_id) + machine.name_of(live.frame, live.at)
+
+    def place_of(self, run_id: int) -> str:
+        """What the names of a run's steps begin with."""
+        known = self.above.get(run_id)
+        if known is None:
+            run = self.runs.live.get(run_id)
+            parent, step = (0, 0) if run is None else run.plan.parent
+            known = self.above[run_id] = f"{self.name_of(parent, step)}." if parent else ""
+        return known
 
     def advance_time(self, begun: int) -> bool:
         """Jump to what happens next; False when nothing ever will, or it is enough."""
@@ -331,11 +346,12 @@ class Simulation:
             if end.run_id in self.firsts:
                 self.outcome.ends[number] = (end.state, self.outcome.ends[number][1], self.at_ms)
 
-    def note_step(self, run_id: int, name: str, state: int) -> None:
+    def note_step(self, run_id: int, step: str, state: int) -> None:
+        name = self.place_of(run_id) + step
         known = self.bars.get((run_id, name))
         if known is None:
             run = self.runs.live.get(run_id)
-            place = None if run is None else run.plan.graph.root.places.get(name)
+            place = None if run is None else run.plan.graph.root.places.get(step)
             known = self.bars[(run_id, name)] = Bar(
                 self.order[run_id], name, self.at_ms,
                 outer=-1 if place is None or run_id not in self.firsts else place)
@@ -344,7 +360,7 @@ class Simulation:
         if state == StepState.RUNNING and known.started_ms < 0:
             known.started_ms = self.at_ms
         if state == StepState.RUNNING:
-            self.answer(run_id, name)
+            self.answer(run_id, step)
         if state >= StepState.SUCCEEDED:
             known.finished_ms = self.at_ms
             if not known.attempts:      # a step without a task: loops of them go on for long too
@@ -359,7 +375,7 @@ class Simulation:
             return
         node = found[1]
         profile = self.plan.profiles.get(node.id, NO_TIME)
-        words = (self.plan.seed, self.sample, self.order[run_id], name)
+        words = (self.plan.seed, self.sample, self.order[run_id], self.place_of(run_id) + name)
         action = "complete"
         if node.kind == StepKind.APPROVAL:
             action = "reject" if draw("no", *words) < profile.failure_rate else "approve"

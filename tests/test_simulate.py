@@ -17,7 +17,7 @@ from plumd.forecast import critical, forecast
 from plumd.model import StepBody, Submit, WorkflowBody
 from plumd.planner import Planner
 from plumd.simulate import Outcome, Plan, Pool, Profile, Simulation, draw, duration
-from plumd.store.definitions import Catalog
+from plumd.store.definitions import Catalog, Versioned
 from tests.flow import reference
 from tests.flow.drawing import draw_scope, workflow_of
 from tests.flow.reference import Step
@@ -197,6 +197,32 @@ def test_loops_without_tasks_are_broken_off_and_give_way() -> None:
     turns = sum(1 for _ in one.run())
     assert one.outcome.stopped
     assert turns > 100, "others had no turn meanwhile"
+
+
+class Part(NoCatalog):
+    """There is one other workflow, of one step."""
+
+    def workflow(self, number: int) -> Versioned[WorkflowBody]:
+        body = msgspec.convert({"name": "part", "steps": [{"id": "t", "task": {"name": "t"}}]},
+                               WorkflowBody)
+        return Versioned(number, 1, body, 0, 0)
+
+
+def test_parts_of_a_run_are_drawn_each_for_itself_and_told_with_their_step() -> None:
+    graph = graph_of({"id": "m", "type": "map", "items": 200, "maxFailures": 200, "body": [
+        {"id": "sub", "type": "workflow", "workflow": "9"}]}, task("t"))
+    plan = Plan((Pool(4),), {"t": Profile((1.0, 9.0), True, 0.5)}, ONE)
+    one = Simulation(plan, Planner(Part()), lambda run_id: RunPlan(run_id, 0, 1, (1,), graph), 0,
+                     NOW_MS)
+    for _ in one.run():
+        pass
+    bars = [bar for bar in one.outcome.bars if bar.attempts]
+    assert {bar.name for bar in bars} == {"t", *(f"m[{at}].sub.t" for at in range(200))}
+    failed = sum(bar.state == StepState.FAILED for bar in bars)
+    assert 60 < failed < 140, "all had the same luck"
+    assert len({bar.run_ms for bar in bars}) > 100
+    told = {step.step_id: step.instances for step in forecast([one.outcome], graph, 4).steps}
+    assert told == {"m": 200, "t": 1}
 
 
 def certain(steps: list[Step], found: dict[str, Profile]) -> None:
