@@ -4872,8 +4872,8 @@ static void heard(plum_worker *worker, int64_t now)
 static plum_status hear(plum_worker *worker, const char *text, size_t size)
 {
   static const char *const names[] = {"registered", "ack", "refused", "attempts", "cancel",
-                                      "error", "drain"};
-  plum_json said[7], message, key, value;
+                                      "error"};
+  plum_json said[6], message, key, value;
   plum_json_cursor cursor;
   int64_t ack;
   size_t i;
@@ -4883,7 +4883,7 @@ static plum_status hear(plum_worker *worker, const char *text, size_t size)
       || message.type != PLUM_JSON_OBJECT)
     return PLUM_E_PROTOCOL;
   for (cursor = plum_json_walk(message); plum_json_next(&cursor, &key, &value);)
-    for (i = 0; i < 7; i++)
+    for (i = 0; i < sizeof names / sizeof *names; i++)
       if (plum_json_is(key, names[i]))
         said[i] = value;
   if (said[5].type == PLUM_JSON_OBJECT)

@@ -1,4 +1,4 @@
-// plum.hpp: plum.h for C++14, header-only. Link plum.c (or libplum) as well.
+// plum.hpp: plum.h for C++11 and newer, header-only. Link plum.c (or libplum) as well.
 //
 // Everything that a class owns it frees. What can fail answers a Status or a Result<T>; ask it, or
 // say .check() or .value(), which throw plum::Error. With -fno-exceptions (or PLUM_NO_EXCEPTIONS)
