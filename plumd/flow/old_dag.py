@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, Raw
@@ -24,6 +24,9 @@ from plumd.model import SEC_MAX, NeedBody, Position, StepBody
 TYPES: Final = ("task", "branch", "parallel", "loop")
 OPERATORS: Final = ("==", "!=", ">", "<", ">=", "<=")
 EDGES: Final = ("normal", "true", "false")
+NESTING_MAX: Final = 8
+Behind: TypeAlias = Mapping[str, Sequence[tuple[str, str]]]
+"""node -> where its edges lead, and their types"""
 
 
 class Condition(msgspec.Struct, frozen=True, rename="camel"):
@@ -93,11 +96,17 @@ class Translation:
     def scope(self, keys: set[str], edges: Sequence[tuple[str, str, str]],
               loops: Sequence[str]) -> tuple[StepBody, ...]:
         """The nodes of one scope, the bodies of its loops inside them. loops: those around it."""
+        if len(loops) > NESTING_MAX:
+            raise Invalid(f"loops nest deeper than {NESTING_MAX} levels",
+                          field=f"nodes.{loops[-1]}")
+        behind: dict[str, list[tuple[str, str]]] = {}
+        for source, target, kind in edges:
+            behind.setdefault(source, []).append((target, kind))
         bodies: dict[str, set[str]] = {}
         home = {key: key for key in keys}
         for key in self.nodes:          # as they are written, outer loops take their bodies first
             if key in keys and self.nodes[key].type == "loop" and home[key] == key:
-                body = self.body_of(key, edges) & {one for one in keys if home[one] == one}
+                body = self.body_of(key, behind) & {one for one in keys if home[one] == one}
                 bodies[key] = body - {key}
                 for one in bodies[key]:
                     home[one] = key
@@ -119,27 +128,24 @@ class Translation:
                 found.append(self.step(key, tuple(needs[key]), inside, loops, bodies.get(key)))
         return tuple(found)
 
-    def body_of(self, loop: str, edges: Sequence[tuple[str, str, str]]) -> set[str]:
+    def body_of(self, loop: str, behind: Behind) -> set[str]:
         """The nodes that a loop repeats."""
-        inward = [target for source, target, kind in edges if source == loop and kind == "true"]
-        outward = [target for source, target, kind in edges if source == loop and kind != "true"]
+        inward = [target for target, kind in behind.get(loop, ()) if kind == "true"]
+        outward = [target for target, kind in behind.get(loop, ()) if kind != "true"]
         if not inward:
             return {key for key in outward if self.nodes[key].type == "task"}
-        return self.reach(inward, edges, loop) - self.reach(outward, edges, loop)
+        return self.reach(inward, behind, loop) - self.reach(outward, behind, loop)
 
     @staticmethod
-    def reach(start: Sequence[str], edges: Sequence[tuple[str, str, str]], stop: str) -> set[str]:
+    def reach(start: Sequence[str], behind: Behind, stop: str) -> set[str]:
         """All nodes that edges lead to, not through `stop`."""
         found: set[str] = set()
         waiting = [key for key in start if key != stop]
-        behind: dict[str, list[str]] = {}
-        for source, target, _ in edges:
-            behind.setdefault(source, []).append(target)
         while waiting:
             key = waiting.pop()
             if key not in found:
                 found.add(key)
-                waiting.extend(one for one in behind.get(key, ()) if one != stop)
+                waiting.extend(one for one, _ in behind.get(key, ()) if one != stop)
         return found
 
     # ------------------------------------------------------------ one node

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Final
 
 from msgspec import UNSET
 
@@ -11,6 +12,8 @@ from plumd.expressions import Expr, Path
 from plumd.flow.graph import StepKind, Template
 from plumd.flow.rules import ONS, On, Rule
 from plumd.model import StepBody, Submit
+
+NEEDS_MAX: Final = 50_000
 
 
 class Draft:
@@ -25,7 +28,7 @@ class Draft:
         self.where = where
         self.kind = kind
         self.rule = Rule.ALL_SUCCESS
-        self.needs: list[tuple[int, int]] = []
+        self.needs: dict[tuple[int, int], None] = {}
         self.out: list[tuple[int, int]] = []
         self.before = 0
         self.keep: set[Path] = set()
@@ -63,10 +66,15 @@ def link(scope: ScopeDraft) -> None:
     if all(draft.step.needs is UNSET for draft in drafts):
         for before, after in pairwise(drafts):
             before.out.append((after.at, On.ANY))
-            after.needs.append((before.at, On.ANY))
+            after.needs[before.at, On.ANY] = None
     else:
         places = {draft.id: draft for draft in drafts}
+        count = 0
         for draft in drafts:
+            count += len(draft.step.needs or ())
+            if count > NEEDS_MAX:
+                raise Invalid(f"steps beside each other take at most {NEEDS_MAX:,} needs",
+                              field=f"{draft.where}.needs")
             for index, need in enumerate(draft.step.needs or ()):
                 join(draft, places, need if isinstance(need, str) else need.step,
                      "" if isinstance(need, str) else need.on,
@@ -88,7 +96,7 @@ def join(draft: Draft, places: dict[str, Draft], name: str, on: str, where: str)
         raise Invalid("only a branch ends with true or false", field=f"{where}.on")
     if (source.at, kind) in draft.needs:
         raise Invalid("this is said twice", field=where)
-    draft.needs.append((source.at, kind))
+    draft.needs[source.at, kind] = None
     source.out.append((draft.at, kind))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from tests.api.live import WAIT_S, Api, Json, refused, serving, whole
@@ -117,6 +119,14 @@ def test_what_fails_leaves_a_state_for_every_node(api: Api) -> None:
     assert found["state"] == "Failed"
     assert found["nodes"] == {"a": "Failed", "b": "Skipped", "again": "Skipped", "x": "Skipped",
                               "p": "Succeeded", "mend": "Succeeded", "none": "Skipped"}
+
+
+def test_loops_nest_so_deep_and_no_deeper(api: Api) -> None:
+    keys = [f"l{at}" for at in range(400)]
+    nodes = {key: {"type": "loop", "loopCondition": {"type": "count", "count": 1}} for key in keys}
+    edges = [{"from": one, "to": other, "edgeType": "true"} for one, other in pairwise(keys)]
+    refused(api.ask("POST", "/v1/dag/workflows", {"name": "deep", "nodes": nodes, "edges": edges}),
+            422, "invalid", "nodes.l8")
 
 
 def test_bad_bodies_name_the_place(api: Api) -> None:

@@ -353,6 +353,17 @@ def test_a_run_whose_result_has_no_value_is_undone_and_told() -> None:
     assert machine.moves.error[0] == "expression_failed"
 
 
+def test_needs_have_a_bound() -> None:
+    """For compiling takes time for each, and others wait meanwhile."""
+    steps: list[dict[str, object]] = [
+        {"id": str(at), "type": "parallel", "needs": [str(other) for other in range(at)]}
+             for at in range(320)]
+    with pytest.raises(Invalid, match="50,000 needs") as refused:
+        compile_graph(made(*steps), Plain())
+    assert refused.value.field == "steps[316].needs"
+    assert len(compile_graph(made(*steps[:300]), Plain()).root.nodes[299].needs) == 299
+
+
 def test_a_run_up_to_a_step() -> None:
     body = made({"id": "a", "task": ECHO}, {"id": "b", "task": ECHO, "needs": ["a"]},
                 {"id": "c", "task": ECHO, "needs": ["a"]},
