@@ -1,10 +1,12 @@
-"""Pure: whether a text is a value of a type, as C and Python programs print them."""
+"""Pure: whether a text is a value of a type, as C and Python programs print them; how deep JSON
+nests."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
+from itertools import accumulate
 from typing import Final
 
 INT: Final = re.compile(r"[+-]?[0-9]{1,30}")
@@ -13,6 +15,9 @@ DOUBLE: Final = re.compile(
     r"|0x(?:[0-9a-f]+\.?[0-9a-f]*|\.[0-9a-f]+)(?:p[+-]?[0-9]{1,9})?)", re.IGNORECASE)
 NOT_FINITE: Final = re.compile(r"[+-]?(?:inf(?:inity)?|nan(?:\([0-9a-z_]*\))?)", re.IGNORECASE)
 BOOLS: Final = ("true", "false", "0", "1")
+NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+"""A level down and a level up, as signed bytes."""
 
 
 def wrong(kind: str, text: str) -> str:
@@ -47,3 +52,18 @@ def finite(text: str) -> float | None:
     except (OverflowError, ValueError):
         return None
     return number if abs(number) < float("inf") else None
+
+
+def nests_deeper(body: bytes, levels: int) -> bool:
+    """Whether lists and objects of a JSON text stand inside each other more than so many times.
+
+    Strings are cut out and all but brackets is deleted; then one look at each bracket that is left,
+    for a slow answer to one caller is slow for all. Whether they are the right ones is the
+    decoder's to say, which stops at the first that is not.
+    """
+    if body.count(b"[") + body.count(b"{") <= levels:
+        return False
+    if b"\\" in body:
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    brackets = b"".join(body.split(b'"')[::2]).translate(STEPS, NOT_BRACKETS)
+    return max(accumulate(memoryview(brackets).cast("b")), default=0) > levels

@@ -13,21 +13,18 @@ import re
 import types
 from collections.abc import Mapping
 from functools import lru_cache
-from itertools import accumulate
 from typing import Annotated, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from plumd.errors import Invalid, Malformed
+from plumd.values import nests_deeper
 
 DEPTH_MAX: Final = 64
 T = TypeVar("T")
 
 _PATH = re.compile(r" - at (?P<key>`?key`? in )?`?\$(?P<path>[^`]*)`$")
 _NAMED = re.compile(r"^Object (?:missing required|contains unknown) field `(?P<name>[^`]*)`")
-_NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
-_STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
-"""A level down and a level up, as signed bytes."""
 _SPACE: Final = b" \t\r\n"
 
 
@@ -98,18 +95,8 @@ def _check_utf8(body: bytes) -> None:
 
 
 def _check_depth(body: bytes) -> None:
-    """Raises Malformed when brackets nest deeper than DEPTH_MAX.
-
-    Strings are cut out and all but brackets is deleted; then one look at each bracket that is left,
-    for a slow answer to one caller is slow for all. Whether they are the right ones is the
-    decoder's to say, which stops at the first that is not.
-    """
-    if body.count(b"[") + body.count(b"{") <= DEPTH_MAX:
-        return
-    if b"\\" in body:
-        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    brackets = b"".join(body.split(b'"')[::2]).translate(_STEPS, _NOT_BRACKETS)
-    if max(accumulate(memoryview(brackets).cast("b")), default=0) > DEPTH_MAX:
+    """Raises Malformed when brackets nest deeper than DEPTH_MAX."""
+    if nests_deeper(body, DEPTH_MAX):
         raise Malformed(f"the JSON is nested deeper than {DEPTH_MAX} levels")
 
 

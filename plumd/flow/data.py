@@ -20,6 +20,7 @@ from plumd.expressions import (
     walk,
 )
 from plumd.flow.graph import Fixed, ListOf, MapOf, Template, Text, Whole
+from plumd.values import nests_deeper
 
 DEPTH_MAX: Final = 32
 NESTING_MAX: Final = 64
@@ -145,8 +146,10 @@ def bearable(value: Value) -> Value:
 
 def decoded(data: bytes) -> Value:
     """JSON from outside. Raises: Failure when it is none, or nests too deep."""
+    if nests_deeper(data, NESTING_MAX):
+        raise Failure(f"it nests deeper than {NESTING_MAX} levels")
     try:
-        return bearable(DECODE(data))
+        return DECODE(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Failure(f"it is no JSON: {error}") from None
 
