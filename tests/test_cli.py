@@ -58,8 +58,9 @@ class Here:
         self.url = running.url
         self.port = running.port
 
-    def plum(self, *words: str, given: str = "") -> Ran:
-        arguments = ["--server", self.url, *words]
+    def plum(self, *words: str, given: str = "", server: str | None = "") -> Ran:
+        """server: "" = this daemon, None = whatever else says where it is."""
+        arguments = [*words] if server is None else ["--server", server or self.url, *words]
         out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="") for _ in range(2))
         before, sys.stdin = sys.stdin, io.TextIOWrapper(io.BytesIO(given.encode()))
         try:
@@ -463,6 +464,40 @@ def test_a_reader_that_leaves_ends_it_quietly(shared_daemon: Running) -> None:
         process.stdout.close()
         assert process.wait(30) == 141
         assert process.stderr.read() == b""
+
+
+def test_profiles(plumd: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plum(*words: str) -> Ran:
+        return plumd.plum(*words, server=None)
+
+    nobody = f"http://127.0.0.1:{free_port()}"
+    path = tmp_path / "plum" / "profiles.toml"
+    path.parent.mkdir()
+    path.write_text(f'default = "here"\n[here]\nserver = "{plumd.url}"\noutput = "json"\n'
+                    f'[gone]\nserver = "{nobody}"\n[words]\noutput = "name"\n', encoding="utf-8")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for name in ("PLUM_PROFILES", "PLUM_PROFILE", "PLUM_SERVER", "CONTROLLER_BASE"):
+        monkeypatch.delenv(name, raising=False)
+    assert value(plum("status"))["writes"] == "ok", "the default, and as it is shown there"
+    assert plumd.url in ok(plum("-o", "table", "status"))
+    for words in (("--profile", "gone", "status"), ("status", "--profile", "gone")):
+        failed(plum(*words), 6, nobody)
+    monkeypatch.setenv("PLUM_SERVER", nobody)
+    failed(plum("status"), 6, nobody)
+    assert value(plum("status", "--profile", "here"))["writes"] == "ok"
+    assert value(plum("--server", plumd.url, "status", "--profile", "gone", "-o", "json"))
+    monkeypatch.setenv("PLUM_PROFILE", "here")
+    assert value(plum("status"))["writes"] == "ok"
+    failed(plum("--profile", "nowhere", "status"), 2, "no profile 'nowhere'", str(path))
+    for content, said in (("[here]\nport = 1", "here.port"), ("[here]\noutput = 'xml'", "output"),
+                          ("here =", str(path)), ("here = 1", "no profile"), (b"\xff", "utf-8")):
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        failed(plum("status"), 2, said)
+    path.unlink()
+    failed(plum("status"), 2, "No such file")
+    monkeypatch.delenv("PLUM_PROFILE")
+    monkeypatch.setenv("PLUM_SERVER", plumd.url)
+    assert plumd.url in ok(plum("status"))
 
 
 @pytest.mark.parametrize(("words", "said"), [

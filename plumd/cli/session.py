@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,13 +12,13 @@ from typing import Final, NoReturn, ParamSpec, TypeVar
 import click
 
 from plumd.cli.lean import load_transport
+from plumd.cli.profiles import OUTPUTS, Profile, profile_of
 from plumd.cli.screen import Screen, line
 from plumd.sdk.client import NOTHING, Client, Json, JsonObject, ProblemError
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-OUTPUTS: Final = ("table", "json", "name")
 FAILED: Final = 1
 STATES: Final = ("Queued", "Pending", "Running", "Retrying", "Succeeded", "Failed", "Timeout",
                  "Canceled")
@@ -29,6 +30,8 @@ class Session:
     def __init__(self) -> None:
         self.screen = Screen()
         self.server: str | None = None
+        self.output: str | None = None
+        self.profile: Profile | None = None
         self._client: Client | None = None
 
     @property
@@ -37,10 +40,21 @@ class Session:
         if self._client is None:
             load_transport()
             try:
-                self._client = Client(self.server)
+                self._client = Client(self.server or self._server_of_profile())
             except ValueError as error:
                 raise click.UsageError(str(error)) from None
         return self._client
+
+    def _server_of_profile(self) -> str | None:
+        """One that was named comes before the environment, the file's default behind it."""
+        profile = self.profile or Profile()
+        said = os.environ.get("PLUM_SERVER") or os.environ.get("CONTROLLER_BASE")
+        return profile.server if profile.asked or not said else None
+
+    def settle(self) -> None:
+        """Show things as the options say, else the profile."""
+        of_profile = None if self.profile is None else self.profile.output
+        self.screen.output = self.output or of_profile or "table"
 
     def close(self) -> None:
         """Close its connections."""
@@ -51,13 +65,23 @@ class Session:
 def _set_output(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
     del parameter
     if value is not None:
-        context.ensure_object(Session).screen.output = value
+        session = context.ensure_object(Session)
+        session.output = value
+        session.settle()
 
 
 def _set_server(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
     del parameter
     if value is not None:
         context.ensure_object(Session).server = value
+
+
+def _set_profile(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    del parameter
+    session = context.ensure_object(Session)
+    if value is not None or session.profile is None:
+        session.profile = profile_of(value)
+        session.settle()
 
 
 def shared_options() -> list[click.Parameter]:
@@ -67,6 +91,8 @@ def shared_options() -> list[click.Parameter]:
                      callback=_set_output, help="How to show it; default table."),
         click.Option(["--server"], metavar="URL", expose_value=False, callback=_set_server,
                      help="Default: PLUM_SERVER, CONTROLLER_BASE, http://127.0.0.1:8080."),
+        click.Option(["--profile"], metavar="NAME", expose_value=False, callback=_set_profile,
+                     help="Server and output from the file of profiles; default PLUM_PROFILE."),
     ]
 
 
