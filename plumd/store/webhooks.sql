@@ -23,10 +23,11 @@ WHERE id < ? ORDER BY id DESC LIMIT ?;
 -- name: all
 SELECT id, version, body, secret, since_seq, created_ms, updated_ms FROM webhooks;
 
--- An event is noted once, also when it is looked at twice.
+-- An event is noted once, also when it is looked at twice, and for nobody who is gone meanwhile.
 -- name: note
 INSERT OR IGNORE INTO deliveries (webhook_id, seq, state, attempts, due_ms, status, detail,
-    created_ms, ended_ms, topic, body) VALUES (?,?,0,0,?,0,'',?,0,?,?);
+    created_ms, ended_ms, topic, body)
+SELECT ?1, ?2, 0, 0, ?3, 0, '', ?4, 0, ?5, ?6 WHERE EXISTS (SELECT 1 FROM webhooks WHERE id = ?1);
 
 -- name: due
 SELECT seq, attempts, due_ms, created_ms, body FROM deliveries
@@ -55,6 +56,8 @@ SELECT seq, state, attempts, due_ms, status, detail, created_ms, ended_ms, topic
 FROM deliveries WHERE webhook_id = ? AND seq < ? AND state BETWEEN ? AND ?
 ORDER BY seq DESC LIMIT ?;
 
+-- What waits is not forgotten, however old it is.
 -- name: prune
 DELETE FROM deliveries WHERE (webhook_id, seq) IN (
-    SELECT webhook_id, seq FROM deliveries WHERE created_ms < ? ORDER BY created_ms LIMIT ?);
+    SELECT webhook_id, seq FROM deliveries WHERE created_ms < ? AND state > 0
+    ORDER BY created_ms LIMIT ?);
