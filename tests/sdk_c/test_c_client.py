@@ -307,6 +307,9 @@ int main(int argc, char **argv) {
       || plum_client_new(argv[1], &client) != PLUM_OK
       || plum_worker_new(argv[1], &worker) != PLUM_OK)
     return 2;
+  if (plum_openssl_set_identity(tls, NULL, NULL) != PLUM_E_INVALID
+      || plum_openssl_set_identity(tls, "/no/such", "/no/such") != PLUM_E_INVALID)
+    return 3;
   status = plum_client_call(client, "GET", "/readyz", NULL, NULL, 0, &reply);
   printf("%d ", (int)status);
   plum_client_set_transport(client, tls);

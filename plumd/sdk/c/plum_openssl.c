@@ -215,7 +215,8 @@ plum_status plum_openssl_set_identity(plum_transport *transport, const char *cer
                                       const char *key_file)
 {
   SSL_CTX *ssl = ((tls_context *)transport->context)->ssl;
-  int well = SSL_CTX_use_certificate_chain_file(ssl, certificate_file) == 1
+  int well = certificate_file != NULL && key_file != NULL
+             && SSL_CTX_use_certificate_chain_file(ssl, certificate_file) == 1
              && SSL_CTX_use_PrivateKey_file(ssl, key_file, SSL_FILETYPE_PEM) == 1
              && SSL_CTX_check_private_key(ssl) == 1;
   ERR_clear_error();
