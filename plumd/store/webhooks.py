@@ -188,7 +188,7 @@ def delete(tx: Tx, number: int) -> None:
 def note(tx: Tx, notes: Sequence[Note]) -> None:
     """Events that are to be delivered, from now on."""
     tx.db.executemany(SQL["note"], [
-        (one.webhook_id, one.seq, tx.now_ms, tx.now_ms, one.topic, one.body) for one in notes])
+        (one.seq, tx.now_ms, tx.now_ms, one.topic, one.body, one.webhook_id) for one in notes])
 
 
 def due(db: apsw.Connection, number: int, limit: int) -> list[Due]:

@@ -27,7 +27,7 @@ SELECT id, version, body, secret, since_seq, created_ms, updated_ms FROM webhook
 -- name: note
 INSERT OR IGNORE INTO deliveries (webhook_id, seq, state, attempts, due_ms, status, detail,
     created_ms, ended_ms, topic, body)
-SELECT ?1, ?2, 0, 0, ?3, 0, '', ?4, 0, ?5, ?6 WHERE EXISTS (SELECT 1 FROM webhooks WHERE id = ?1);
+SELECT id, ?, 0, 0, ?, 0, '', ?, 0, ?, ? FROM webhooks WHERE id = ?;
 
 -- name: due
 SELECT seq, attempts, due_ms, created_ms, body FROM deliveries
