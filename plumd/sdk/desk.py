@@ -278,11 +278,15 @@ class Desk:
 
     def wake_from_anywhere(self) -> None:
         """`wake`, from whatever thread."""
-        if threading.get_ident() == self._thread_id:
-            self.wake()
-        elif self._token is not None:
+        self.from_anywhere(self.wake)
+
+    def from_anywhere(self, act: Callable[[], None]) -> None:
+        """Call this in the worker's own thread, from whatever thread; at once before it serves."""
+        if self._token is None or threading.get_ident() == self._thread_id:
+            act()
+        else:
             with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self.wake, idempotent=True)
+                self._token.run_sync_soon(act, idempotent=True)
 
     def _note(self, progress: Progress) -> None:
         if progress.id in self.running:

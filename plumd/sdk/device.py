@@ -186,7 +186,8 @@ class Device:
     # ------------------------------------------------------------ serving
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT; a second signal stops at once. Raises: DeviceReplaced."""
+        """Serve until SIGTERM or SIGINT; a second signal stops at once. In another thread than the
+        main one until `stop`. Raises: as `serve`."""
         trio.run(serve_until_signaled, self.serve, self._ending)
 
     def stop(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -26,8 +27,13 @@ def unwrapped(error: Exception | SystemExit) -> Exception | SystemExit:
 
 async def serve_until_signaled(serve: Callable[[], Awaitable[None]], ending: trio.Event) -> None:
     """Serve until it is done; SIGTERM or SIGINT sets `ending`, or cancels when that is set already.
-    What `serve` raises comes out as it is.
+    What `serve` raises comes out as it is. In a thread that is not the main one signals are left to
+    the program, which ends it by other means.
     """
+    if threading.current_thread() is not threading.main_thread():
+        await serve()
+        return
+
     async def obey(scope: trio.CancelScope) -> None:
         async for _ in signals:
             if ending.is_set():

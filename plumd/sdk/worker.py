@@ -163,7 +163,8 @@ class Worker:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT: then finish what runs, hand in the results, and return.
 
-        A second signal stops at once. Raises SystemExit(1) when attempts were cut short, TurnedAway
+        A second signal stops at once. In another thread than the main one signals are left to the
+        program, and `drain` ends it. Raises SystemExit(1) when attempts were cut short, TurnedAway
         when the daemon does not want this worker.
         """
         trio.run(serve_until_signaled, self.serve, self._drain_asked)
@@ -171,8 +172,8 @@ class Worker:
             raise SystemExit(1)
 
     def drain(self) -> None:
-        """Ask for a graceful end: `serve` returns when all is handed in. Returns at once."""
-        self._drain_asked.set()
+        """Ask for a graceful end, from any thread: `serve` returns when all is handed in."""
+        self._desk.from_anywhere(self._drain_asked.set)
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve inside a Trio program, until `drain` was asked for and is done.

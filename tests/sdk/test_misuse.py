@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import msgspec
@@ -180,3 +181,25 @@ def test_a_worker_that_no_daemon_would_take() -> None:
     for handler in (numbers, numbers_async):
         with pytest.raises(ValueError, match="generator"):
             Worker().add_task("numbers", handler)
+
+
+def test_run_in_a_thread_of_a_larger_program() -> None:
+    """Signals are then the program's affair; it ends the worker, and the device, by a call."""
+    worker, device = Worker("http://127.0.0.1:9"), Device("x", "http://127.0.0.1:9")
+    for run, end in ((worker.run, worker.drain), (device.run, device.stop)):
+        errors: list[BaseException] = []
+
+        def serve(run: Callable[[], None] = run, errors: list[BaseException] = errors) -> None:
+            try:
+                run()
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive(), errors
+        end()
+        thread.join(30)
+        assert not thread.is_alive()
+        assert errors == []
