@@ -151,9 +151,9 @@ class Triggers:
         check_kind(given)
         if given.kind == "mqtt" and self.store.peek(brokers.get, given.broker) is None:
             raise Invalid(f"there is no broker {given.broker!r}", field="broker")
-        mapping.rules_of(given.filter, given.payload, given.event_id)
         if given.payload is not UNSET and len(bytes(given.payload)) > PAYLOAD_MAX:
             raise Invalid(f"a payload takes at most {PAYLOAD_MAX} bytes", field="payload")
+        mapping.rules_of(given.filter, given.payload, given.event_id)
         if given.secret is not None:
             try:
                 signing.key_of(given.secret)

@@ -33,6 +33,8 @@ from plumd.model import Kind, StepBody, Submit, WorkflowBody
 T = TypeVar("T")
 STEPS_MAX: Final = 5_000
 NESTING_MAX: Final = 8
+SOURCE_CHARS_MAX: Final = 1_000_000
+REFERENCE_CHARS: Final = 20
 LIMIT_DEFAULT: Final = 1_000
 CONCURRENCY_DEFAULT: Final = 10
 REST: Final = frozenset({"needs", "trigger_rule", "when", "continue_on_error", "id", "type", "ord",
@@ -86,7 +88,7 @@ class Compiler:
         self.drafts: dict[str, Draft] = {}
         self.schema = (None if body.params is UNSET
                        else params.schema_of(DECODE(bytes(body.params))))
-        self.pins = 0
+        self.pins = self.chars = 0
 
     def graph(self) -> Graph:
         root = self.scope(self.body.steps, "steps", None, 0)
@@ -240,7 +242,7 @@ class Compiler:
             raise Invalid("a loop has a count or items, a while, an until, or two of these",
                           field=at)
         if step.items is not UNSET:
-            draft.items = template_at(bytes(step.items), f"{at}.items")
+            draft.items = self.template_at(bytes(step.items), f"{at}.items")
             self.check(expressions_of(draft.items), f"{at}.items", sight)
         if step.count is not UNSET:
             draft.count = self.value(step.count, f"{at}.count", sight)
@@ -259,6 +261,7 @@ class Compiler:
         if source is UNSET:
             return None
         text = source.strip()
+        self.take(len(text), where)
         if text.startswith("${") and text.endswith("}"):
             text = text[2:-1]
         try:
@@ -273,13 +276,28 @@ class Compiler:
         """None when there is nothing to fill in (fixed: also then a template). Raises: Invalid."""
         if value is UNSET or (not fixed and b"${" not in bytes(value)):
             return None
-        found = template_at(bytes(value), where)
+        found = self.template_at(bytes(value), where)
         self.check(expressions_of(found), where, sight)
         return found
 
+    def template_at(self, value: bytes, where: str) -> Template:
+        """Raises: Invalid."""
+        self.take(value.count(b"${") * REFERENCE_CHARS, where)
+        try:
+            return template_of(DECODE(value), where)
+        except WrongAt as error:
+            raise Invalid(str(error), field=error.where) from None
+
+    def take(self, chars: int, where: str) -> None:
+        """Others wait while expressions are read. Raises: Invalid when there are too many."""
+        self.chars += chars
+        if self.chars > SOURCE_CHARS_MAX:
+            raise Invalid(f"the expressions of a workflow take at most {SOURCE_CHARS_MAX:,} "
+                          f"characters, {REFERENCE_CHARS} for each ${{", field=where)
+
     def value(self, value: float | str, where: str, sight: Sight) -> Template:
         """A number, or a string with a reference. Raises: Invalid."""
-        found = template_at(msgspec.json.encode(value), where)
+        found = self.template_at(msgspec.json.encode(value), where)
         self.check(expressions_of(found), where, sight)
         return found
 
@@ -409,14 +427,6 @@ def given(value: T | msgspec.UnsetType, where: str) -> T:
     if value is UNSET:
         raise Invalid("this is missing", field=where)
     return value
-
-
-def template_at(value: bytes, where: str) -> Template:
-    """Raises: Invalid."""
-    try:
-        return template_of(DECODE(value), where)
-    except WrongAt as error:
-        raise Invalid(str(error), field=error.where) from None
 
 
 def check_command(template: Template, where: str) -> None:

@@ -357,11 +357,22 @@ def test_needs_have_a_bound() -> None:
     """For compiling takes time for each, and others wait meanwhile."""
     steps: list[dict[str, object]] = [
         {"id": str(at), "type": "parallel", "needs": [str(other) for other in range(at)]}
-             for at in range(320)]
+        for at in range(320)]
     with pytest.raises(Invalid, match="50,000 needs") as refused:
         compile_graph(made(*steps), Plain())
     assert refused.value.field == "steps[316].needs"
     assert len(compile_graph(made(*steps[:300]), Plain()).root.nodes[299].needs) == 299
+
+
+def test_expressions_have_a_bound() -> None:
+    texts = made({"id": "a", "task": ECHO, "payload": ["${run.id}" * 60_000]})
+    steps: list[dict[str, object]] = [
+        {"id": str(at), "task": ECHO, "when": "1 == 1 || " * 199 + "true"} for at in range(600)]
+    whens = made(*steps)
+    for body, field in ((texts, "steps[0].payload"), (whens, "steps[501].when")):
+        with pytest.raises(Invalid, match="1,000,000 characters") as refused:
+            compile_graph(body, Plain())
+        assert refused.value.field == field
 
 
 def test_a_run_up_to_a_step() -> None:
