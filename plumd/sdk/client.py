@@ -14,6 +14,7 @@ AsyncClient of aio.py is the same for Trio.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Self, TypeVar, cast
@@ -77,12 +78,24 @@ class Client:
         self.url = server_url(url)
         self.timeout_s = timeout_s
         self.token = token
+        self._transport = transport
+        self._own, self._pid = self._opened(), os.getpid()
+
+    def _opened(self) -> httpx.Client:
         try:
-            self._http = httpx.Client(
-                base_url=self.url, timeout=timeout_s, transport=transport, trust_env=False,
-                headers=token_header(token), verify=trusted(self.url))
+            return httpx.Client(
+                base_url=self.url, timeout=self.timeout_s, transport=self._transport,
+                trust_env=False, headers=token_header(self.token), verify=trusted(self.url))
         except httpx.InvalidURL as error:
             raise ValueError(f"{self.url!r} is no URL: {error}") from None
+
+    @property
+    def _http(self) -> httpx.Client:
+        """This process's connections. Behind a fork the parent goes on with its own, and on one
+        that both had each would read the other's answers."""
+        if self._pid != os.getpid():
+            self._own, self._pid = self._opened(), os.getpid()
+        return self._own
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,6 +14,7 @@ import trio
 from plumd.sdk import AsyncClient, Client, Device, TaskFailed, TurnedAway, Worker
 from plumd.sdk.line import Line
 from plumd.sdk.protocol import Down, PeerError, Result
+from tests.daemon.running import Running
 from tests.sdk.test_worker import Hall, attempt, code, hall, serving, worker
 
 __all__ = ["hall", "worker"]        # fixtures
@@ -203,3 +205,33 @@ def test_run_in_a_thread_of_a_larger_program() -> None:
         thread.join(30)
         assert not thread.is_alive()
         assert errors == []
+
+
+FORKED = """
+import os, sys
+from plumd.sdk import Client
+plum = Client(sys.argv[1])
+plum.get("/v1/status")      # its connection is kept
+children = []
+for child in range(4):
+    pid = os.fork()
+    if pid == 0:
+        children = []
+        break
+    children.append(pid)
+else:
+    child = 4
+for n in range(25):
+    done = plum.submit("builtin.echo", [child, n], key=f"{os.getpid()}-{n}")
+    assert plum.task(done["taskId"])["payload"] == [child, n], done
+ends = [os.waitpid(pid, 0)[1] for pid in children]
+os._exit(any(ends))
+"""
+
+
+@pytest.mark.daemon
+def test_a_client_that_was_made_before_a_fork(shared_daemon: Running) -> None:
+    """Each process has connections of its own: no answer goes to the other."""
+    done = subprocess.run([sys.executable, "-c", FORKED, shared_daemon.url], capture_output=True,
+                          text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
