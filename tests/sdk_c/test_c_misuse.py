@@ -219,3 +219,29 @@ def test_directories_that_cannot_be_used_say_why(shared_daemon: Running, worksho
         running.wait_for("1 registered as")
         assert "the last 40 bytes of" in running.said
         running.end(signal.SIGTERM)
+
+
+def test_a_drain_while_nobody_takes_the_results(daemon: Running, workshop: Workshop,
+                                                tmp_path: Path) -> None:
+    """It ends all the same, says that something is owed, and the next life hands it in."""
+    kept, notes = tmp_path / "kept", tmp_path / "notes"
+    kept.mkdir()
+    program = workshop.program(HERE / "scenarios.c", "asan")
+    words = (program, daemon.url, "owes", "2", f"dir={kept}", f"notes={notes}", "name=owed")
+    with Client(daemon.url) as client:
+        with Program(tmp_path / "one", *words) as running:
+            running.wait_for("1 registered as")
+            gate = tmp_path / "gate"
+            task = str(client.submit("owed", {"do": "hold", "gate": str(gate)})["taskId"])
+            until(lambda: client.task(task)["state"] == "Running")
+            daemon.kill()
+            gate.touch()
+            assert "ended 21" in running.end(signal.SIGTERM, code=21)
+        assert (kept / "plum.journal").exists()
+        daemon.start()
+        with Program(tmp_path / "two", *words) as running:
+            running.wait_for("1 results of before the restart are kept")
+            done = client.wait_task(task, 30)
+            assert (done["state"], done["result"], done["attempt"]) == ("Succeeded", "held", 1)
+            running.end(signal.SIGTERM)
+        assert notes.read_text(encoding="ascii").split() == [task, f"-{task}"], "carried out once"
