@@ -725,6 +725,17 @@ static void check_no_memory(void)
   assert(strstr(worker->unsent.first->report.data, "\"code\":\"out_of_memory\"") != NULL);
   json.failed = 1;
   assert(finish_with(worker->unsent.first, &json) == PLUM_E_STATE);
+  { /* and while one thread writes the report no other does */
+    plum_attempt *attempt = worker->waiting.first;
+    assert(may_end(attempt) && !attempt->ended);
+    assert(plum_attempt_finish(attempt, "1", 1) == PLUM_E_STATE);
+    assert(plum_attempt_fail(attempt, "x", "y", 0, -1, NULL) == PLUM_E_STATE);
+    assert(plum_attempt_stopped(attempt) == PLUM_E_STATE);
+    assert(ended(attempt, 0) == PLUM_OK && worker->unsent.count == 2);
+    assert(plum_attempt_finish(worker->waiting.first, "{", 1) == PLUM_E_INVALID);
+    assert(strstr(worker->unsent.last->report.data, "\"code\":\"invalid_result\"") != NULL);
+    assert(strstr(worker->unsent.last->report.data, "\"retry\":false}") != NULL);
+  }
   plum_worker_free(worker);
 }
 

@@ -27,6 +27,7 @@ HPP_USER = """
 #include <plum.hpp>
 int main() {
   plum::Worker worker("http://127.0.0.1:1");
+  worker.on_cancel([](plum::Attempt &) {});
   worker.task("a", [](plum::Attempt &) {}).task("b", [](plum::Attempt &) {
     return std::string("1"); });
   plum::Client client("http://127.0.0.1:1");

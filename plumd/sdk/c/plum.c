@@ -3641,7 +3641,8 @@ struct plum_attempt {
   task *task;
   enum attempt_state state;
   int pins;             /* calls of the user's code that hold it */
-  int deferred, ended, canceled, has_progress;
+  int deferred, canceled, has_progress;
+  int claimed, ended;   /* somebody writes its report; it is written */
   int number;
   int64_t timeout_ms;
   uint64_t seq;
@@ -3846,7 +3847,7 @@ static plum_attempt *attempt_new(plum_worker *worker, const char *id)
   size = strlen(id);
   memcpy(attempt->known.id, id, size < ID_BYTES ? size + 1 : 1);
   attempt->task = NULL;
-  attempt->pins = attempt->deferred = attempt->ended = attempt->canceled = 0;
+  attempt->pins = attempt->deferred = attempt->claimed = attempt->ended = attempt->canceled = 0;
   attempt->has_progress = 0;
   attempt->user = NULL;
   attempt->reason[0] = '\0';
@@ -4105,7 +4106,8 @@ static void attempt_run(plum_attempt *attempt)
   lock(worker);
   worker->pace.moved_ms = ended_ns / 1000000;
   pace_note(worker, ended_ns - begun_ns);
-  if (!attempt->ended && !attempt->deferred) {
+  if (!attempt->claimed && !attempt->deferred) {
+    attempt->claimed = 1;
     report_begin(attempt);
     attempt_end(attempt, attempt->canceled);
   }
@@ -6044,16 +6046,17 @@ void plum_attempt_log(plum_attempt *attempt, const char *text, size_t size_bytes
   unlock(worker);
 }
 
-/* Whether the handler may end it now; then its report begins. */
+/* Whether the caller may end it: of several threads the first one. Then its report begins. */
 static int may_end(plum_attempt *attempt)
 {
-  int ended;
+  int first;
   lock(attempt->worker);
-  ended = attempt->ended;
+  first = !attempt->claimed && !attempt->ended;
+  attempt->claimed = 1;
   unlock(attempt->worker);
-  if (!ended)
+  if (first)
     report_begin(attempt);
-  return !ended;
+  return first;
 }
 
 static plum_status ended(plum_attempt *attempt, int failed)
@@ -6072,12 +6075,11 @@ static plum_status ended(plum_attempt *attempt, int failed)
   return status;
 }
 
-plum_status plum_attempt_fail(plum_attempt *attempt, const char *code, const char *message,
-                              int retry, int64_t retry_after_ms, const char *detail_json)
+/* It is the caller's to end, and this is how. */
+static plum_status fail(plum_attempt *attempt, const char *code, const char *message, int retry,
+                        int64_t retry_after_ms, const char *detail_json)
 {
   plum_json detail;
-  if (!may_end(attempt))
-    return PLUM_E_STATE;
   if (detail_json != NULL && plum_json_parse(detail_json, PLUM_Z, &detail) != PLUM_OK)
     detail_json = NULL; /* the failure itself matters more */
   if (detail_json != NULL && strlen(detail_json) > PLUM_VALUE_BYTES_MAX)
@@ -6093,9 +6095,16 @@ plum_status plum_attempt_fail(plum_attempt *attempt, const char *code, const cha
   return ended(attempt, 1);
 }
 
+plum_status plum_attempt_fail(plum_attempt *attempt, const char *code, const char *message,
+                              int retry, int64_t retry_after_ms, const char *detail_json)
+{
+  return may_end(attempt) ? fail(attempt, code, message, retry, retry_after_ms, detail_json)
+                          : PLUM_E_STATE;
+}
+
 static plum_status unfit(plum_attempt *attempt, const char *code, const char *message)
 {
-  (void)plum_attempt_fail(attempt, code, message, 0, -1, NULL);
+  (void)fail(attempt, code, message, 0, -1, NULL);
   return PLUM_E_INVALID;
 }
 

@@ -277,7 +277,7 @@ public:
   // Called by the line's thread when an attempt shall end.
   Worker &on_cancel(Handler handler) {
     parts_->on_cancel = std::move(handler);
-    return set(plum_worker_set_on_cancel, &Worker::on_call, &parts_->on_cancel);
+    return set(plum_worker_set_on_cancel, &Worker::on_stop, &parts_->on_cancel);
   }
 
   template <class F> Worker &task(const std::string &name, F handler) {
@@ -345,6 +345,21 @@ private:
       attempt.fail(error.what(), "handler_error");
     } catch (...) {
       attempt.fail("the handler threw what is no std::exception", "handler_error");
+    }
+#else
+    handler(attempt);
+#endif
+  }
+  // What it throws ends nothing: the attempt is its handler's, which may be ending it just now.
+  static void on_stop(plum_attempt *raw, void *context) {
+    Attempt attempt(raw);
+    const Handler &handler = *static_cast<Handler *>(context);
+    if (!handler)
+      return;
+#ifndef PLUM_NO_EXCEPTIONS
+    try {
+      handler(attempt);
+    } catch (...) {
     }
 #else
     handler(attempt);
