@@ -14,12 +14,12 @@ export const STRATEGIES = [
 
 /** The numbers of the form: where plumd has them, and their bounds. */
 export const NUMBERS = [
-  { key: "retryPercent", field: "retryPercent", min: 0, max: 100 },
-  { key: "tryTimeoutSec", field: "tryTimeoutSec", min: 0, max: 86_400 },
-  { key: "failures", field: "breaker.failures", min: 0, max: 1_000 },
-  { key: "openSec", field: "breaker.openSec", min: 0.1, max: 3_600 },
-  { key: "maxOpenSec", field: "breaker.maxOpenSec", min: 0.1, max: 86_400 },
-  { key: "probes", field: "breaker.probes", min: 1, max: 100 },
+  { key: "retryPercent", whole: false, field: "retryPercent", min: 0, max: 100 },
+  { key: "tryTimeoutSec", whole: false, field: "tryTimeoutSec", min: 0, max: 86_400 },
+  { key: "failures", whole: true, field: "breaker.failures", min: 0, max: 1_000 },
+  { key: "openSec", whole: false, field: "breaker.openSec", min: 0.1, max: 3_600 },
+  { key: "maxOpenSec", whole: false, field: "breaker.maxOpenSec", min: 0.1, max: 86_400 },
+  { key: "probes", whole: true, field: "breaker.probes", min: 1, max: 100 },
 ] as const;
 
 type NumberKey = (typeof NUMBERS)[number]["key"];
