@@ -36,12 +36,17 @@ WakeNode: TypeAlias = Callable[[str], AsyncIterator[bytes]]
 
 
 class PastEvent(msgspec.Struct, frozen=True):
-    """An event of the log. data: as in the stream.  at: when it was written, Unix ms."""
+    """An event of the log. data: as in the stream.  at: when it was written, Unix ms.
+
+    name: what people call now what it is about: of a run its workflow; "" = it is gone, or has none
+    but what data says.
+    """
 
     seq: int
     at: int
     topic: str
     event: str
+    name: str
     data: Raw
 
 
@@ -136,7 +141,8 @@ class Events:
         items = []
         for past in found:
             topic, name, data = news_of(past.event)
-            items.append(PastEvent(past.seq, past.at_ms, topic, name, Raw(ENCODE(data))))
+            items.append(PastEvent(past.seq, past.at_ms, topic, name, past.name,
+                                   Raw(ENCODE(data))))
         if below <= 1:
             return answer(200, items)
         query = urlencode({**request.query, "before": str(below)})

@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 import apsw
 import msgspec
 
+from plumd.model import parse_id
 from plumd.store import sql
 
 SQL: Final = sql.load("events")
@@ -62,11 +63,15 @@ def since(db: apsw.Connection, seq: int, limit: int) -> list[Record]:
 
 
 class Past(msgspec.Struct, frozen=True, gc=False):
-    """An event of the log with its number, and when it was written."""
+    """An event of the log with its number, and when it was written.
+
+    name: what people call now what it is about, "" = it is gone, or the event says it.
+    """
 
     seq: int
     at_ms: int
     event: Event
+    name: str
 
 
 def before(db: apsw.Connection, seq: int, wanted: Callable[[Event], bool], limit: int, *,
@@ -82,13 +87,34 @@ def before(db: apsw.Connection, seq: int, wanted: Callable[[Event], bool], limit
         events = DECODE(items)
         for index in range(min(len(events), seq - first_seq) - 1, -1, -1):
             if wanted(events[index]):
-                found.append(Past(first_seq + index, at_ms, events[index]))
+                found.append(Past(first_seq + index, at_ms, events[index],
+                                  name_of(db, events[index])))
                 if len(found) == limit:
                     return found, first_seq + index
         looked_at += count
         if looked_at >= looked_at_max:
             return found, first_seq
     return found, 0
+
+
+ABOUT: Final = {
+    "run": ("workflow", 2), "step": ("workflow", 2), "schedule": ("schedule", 1),
+    "trigger": ("trigger", 1), "webhook": ("webhook", 1), "deployment": ("deployment", 1),
+    "instance": ("instance", 1), "schedule_failed": ("schedule", 2),
+    "trigger_failed": ("trigger", 2), "webhook_failed": ("webhook", 2),
+}
+"""An event's kind, of alerts what is wrong -> what it is about, and where its id stands."""
+
+
+def name_of(db: apsw.Connection, event: Event) -> str:
+    """What people call now what an event is about, "" where nothing is known."""
+    about = ABOUT.get(str(event[1] if event[0] == "alert" else event[0]))
+    if about is None:
+        return ""
+    kind, at = about
+    ident = event[at]
+    number = ident if isinstance(ident, int) else parse_id(ident)
+    return str(next((name for name, in db.execute(SQL[f"name_of_{kind}"], (number,))), ""))
 
 
 def prune(db: apsw.Connection, before_ms: int, before_seq: int, count: int) -> int:

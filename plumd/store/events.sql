@@ -26,3 +26,24 @@ ORDER BY first_seq DESC LIMIT ?;
 DELETE FROM events WHERE first_seq IN
     (SELECT first_seq FROM (SELECT first_seq, at_ms FROM events ORDER BY first_seq LIMIT ?)
     WHERE at_ms < ? OR first_seq < ?);
+
+-- What people call the things that events name by their ids.
+
+-- name: name_of_workflow
+SELECT name FROM workflows WHERE id = ?;
+
+-- name: name_of_schedule
+SELECT name FROM schedules WHERE id = ?;
+
+-- name: name_of_trigger
+SELECT name FROM triggers WHERE id = ?;
+
+-- name: name_of_webhook
+SELECT name FROM webhooks WHERE id = ?;
+
+-- name: name_of_deployment
+SELECT name FROM deployments WHERE id = ?;
+
+-- name: name_of_instance
+SELECT deployments.name || '/' || entry || '/' || ordinal
+FROM instances JOIN deployments ON deployments.id = deployment_id WHERE instances.id = ?;

@@ -124,6 +124,7 @@ def test_it_is_tried_again_and_given_up(api: Api, far: Receiver) -> None:
     assert (one["attempts"], one["status"], one["nextAt"]) == (2, 302, None)
     alerts = api.items("/v1/events/history?topics=alerts&limit=5")
     assert alerts[0]["data"]["id"] == "webhook_failed"  # type: ignore[index]
+    assert alerts[0]["name"] == "out.retried"
     assert one["event"] == far.events()[0] == far.events()[1]
     api.gone(f"/v1/webhooks/{retried['webhookId']}")
 

@@ -4,8 +4,8 @@ import { happeningOf } from "@/domain/happening";
 import type { PastEvent } from "@/domain/happening";
 import { calledBy } from "@/domain/simulation";
 
-function past(event: string, data: object): PastEvent {
-  return { seq: 1, at: 0, topic: "alerts", event, data };
+function past(event: string, data: object, name = ""): PastEvent {
+  return { seq: 1, at: 0, topic: "alerts", event, name, data };
 }
 
 describe("a line of the event log", () => {
@@ -16,6 +16,15 @@ describe("a line of the event log", () => {
     expect(says.what).toBe("webhook_failed");
     expect(says.name).toBe("6885e0");
     expect(says.place).toEqual({ name: "webhook", params: { id: "6885e0" } });
+    const known = past("alert", { id: "webhook_failed", what: "6885e0", facts: [] }, "tell the shop");
+    expect([happeningOf(known).name, happeningOf(known).id]).toEqual(["tell the shop", "6885e0"]);
+  });
+
+  it("takes no slot of a schedule for its name", () => {
+    const says = happeningOf(
+      past("schedule", { id: "77", what: "started", facts: ["started", 1795000000000] }),
+    );
+    expect([says.name, says.id]).toEqual(["77", ""]);
   });
 
   it("calls what has a name by it", () => {

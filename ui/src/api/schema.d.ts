@@ -5335,12 +5335,16 @@ export interface components {
         /**
          * PastEvent
          * @description An event of the log. data: as in the stream.  at: when it was written, Unix ms.
+         *
+         *         name: what people call now what it is about: of a run its workflow; "" = it is gone, or has none
+         *         but what data says.
          */
         PastEvent: {
             seq: number;
             at: number;
             topic: string;
             event: string;
+            name: string;
             data: unknown;
         };
         /**

@@ -14,7 +14,8 @@ interface Line {
   readonly thin?: boolean;
 }
 
-interface Lines {
+/** What a chart shows. */
+export interface Lines {
   /** Unix ms. */
   readonly at: readonly number[];
   readonly lines: readonly Line[];
@@ -35,9 +36,9 @@ interface Point {
   readonly value: readonly [number, number | null];
 }
 
-/** The option, once the theme's colours are known. */
-export function chartOf(chart: Lines): (color: (name: string) => string) => EChartsCoreOption {
-  return (color) => ({
+/** As an option. color: the theme's value of a CSS variable. */
+export function chartOf(chart: Lines, color: (name: string) => string): EChartsCoreOption {
+  return {
     animation: false,
     grid: { left: 8, right: 12, top: 12, bottom: 4, containLabel: true },
     textStyle: { fontFamily: "inherit" },
@@ -80,7 +81,7 @@ export function chartOf(chart: Lines): (color: (name: string) => string) => ECha
     series: chart.lines.map((line) => ({
       name: line.name,
       type: "line",
-      showSymbol: chart.at.length < FEW,
+      showSymbol: line.values.filter((value) => value !== null).length < FEW,
       symbolSize: 5,
       connectNulls: false,
       lineStyle: line.thin
@@ -91,5 +92,5 @@ export function chartOf(chart: Lines): (color: (name: string) => string) => ECha
       stack: line.stack ? "all" : undefined,
       data: chart.at.map((at, n) => [at, line.values[n] ?? null]),
     })),
-  });
+  };
 }

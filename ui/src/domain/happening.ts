@@ -41,7 +41,11 @@ const ALERTS: Readonly<Record<string, string>> = {
 };
 /** Of which the first fact behind what happened is a name. */
 const NAMED: ReadonlySet<string> = new Set([
-  "taskDef", "workflow", "schedule", "trigger", "webhook", "deployment", "alarmRule",
+  "taskDef", "workflow", "schedule", "trigger", "webhook", "deployment", "alarmRule", "app",
+]);
+/** Of those, what happens to them as they fire: the first fact is the slot, or the event. */
+const FIRES: ReadonlySet<string> = new Set([
+  "queued", "started", "skipped", "missed", "failed", "filtered",
 ]);
 
 export function happeningOf(event: PastEvent): Happening {
@@ -61,9 +65,14 @@ export function happeningOf(event: PastEvent): Happening {
     case "task":
       return says(text("state"), text("name"), text("taskId"), at("task", text("taskId")));
     case "run":
-      return says(text("state"), "", text("runId"), at("run", text("runId")));
+      return says(text("state"), event.name, text("runId"), at("run", text("runId")));
     case "step":
-      return says(text("state"), text("stepId"), text("runId"), at("run", text("runId")));
+      return says(
+        text("state"),
+        [event.name, text("stepId")].filter(Boolean).join("/"),
+        text("runId"),
+        at("run", text("runId")),
+      );
     case "kv":
       return says(
         data["deleted"] === true ? "deleted" : "set",
@@ -72,13 +81,14 @@ export function happeningOf(event: PastEvent): Happening {
         data["deleted"] === true ? null : { name: "kv", query: { ns: text("namespace") } },
       );
     case "alert":
-      return says(text("id"), "", text("what"), at(ALERTS[text("id")], text("what")));
+      return says(text("id"), event.name, text("what"), at(ALERTS[text("id")], text("what")));
     case "alarm":
       return says(text("what"), facts[5] ?? facts[2] ?? "", facts[1] ?? "", at("device", facts[1] ?? ""));
     case "lock":
       return says(text("what"), `${text("id")}/${facts[1] ?? ""}`, "", { name: "locks" });
     default: {
-      const name = NAMED.has(event.event) ? (facts[1] ?? "") : "";
+      const fires = ["schedule", "trigger"].includes(event.event) && FIRES.has(text("what"));
+      const name = event.name || (NAMED.has(event.event) && !fires ? (facts[1] ?? "") : "");
       const gone = text("what") === "deleted";
       return says(text("what"), name, text("id"), gone ? null : at(PLACES[event.event], text("id")));
     }
