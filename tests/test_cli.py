@@ -495,6 +495,8 @@ def test_profiles(plumd: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         failed(plum("status"), 2, said)
     path.unlink()
     failed(plum("status"), 2, "No such file")
+    monkeypatch.setenv("PLUM_PROFILES", "~no-such-user/profiles.toml")      # as without a home
+    failed(plum("status"), 2, "No such file")
     monkeypatch.delenv("PLUM_PROFILE")
     monkeypatch.setenv("PLUM_SERVER", plumd.url)
     assert plumd.url in ok(plum("status"))

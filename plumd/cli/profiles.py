@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -32,7 +33,10 @@ def file_of_profiles() -> Path:
     """Where they stand."""
     given = os.environ.get("PLUM_PROFILES")
     home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(given or f"{home}/plum/profiles.toml").expanduser()
+    path = Path(given or f"{home}/plum/profiles.toml")
+    with suppress(RuntimeError):        # a user without a home, as in some containers, has none
+        return path.expanduser()
+    return path
 
 
 def profile_of(name: str | None) -> Profile:
