@@ -33,7 +33,8 @@ from plumd.model import (
 from plumd.outbox import Outbox
 from plumd.planner import Planner
 from plumd.runs import Runs
-from plumd.schedules import Backfill, MakeTask, Schedules, Trigger, plain_task
+from plumd.schedules import Backfill, Schedules, Trigger
+from plumd.starts import MakeTask, plain_task
 from plumd.store import events, limits, quarantine, tasks
 from plumd.store.events import Event
 from plumd.store.quarantine import Unreadable

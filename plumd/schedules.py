@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -20,18 +20,18 @@ from plumd import _sched, cron, flow
 from plumd.clock import Instant
 from plumd.cron import Days, Slot, Timing
 from plumd.errors import NotFound, PlumError
-from plumd.flow import BeginRun, CancelRun, RunPlan
+from plumd.flow import BeginRun, CancelRun
 from plumd.model import (
     Cancel,
     Reply,
     ScheduleBody,
     Submit,
-    TaskDefBody,
     id_text,
     parse_id,
 )
+from plumd.slots import LATE_MS, STARTS_MAX, STEP_MS, by_policy, due_slots
+from plumd.starts import MakeTask, Planner, begin_run
 from plumd.store import schedules
-from plumd.store.definitions import Versioned
 from plumd.store.events import Event
 from plumd.store.schedules import Fire, FireKind, FireState, Moves, Plan, ScheduleRow
 from plumd.store.store import Store
@@ -39,44 +39,9 @@ from plumd.store.store import Store
 log = logging.getLogger("plumd.schedules")
 Command: TypeAlias = BeginRun | CancelRun | Cancel | Submit
 
-LATE_MS: Final = 10_000
-"""A slot that nobody looked at for so long was missed, and the policy for missed ones holds."""
-STEP_MS: Final = 200
-"""The wall clock was set when it moves by more than this against the monotonic one."""
-LIST_MAX: Final = 500
-"""So many slots that are due are listed at a stretch; of more only the last ones are."""
-STARTS_MAX: Final = 50
-"""So much one schedule starts at a stretch; the rest has its turn after others."""
 QUEUE_MAX: Final = 1_000
 FULL_AGAIN_MS: Final = 1_000
 CACHED_MAX: Final = 4_000
-
-
-class Catalog(Protocol):
-    """Where definitions are."""
-
-    def task_def(self, number: int) -> Versioned[TaskDefBody] | None:
-        """By id."""
-
-
-class Planner(Protocol):
-    """Makes runs of workflows."""
-
-    @property
-    def catalog(self) -> Catalog:
-        """Where definitions are."""
-
-    def plan(self, run_id: int, workflow_id: int, payload: bytes | None) -> RunPlan:
-        """A run of the current versions. Raises: PlumError."""
-
-
-MakeTask: TypeAlias = Callable[[Versioned[TaskDefBody], bytes | None], Submit]
-
-
-def plain_task(found: Versioned[TaskDefBody], payload: bytes | None) -> Submit:
-    """A task of a definition, without its id; the doors hand in one that checks the payload."""
-    task = flow.task_of(found.id, found.version, found.body)
-    return msgspec.structs.replace(task, payload=flow.merge(task.payload, payload))
 
 
 class Trigger(msgspec.Struct, frozen=True):
@@ -248,7 +213,10 @@ class Schedules:
 
     def _look_ahead(self, known: Known, now: Instant) -> Iterator[Command]:
         row, timing, now_ms = known.row, known.timing, now.wall_ms
-        due, rest = self._due(known, now_ms)
+        if not timing.paced and row.due_ms > now_ms:
+            due, rest = list[Slot](), self._earlier(known, now_ms)
+        else:
+            due, rest = due_slots(row, timing, now_ms)
         if not due:
             next_ms = row.next_ms if rest == 0 else rest
             if next_ms != row.next_ms:      # time is lived through again, or zones are new
@@ -279,43 +247,6 @@ class Schedules:
         if known.timing.paced and not found:    # the clock was set back onto an old slot
             return [Slot(self._free_slot(number, due[-1].at_ms))]
         return found
-
-    def _due(self, known: Known, now_ms: int) -> tuple[list[Slot], int]:
-        """The slots that are due, in order, and the slot to go on with (0: the one behind).
-
-        Of very many that were missed those that no policy starts are left out.
-        """
-        row, timing = known.row, known.timing
-        first_ms = row.next_ms
-        if not timing.paced and row.due_ms > now_ms:
-            return [], self._earlier(known, now_ms)
-        if timing.paced and row.due_ms > now_ms + STEP_MS:
-            return [], 0
-        second_ms = timing.first(first_ms)
-        if second_ms == 0 or second_ms + timing.jitter_ms(row.id, second_ms) > now_ms:
-            return [Slot(first_ms)], second_ms
-        found: list[Slot] = []
-        begun_ms = first_ms - 1
-        if not timing.paced and now_ms - first_ms > LATE_MS:
-            window_ms = now_ms - round(row.body.missed_window_sec * 1000)
-            if row.body.missed_policy == "all" and first_ms < window_ms:
-                begun_ms = window_ms - 1
-        for slot in timing.after(begun_ms):
-            early = timing.paced and slot.at_ms == first_ms
-            if not early and slot.at_ms + timing.jitter_ms(row.id, slot.at_ms) > now_ms:
-                break
-            if len(found) == LIST_MAX:
-                if row.body.missed_policy != "all":
-                    tail = timing.latest(slot.at_ms, now_ms, LIST_MAX)
-                    late_ms = now_ms - round(row.body.jitter_sec * 1000)
-                    found += [one for one in tail if one.at_ms <= late_ms]
-                break
-            found.append(slot)
-            if row.body.missed_policy == "all" and len(found) == STARTS_MAX:
-                break
-        if not found:       # all were before the window
-            return [], timing.first(now_ms)
-        return found, 0
 
     def _earlier(self, known: Known, now_ms: int) -> int:
         """The slot to wait for: another one than was planned where the wall clock went back or
@@ -360,25 +291,16 @@ class Schedules:
                     return slot_ms
                 yield from self._one(known, slot_ms, max(0, late_ms), now_ms)
                 return 0
-        window_ms = round(body.missed_window_sec * 1000)
         late_by = {slot.at_ms: now_ms - slot.at_ms - timing.jitter_ms(known.row.id, slot.at_ms)
                    for slot in due}
-        on_time = [slot for slot in due if late_by[slot.at_ms] < LATE_MS]
-        late = [slot for slot in due if late_by[slot.at_ms] >= LATE_MS]
-        chosen: list[Slot] = []
-        if body.missed_policy == "all":
-            chosen = late
-        elif body.missed_policy == "last" and late and not on_time:
-            chosen = late[-1:]
-        chosen = [slot for slot in chosen if now_ms - slot.at_ms <= window_ms]
-        missed = [slot for slot in late if slot not in chosen]
+        started, missed = by_policy(body, due, late_by, now_ms)
         if missed:
             last_ms = missed[-1].at_ms
             self._record(Fire(
                 known.row.id, last_ms, FireKind.PLANNED, FireState.MISSED, now_ms,
                 count=len(missed), late_ms=late_by[last_ms], reason="missed",
                 detail=f"first: {cron.local_text(cron.zone_of(body.time_zone), missed[0].at_ms)}"))
-        for slot in (*chosen, *on_time):
+        for slot in started:
             if not self.room():
                 return slot.at_ms
             yield from self._one(known, slot.at_ms, max(0, late_by[slot.at_ms]), now_ms)
@@ -555,35 +477,3 @@ class Schedules:
         while slot_ms in taken or (number, slot_ms) in self._fires:
             slot_ms += 1
         return slot_ms
-
-
-def begin_run(planner: Planner, run_id: int, workflow_id: int, payload: bytes | None) -> BeginRun:
-    """A run of a workflow as a command, like one that is asked for by hand. Raises: PlumError."""
-    return BeginRun(planner.plan(run_id, workflow_id, payload))
-
-
-def plan_of(number: int, version: int, body: ScheduleBody, now_ms: int,
-            before: ScheduleRow | None = None) -> Plan:
-    """The plan of a schedule that is saved now; one whose timing stays keeps what lies ahead.
-
-    Raises: CronError.
-    """
-    timing = Timing(body, cron.first_anchor(body, now_ms))
-    done_ms = 0 if before is None else before.done_ms
-    next_ms = 0
-    if before is not None and keeps_slots(before, body):
-        next_ms = before.next_ms
-    elif body.enabled:
-        next_ms = timing.first(now_ms)
-    due_ms = next_ms and next_ms + timing.jitter_ms(number, next_ms)
-    return Plan(number, version, timing.paced, done_ms, next_ms, due_ms, cron.ZONES_VERSION)
-
-
-TIMES: Final = ("enabled", "cron", "every_sec", "at", "time_zone", "dst_gap", "dst_overlap",
-                "start_at", "end_at")
-
-
-def keeps_slots(before: ScheduleRow, after: ScheduleBody) -> bool:
-    """Whether a schedule that is written anew has the slots that it had."""
-    return before.next_ms > 0 and all(getattr(before.body, name) == getattr(after, name)
-                                      for name in TIMES)

@@ -18,7 +18,7 @@ from plumd.clock import Instant
 from plumd.errors import NotFound, PlumError
 from plumd.flow import BeginRun
 from plumd.model import Reply, Submit, parse_id
-from plumd.schedules import MakeTask, Planner, begin_run
+from plumd.starts import MakeTask, Planner, begin_run
 from plumd.store import triggers
 from plumd.store.store import Call, Store
 from plumd.store.triggers import EventState, Taken, TriggerBody

@@ -26,7 +26,7 @@ from plumd.model import (
 )
 from plumd.outbox import Given, Outbox
 from plumd.planner import Planner
-from plumd.schedules import plan_of
+from plumd.slots import plan_of
 from plumd.store import definitions, events, schedules
 from plumd.store.definitions import TASK_DEFS, WORKFLOWS, Catalog
 from plumd.store.events import Event

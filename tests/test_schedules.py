@@ -16,7 +16,8 @@ from trio.testing import MockClock
 from plumd import cron
 from plumd.clock import Instant
 from plumd.model import Finish, Limits, id_text
-from plumd.schedules import QUEUE_MAX, Backfill, Trigger, plan_of
+from plumd.schedules import QUEUE_MAX, Backfill, Trigger
+from plumd.slots import plan_of
 from plumd.store import flows, schedules, tasks
 from plumd.store.schedules import Fire, FireKind, FireState, Moves, Plan
 from plumd.store.store import Change, Tx

@@ -46,7 +46,8 @@ from plumd.cron import CronError, Days, Timing
 from plumd.engine import Ask
 from plumd.errors import CODES, Invalid, NotFound
 from plumd.model import ScheduleBody, id_text, parse_id
-from plumd.schedules import Backfill, Trigger, keeps_slots, plan_of
+from plumd.schedules import Backfill, Trigger
+from plumd.slots import keeps_slots, plan_of
 from plumd.store import schedules
 from plumd.store.keys import Answer
 from plumd.store.schedules import STATES, CalendarBody, Plan, ScheduleRow
