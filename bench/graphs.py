@@ -16,12 +16,13 @@ from bench.harness import Daemon, Figures
 from bench.load import Connection, Json
 from bench.throughput import wait_all
 from bench.worker import fib
+from plumd.bodies import StepBody, WorkflowBody
 from plumd.flow.compile import compile_graph
 from plumd.flow.graph import Graph
 from plumd.flow.machine import Machine
 from plumd.flow.rules import StepState
 from plumd.flow.state import Moves
-from plumd.model import StepBody, Submit, WorkflowBody
+from plumd.model import Submit
 
 WAIT = "Prefer: wait=600\r\n"
 

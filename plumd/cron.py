@@ -27,7 +27,7 @@ from zoneinfo import ZoneInfo
 import tzdata
 from cronsim import CronSim, CronSimError
 
-from plumd.model import ScheduleBody
+from plumd.bodies import ScheduleBody
 
 ZONES_VERSION: Final[str] = tzdata.IANA_VERSION
 MACROS: Final = {

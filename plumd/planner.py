@@ -7,13 +7,14 @@ from typing import Final, Protocol
 import msgspec
 
 from plumd import flow
+from plumd.bodies import StepBody, TaskDefBody, WorkflowBody
 from plumd.errors import Invalid, NotFound
 from plumd.expressions import Value
 from plumd.flow import params
 from plumd.flow.compile import compile_graph
 from plumd.flow.data import DECODE
 from plumd.flow.graph import Graph, RunPlan
-from plumd.model import StepBody, Submit, TaskDefBody, WorkflowBody, id_text, parse_id
+from plumd.model import Submit, id_text, parse_id
 from plumd.store import definitions
 from plumd.store.definitions import Catalog, Versioned
 from plumd.store.flows import PINS, LiveRow

@@ -17,18 +17,12 @@ from typing import Final, NamedTuple, TypeAlias
 import msgspec
 
 from plumd import _sched, cron, flow
+from plumd.bodies import ScheduleBody
 from plumd.clock import Instant
 from plumd.cron import Days, Slot, Timing
 from plumd.errors import NotFound, PlumError
 from plumd.flow import BeginRun, CancelRun
-from plumd.model import (
-    Cancel,
-    Reply,
-    ScheduleBody,
-    Submit,
-    id_text,
-    parse_id,
-)
+from plumd.model import Cancel, Reply, Submit, id_text, parse_id
 from plumd.slots import LATE_MS, STARTS_MAX, STEP_MS, by_policy, due_slots
 from plumd.starts import MakeTask, Planner, begin_run
 from plumd.store import schedules

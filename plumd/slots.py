@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 from plumd import cron
+from plumd.bodies import ScheduleBody
 from plumd.cron import Slot, Timing
-from plumd.model import ScheduleBody
 from plumd.store.schedules import Plan, ScheduleRow
 
 LATE_MS: Final = 10_000

@@ -8,8 +8,9 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from plumd import flow
+from plumd.bodies import TaskDefBody
 from plumd.flow import BeginRun, RunPlan
-from plumd.model import Submit, TaskDefBody
+from plumd.model import Submit
 from plumd.store.definitions import Versioned
 
 

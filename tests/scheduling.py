@@ -11,19 +11,10 @@ import msgspec
 import trio
 import trio.testing
 
+from plumd.bodies import ScheduleBody, StepBody, TaskDefBody, WorkflowBody
 from plumd.clock import Instant
 from plumd.engine import Engine
-from plumd.model import (
-    Finish,
-    Join,
-    Limits,
-    ScheduleBody,
-    StepBody,
-    TaskDefBody,
-    WorkerKind,
-    WorkflowBody,
-    id_text,
-)
+from plumd.model import Finish, Join, Limits, WorkerKind, id_text
 from plumd.outbox import Given, Outbox
 from plumd.planner import Planner
 from plumd.slots import plan_of

@@ -15,8 +15,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 import plumd.cron
+from plumd.bodies import ScheduleBody
 from plumd.cron import Cron, CronError, Days, Every, Once, Timing, local_text, zone_names, zone_of
-from plumd.model import ScheduleBody
 from tests import oracle
 
 SPECS = (

@@ -13,20 +13,11 @@ import trio
 from trio.testing import MockClock
 
 from plumd import runs
+from plumd.bodies import WorkflowBody
 from plumd.engine import QUEUE_WEIGHT_MAX, Ask, Engine
 from plumd.errors import NotFound, OutcomeUnknown, Overloaded, StorageDown
 from plumd.flow import BeginRun
-from plumd.model import (
-    Cancel,
-    Ending,
-    Finish,
-    Join,
-    Limits,
-    Submit,
-    TaskState,
-    WorkerKind,
-    WorkflowBody,
-)
+from plumd.model import Cancel, Ending, Finish, Join, Limits, Submit, TaskState, WorkerKind
 from plumd.outbox import Given, Outbox
 from plumd.planner import Planner
 from plumd.store import definitions, events, flows, kv, tasks

@@ -24,7 +24,7 @@ FUNCTION_LINES_MAX = 70
 # Each room with the level that it stands on; a room may import rooms of lower levels, those of
 # its own package, and what ALSO names.
 LEVELS = {
-    "plumd.model": 0, "plumd.errors": 0, "plumd.clock": 0, "plumd.logs": 0,
+    "plumd.model": 0, "plumd.bodies": 0, "plumd.errors": 0, "plumd.clock": 0, "plumd.logs": 0,
     "plumd.endings": 1, "plumd.config": 1, "plumd.flow": 1, "plumd.balance": 1,
     "plumd.values": 0, "plumd.scrub": 0, "plumd.signing": 1, "plumd.failures": 1, "plumd.cron": 1,
     "plumd.fleet": 0, "plumd.placement": 0, "plumd.rollout": 1,
@@ -52,6 +52,7 @@ LEVELS = {
     "plumd.daemon": 7, "plumd.cli": 7, "plumd.__main__": 8,
 }
 ALSO = {
+    ("plumd.bodies", "plumd.model"),
     ("plumd.runs", "plumd.outbox"), ("plumd.runs", "plumd.planner"),
     ("plumd.engine", "plumd.runs"), ("plumd.schedules", "plumd.slots"),
     ("plumd.schedules", "plumd.starts"), ("plumd.triggers", "plumd.starts"),

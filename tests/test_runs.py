@@ -10,10 +10,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from plumd.bodies import WorkflowBody
 from plumd.engine import Engine
 from plumd.flow import BeginRun, CancelRun, RunAct
 from plumd.flow.rules import StepState
-from plumd.model import TaskState, WorkflowBody
+from plumd.model import TaskState
 from plumd.store import definitions, flows
 from plumd.store.store import Store
 from tests.scheduling import HOUR_MS, World

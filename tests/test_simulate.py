@@ -10,11 +10,12 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from plumd.bodies import StepBody, WorkflowBody
 from plumd.flow.compile import Resolve, compile_graph
 from plumd.flow.graph import Graph, RunPlan
 from plumd.flow.rules import StepState
 from plumd.forecast import critical, forecast
-from plumd.model import StepBody, Submit, WorkflowBody
+from plumd.model import Submit
 from plumd.planner import Planner
 from plumd.simulate import Outcome, Plan, Pool, Profile, Simulation, draw, duration
 from plumd.store.definitions import Catalog, Versioned

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plumd.bodies import ScheduleBody
 from plumd.cron import Slot
-from plumd.model import ScheduleBody
 from plumd.slots import LATE_MS, by_policy
 
 NOW_MS = 1_764_072_000_000

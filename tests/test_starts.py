@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from plumd.model import TaskDefBody
+from plumd.bodies import TaskDefBody
 from plumd.starts import plain_task
 from plumd.store.definitions import Versioned
 

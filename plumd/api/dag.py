@@ -15,13 +15,14 @@ from plumd.api.task_bodies import Name
 from plumd.api.tasks import BODY_MAX
 from plumd.api.workflow_runs import WorkflowRuns
 from plumd.api.workflows import STEPS_MAX, Workflows
+from plumd.bodies import WorkflowBody
 from plumd.errors import Invalid, NotFound, TooLarge
 from plumd.flow import BeginRun
 from plumd.flow.data import DECODE
 from plumd.flow.old_dag import DagEdge, DagNode, Translation
 from plumd.flow.outline import Outline, outline
 from plumd.flow.rules import STEP_STATES, StepState
-from plumd.model import INLINE_BYTES_MAX, TaskState, WorkflowBody, id_text, parse_id
+from plumd.model import INLINE_BYTES_MAX, TaskState, id_text, parse_id
 from plumd.store import definitions, flows
 from plumd.store.definitions import WORKFLOWS
 from plumd.store.flows import RunRow

@@ -9,12 +9,13 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from plumd.api.task_views import NULL, id_of, time_of
+from plumd.bodies import WorkflowBody
 from plumd.errors import NotFound
 from plumd.flow.find import parts_of
 from plumd.flow.graph import Seed
 from plumd.flow.outline import Outline, outline
 from plumd.flow.rules import StepState, state_text
-from plumd.model import TASK_STATES, TaskState, WorkflowBody, id_text
+from plumd.model import TASK_STATES, TaskState, id_text
 from plumd.store import flows
 from plumd.store.definitions import Catalog, keep
 from plumd.store.flows import RunRow

@@ -10,17 +10,10 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from plumd import cron, flow
 from plumd.api.task_bodies import Name, RunAsked, run_of
 from plumd.api.task_views import NULL, id_of, time_of
+from plumd.bodies import ScheduleBody, TaskDefBody
 from plumd.cron import CronError, Timing
 from plumd.errors import Invalid, TooLarge
-from plumd.model import (
-    INLINE_BYTES_MAX,
-    TASK_STATES,
-    ScheduleBody,
-    Submit,
-    TaskDefBody,
-    id_text,
-    parse_id,
-)
+from plumd.model import INLINE_BYTES_MAX, TASK_STATES, Submit, id_text, parse_id
 from plumd.schedules import Schedules
 from plumd.store.definitions import Catalog, Versioned
 from plumd.store.schedules import KINDS, STATES, CalendarRow, FireRow, FireState, ScheduleRow

@@ -42,10 +42,11 @@ from plumd.api.schedule_bodies import (
 )
 from plumd.api.task_defs import etag
 from plumd.api.tasks import BODY_MAX, before_of
+from plumd.bodies import ScheduleBody
 from plumd.cron import CronError, Days, Timing
 from plumd.engine import Ask
 from plumd.errors import CODES, Invalid, NotFound
-from plumd.model import ScheduleBody, id_text, parse_id
+from plumd.model import id_text, parse_id
 from plumd.schedules import Backfill, Trigger
 from plumd.slots import keeps_slots, plan_of
 from plumd.store import schedules

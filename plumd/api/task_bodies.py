@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from plumd import flow
+from plumd.bodies import TaskDefBody
 from plumd.errors import Invalid, TooLarge
 from plumd.executors import builtin
 from plumd.executors.command import parse_command
@@ -20,7 +21,6 @@ from plumd.model import (
     VALUE_BYTES_MAX,
     Kind,
     Submit,
-    TaskDefBody,
     parse_id,
 )
 from plumd.store.definitions import Catalog, Versioned

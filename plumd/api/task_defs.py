@@ -14,8 +14,9 @@ from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_bodies import RunAsked, TaskDefWrite, definition_of, run_of
 from plumd.api.task_views import NULL, TaskView
 from plumd.api.tasks import BODY_MAX, Tasks, before_of
+from plumd.bodies import TaskDefBody
 from plumd.errors import Invalid, NotFound
-from plumd.model import Submit, TaskDefBody, id_text, parse_id
+from plumd.model import Submit, id_text, parse_id
 from plumd.store import definitions
 from plumd.store.definitions import TASK_DEFS, Versioned
 from plumd.store.keys import Answer

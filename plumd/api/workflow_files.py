@@ -16,13 +16,14 @@ from plumd.api.params import query_int
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.tasks import BODY_MAX
 from plumd.api.workflows import Workflows, WorkflowWrite
+from plumd.bodies import TaskDefBody, WorkflowBody
 from plumd.errors import Exists, Invalid, Malformed, TooLarge
 from plumd.expressions import Value
 from plumd.flow import yaml_form
 from plumd.flow.difference import Change, changes
 from plumd.flow.portable import portable
 from plumd.flow.yaml_form import Document
-from plumd.model import TaskDefBody, WorkflowBody, id_text, parse_id
+from plumd.model import id_text, parse_id
 from plumd.planner import Known
 from plumd.store import definitions
 from plumd.store.definitions import WORKFLOWS, Catalog, Versioned

@@ -21,8 +21,9 @@ from plumd.api.task_bodies import Name, Seconds, TaskDefWrite, definition_of
 from plumd.api.task_defs import etag
 from plumd.api.tasks import BODY_MAX, before_of
 from plumd.api.workflow_runs import WorkflowActed, WorkflowRuns, asked_of
+from plumd.bodies import StepBody, WorkflowBody
 from plumd.errors import Invalid, NotFound, PlumError, WrongState
-from plumd.model import StepBody, WorkflowBody, id_text, parse_id
+from plumd.model import id_text, parse_id
 from plumd.planner import Current, Known
 from plumd.store import definitions
 from plumd.store.definitions import WORKFLOWS, Versioned

@@ -9,6 +9,7 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 from msgspec import UNSET
 
+from plumd.bodies import StepBody, WorkflowBody
 from plumd.errors import Invalid
 from plumd.expressions import Expr, Path, Ref, Wrong, parse, references
 from plumd.flow import params, undo
@@ -28,7 +29,7 @@ from plumd.flow.graph import (
 from plumd.flow.order import Draft, ScopeDraft, link
 from plumd.flow.rules import RULES, Rule
 from plumd.flow.tasks import ordered, raw, step_of, to_ms
-from plumd.model import Kind, StepBody, Submit, WorkflowBody
+from plumd.model import Kind, Submit
 
 T = TypeVar("T")
 STEPS_MAX: Final = 5_000

@@ -15,11 +15,12 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, Raw
 
+from plumd.bodies import NeedBody, Position, StepBody
 from plumd.errors import Invalid
 from plumd.expressions import Value
 from plumd.flow.data import DECODE, ENCODE
 from plumd.flow.rules import RULES
-from plumd.model import SEC_MAX, NeedBody, Position, StepBody
+from plumd.model import SEC_MAX
 
 TYPES: Final = ("task", "branch", "parallel", "loop")
 OPERATORS: Final = ("==", "!=", ">", "<", ">=", "<=")

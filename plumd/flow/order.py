@@ -7,11 +7,12 @@ from typing import Final
 
 from msgspec import UNSET
 
+from plumd.bodies import StepBody
 from plumd.errors import Invalid
 from plumd.expressions import Expr, Path
 from plumd.flow.graph import StepKind, Template
 from plumd.flow.rules import ONS, On, Rule
-from plumd.model import StepBody, Submit
+from plumd.model import Submit
 
 NEEDS_MAX: Final = 50_000
 

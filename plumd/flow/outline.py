@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import UNSET
 
+from plumd.bodies import StepBody, WorkflowBody
 from plumd.flow.tasks import ordered
 from plumd.flow.undo import undoing
-from plumd.model import StepBody, WorkflowBody
 
 
 class Outline(msgspec.Struct, frozen=True):

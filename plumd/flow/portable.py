@@ -9,9 +9,9 @@ from typing import Final
 import msgspec
 from msgspec import NODEFAULT, UNSET
 
+from plumd.bodies import StepBody, TaskDefBody, WorkflowBody
 from plumd.expressions import Value
 from plumd.flow.data import DECODE
-from plumd.model import StepBody, TaskDefBody, WorkflowBody
 
 ENCODE: Final = msgspec.json.Encoder().encode
 NameOf = Callable[[str, str], str]

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from plumd.model import ON_CONFLICT, Kind, StepBody, Submit, TaskDefBody
+from plumd.bodies import StepBody, TaskDefBody
+from plumd.model import ON_CONFLICT, Kind, Submit
 
 TIMEOUT_MS_DEFAULT = 300_000
 

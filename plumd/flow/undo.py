@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import UNSET
 
+from plumd.bodies import StepBody, WorkflowBody
 from plumd.errors import Invalid
 from plumd.flow.order import ScopeDraft
 from plumd.flow.tasks import ordered
-from plumd.model import StepBody, WorkflowBody
 
 TYPES = ("task", "workflow", "loop", "map")
 SAID_BY_PLACE = (("needs", "needs"), ("trigger_rule", "triggerRule"), ("id", "id"), ("ord", "ord"),

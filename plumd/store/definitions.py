@@ -9,8 +9,9 @@ from typing import Final, Generic, TypeVar
 import apsw
 import msgspec
 
+from plumd.bodies import StepBody, TaskDefBody, WorkflowBody
 from plumd.errors import Exists, NotFound, VersionMismatch, WrongState
-from plumd.model import StepBody, TaskDefBody, WorkflowBody, id_text
+from plumd.model import id_text
 from plumd.store import sql
 from plumd.store.store import Store, Tx
 

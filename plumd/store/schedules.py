@@ -10,8 +10,9 @@ import apsw
 import msgspec
 
 from plumd import cron
+from plumd.bodies import ScheduleBody
 from plumd.errors import Exists, NotFound, VersionMismatch, WrongState
-from plumd.model import ScheduleBody, id_text
+from plumd.model import id_text
 from plumd.store import sql
 
 if TYPE_CHECKING:

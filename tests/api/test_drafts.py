@@ -10,8 +10,8 @@ import pytest
 
 from plumd.api.decode import strict
 from plumd.api.task_bodies import Drafts, TaskCreate, draft_of
+from plumd.bodies import TaskDefBody
 from plumd.errors import Invalid
-from plumd.model import TaskDefBody
 from plumd.store import definitions
 from plumd.store.definitions import Catalog
 from plumd.store.store import Change, Store

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from plumd.model import StepBody, Submit, TaskDefBody, WorkflowBody
+from plumd.bodies import StepBody, TaskDefBody, WorkflowBody
+from plumd.model import Submit
 from tests.flow.reference import Step
 
 RULES = ("all_success", "one_success", "all_failed", "one_failed", "all_done", "none_failed")

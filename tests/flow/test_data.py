@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from plumd.bodies import WorkflowBody
 from plumd.expressions import Failure, Value
 from plumd.flow.compile import compile_graph
 from plumd.flow.data import NESTING_MAX, bearable, decoded, extract
 from plumd.flow.machine import Machine
 from plumd.flow.rules import StepState
 from plumd.listeners import json_of
-from plumd.model import WorkflowBody
 from plumd.mqtt import value_of
 from tests.flow.drawing import Plain
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plumd.bodies import WorkflowBody
 from plumd.errors import Invalid
 from plumd.flow.compile import compile_graph
 from plumd.flow.graph import Seed
@@ -19,7 +20,6 @@ from plumd.flow.repeat import cut_to, seeds_of
 from plumd.flow.restore import KEPT, Restorer
 from plumd.flow.rules import StepState
 from plumd.flow.state import Frame, Loop
-from plumd.model import WorkflowBody
 from tests.flow import reference
 from tests.flow.drawing import Plain, draw_scope, written
 from tests.flow.reference import Step

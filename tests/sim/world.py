@@ -14,24 +14,13 @@ import trio
 import trio.testing
 
 from plumd.api.routes import Request
+from plumd.bodies import StepBody, TaskDefBody, WorkflowBody
 from plumd.carrier import BuiltinCarrier
 from plumd.clock import Instant
 from plumd.engine import Ask, Engine
 from plumd.errors import PlumError
 from plumd.flow import BeginRun, CancelRun, RunPlan
-from plumd.model import (
-    BUILTIN_POOL,
-    Cancel,
-    Join,
-    Limits,
-    StepBody,
-    Submit,
-    TaskDefBody,
-    TaskState,
-    WorkerKind,
-    WorkflowBody,
-    id_text,
-)
+from plumd.model import BUILTIN_POOL, Cancel, Join, Limits, Submit, TaskState, WorkerKind, id_text
 from plumd.outbox import Outbox
 from plumd.planner import Planner
 from plumd.sdk.messages import MessageSocket
