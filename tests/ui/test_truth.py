@@ -4,10 +4,11 @@ true then. And what it does with hostile text.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from tests.api.live import Api
 from tests.daemon.running import Running
@@ -49,6 +50,28 @@ def test_a_laptop_that_slept_catches_up(browser: Browser, shared_daemon: Running
         api.done("POST", f"/v1/tasks/{task}?action=cancel")
         at.page.context.set_offline(False)
         at.state("Canceled")
+
+
+def test_news_that_overtake_an_answer_are_not_lost(
+        browser: Browser, shared_daemon: Running) -> None:
+    """An answer says how things were when it was made; on its way it may be overtaken."""
+    with Api(shared_daemon) as api, screen(browser, shared_daemon.url) as at:
+        flow = api.made("/v1/workflows", {"name": "two-words", "steps": [
+            {"id": "first", "type": "approval"}, {"id": "second", "type": "approval"}]})
+        run = api.made(f"/v1/workflows/{flow['workflowId']}?action=run")["runId"]
+        path = f"/v1/workflow-runs/{run}"
+        at.go("/tasks")
+        expect(at.page.locator(".chip")).to_have_attribute("data-link", "live")
+
+        def late(route: Route) -> None:
+            answer = route.fetch()
+            api.done("POST", f"{path}/steps/first?action=approve")
+            time.sleep(1.0)         # so long the news of it cannot be on their way
+            route.fulfill(response=answer)
+
+        at.page.route(f"**{path}", late, times=1)
+        at.hop(f"/runs/{run}")
+        expect(at.page.locator("[data-step=first]")).to_have_attribute("data-state", "Succeeded")
 
 
 def test_a_daemon_with_another_past_is_believed(browser: Browser, tmp_path: Path) -> None:

@@ -151,6 +151,28 @@ describe("useList", () => {
     expect(list.rows.value).toEqual([row(2), row(1, "bc")]);
   });
 
+  it("does not let an answer that was under way undo what was heard meanwhile", async () => {
+    let reply: (page: Page<Row>) => void = () => undefined;
+    const list = inside(() =>
+      useList<Row>({
+        key: (one) => one.id,
+        fetch: () => new Promise((resolve) => (reply = resolve)),
+      }),
+    );
+    reply({ items: [row(3), row(2), row(1)], next: "" });
+    await settle();
+    void list.refresh();
+    list.patch("2", (one) => ({ ...one, state: "b" }));
+    list.remove("1");
+    reply({ items: [row(3), row(2), row(1)], next: "" });
+    await settle();
+    expect(list.rows.value).toEqual([row(3), row(2, "b")]);
+    void list.refresh();
+    reply({ items: [row(3), row(2, "c")], next: "" });
+    await settle();
+    expect(list.rows.value).toEqual([row(3), row(2, "c")]);
+  });
+
   it("forgets the answer to an old question", async () => {
     const question = ref("slow");
     const answers: Record<string, (page: Page<Row>) => void> = {};

@@ -27,17 +27,21 @@ export function useList<T>({ key, fetch, sources = [] }: ListOptions<T>) {
   const next = ref("");
   let current: AbortController | null = null;
   let changed: T[] | null = null;
+  /** What was heard while an answer was under way, which may be older. */
+  let meanwhile: (() => void)[] = [];
   const places = computed(() => new Map(rows.value.map((row, place) => [key(row), place])));
 
   async function ask(cursor: string, use: (page: Page<T>) => void): Promise<void> {
     current?.abort();
     const mine = new AbortController();
     current = mine;
+    meanwhile = [];
     loading.value = true;
     try {
       const page = await fetch(cursor, mine.signal);
       if (mine.signal.aborted) return;
       use(page);
+      for (const again of meanwhile.splice(0)) again();
       problem.value = null;
       // plumd looks at so many rows a question and no more: a page may be short and not the last.
       const searching =
@@ -54,7 +58,7 @@ export function useList<T>({ key, fetch, sources = [] }: ListOptions<T>) {
   /** The first page anew; what had been read behind it stays. */
   async function refresh(): Promise<void> {
     await ask("", (page) => {
-      changed = null; // the answer is newer
+      changed = null;
       const fresh = new Set(page.items.map(key));
       const oldest = page.items.at(-1);
       const behind =
@@ -82,6 +86,11 @@ export function useList<T>({ key, fetch, sources = [] }: ListOptions<T>) {
 
   /** Change one row in place, together with all that change at this moment; answers whether it is here. */
   function patch(id: string, change: (row: T) => T): boolean {
+    if (loading.value) meanwhile.push(() => void patchNow(id, change));
+    return patchNow(id, change);
+  }
+
+  function patchNow(id: string, change: (row: T) => T): boolean {
     const place = places.value.get(id);
     const row = place === undefined ? undefined : (changed ?? rows.value)[place];
     if (place === undefined || row === undefined) return false;
@@ -99,6 +108,11 @@ export function useList<T>({ key, fetch, sources = [] }: ListOptions<T>) {
   }
 
   function remove(id: string): void {
+    if (loading.value) meanwhile.push(() => removeNow(id));
+    removeNow(id);
+  }
+
+  function removeNow(id: string): void {
     show();
     rows.value = rows.value.filter((row) => key(row) !== id);
   }
