@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -443,6 +443,15 @@ def test_colours_are_for_terminals_that_want_them(shared_daemon: Running) -> Non
     assert "Succeeded" in waited
 
 
+@pytest.fixture
+def _heeds_ctrl_c() -> Iterator[None]:
+    """What is begun in the background of a shell ignores it, and so does what that begins."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heeds_ctrl_c")
 def test_ctrl_c_is_quiet(shared_daemon: Running) -> None:
     with subprocess.Popen([BIN / "plum", "--server", shared_daemon.url, "events", "--from", "1"],
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

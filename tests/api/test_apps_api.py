@@ -41,7 +41,7 @@ def test_up_and_down(api: Api) -> None:
     assert made["sha256"] == hashlib.sha256(content).hexdigest()
     assert made["sizeBytes"] == len(content)
     assert len(files(api) - before) == 1
-    refused(upload(api, zips.app("up", "1.0")), 409, "exists", "version")
+    refused(upload(api, zips.app("up", "1.0")), 409, "exists", "version", "reason")
     assert len(files(api) - before) == 1
     url = made["url"]
     assert url.startswith("/artifacts/")
@@ -92,7 +92,7 @@ def test_hostile_uploads_leave_nothing(api: Api) -> None:
     for what, content in zips.hostile().items():
         answer = upload(api, content)
         assert answer.status_code == 422, what
-        refused(answer, 422, "invalid", "file")
+        refused(answer, 422, "invalid", "file", "reason")
     refused(upload(api, zips.app("other"), "wrong"), 422, "invalid", "file")
     answer = api.http.post("/v1/apps/upload", content=b"x", headers={
         "content-type": "multipart/form-data"})

@@ -129,7 +129,8 @@ class Api(Caller):
 
     def ended(self, task_id: str) -> Task:
         """A task at its end."""
-        answer = self.call("GET", f"/v1/tasks/{task_id}", headers={"Prefer": "wait=15"})
+        answer = self.call("GET", f"/v1/tasks/{task_id}",
+                           headers={"Prefer": f"wait={PATIENCE_S:g}"})
         task = msgspec.json.decode(answer.body, type=Task)
         assert task.over, task
         return task

@@ -14,6 +14,7 @@ import pytest
 
 from plumd.executors import shim
 from plumd.executors.process_log import log_size, read_page, stream_ends
+from tests.daemon.plant import wait_for
 
 SOURCE = Path(__file__).parents[2] / "plumd" / "agent" / "shim.c"
 FLAGS = ["-std=c11", "-O2", "-Wall", "-Wextra", "-D_GNU_SOURCE"]
@@ -276,4 +277,4 @@ def test_a_full_disk_costs_output_but_not_the_exit_code(program: Path, tmp_path:
         assert len(out.head) + out.left_out == 3_000_000
         assert out.tail == b""
     finally:
-        subprocess.run(["umount", disk], check=True)
+        wait_for(lambda: subprocess.run(["umount", disk]).returncode == 0, "the shim is gone")
