@@ -355,6 +355,7 @@ describe("the line to the event log", () => {
     const gap = vi.fn();
     events.listen("gap", gap);
     FakeSource.last.say("gap", {}, "9");
+    await settle();
     expect(gap).toHaveBeenCalledTimes(1);
   });
 
@@ -372,8 +373,27 @@ describe("the line to the event log", () => {
     const heard = vi.fn();
     const stop = events.listen("task", heard);
     FakeSource.last.say("task", { taskId: "1" });
+    await settle();
     stop();
     FakeSource.last.say("task", { taskId: "2" });
+    await settle();
     expect(heard).toHaveBeenCalledTimes(1);
+  });
+
+  it("tells together what comes together, in order", async () => {
+    const events = await line();
+    let turns = 0;
+    const heard: string[] = [];
+    events.listen("task", (news) => {
+      if (heard.length === 0) queueMicrotask(() => (turns = heard.length));
+      heard.push(news.taskId);
+    });
+    for (const taskId of ["1", "2", "3"]) {
+      FakeSource.last.say("task", { taskId });
+      await Promise.resolve(); // as browsers do between two events
+    }
+    await settle();
+    expect(heard).toEqual(["1", "2", "3"]);
+    expect(turns).toBe(3);
   });
 });

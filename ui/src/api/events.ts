@@ -126,6 +126,8 @@ let lastId = "";
 let opened = false;
 let heardAt = 0;
 let failures = 0;
+/** What was heard and is not told yet. */
+let waiting: (() => void)[] = [];
 let retry: ReturnType<typeof setTimeout> | undefined;
 
 /** How the line to plumd is. lostAt: Unix ms since when it is lost, 0 while live. */
@@ -146,6 +148,20 @@ function tell<N extends NewsName>(name: N, news: NewsByName[N]): void {
   for (const listener of listeners.get(name) ?? []) (listener as Listener<N>)(news);
 }
 
+/**
+ * Tell it with all that comes with it, in one go: the browser gives a digest event by event and
+ * would draw after each, so of two hundred changes there would be two hundred drawings.
+ */
+function tellTogether<N extends NewsName>(name: N, news: NewsByName[N]): void {
+  waiting.push(() => tell(name, news));
+  if (waiting.length === 1)
+    setTimeout(() => {
+      const all = waiting;
+      waiting = [];
+      for (const one of all) one();
+    });
+}
+
 function heard(event: MessageEvent<string>, name: NewsName): void {
   heardAt = Date.now();
   if (event.lastEventId) lastId = event.lastEventId;
@@ -154,8 +170,8 @@ function heard(event: MessageEvent<string>, name: NewsName): void {
     stats.value = news as Stats;
     nowLive();
   }
-  if (name === "gap") tell("gap", null);
-  else tell(name, news as never);
+  if (name === "gap") tellTogether("gap", null);
+  else tellTogether(name, news as never);
 }
 
 function nowLive(): void {
