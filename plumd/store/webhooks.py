@@ -202,11 +202,13 @@ def waiting(db: apsw.Connection, number: int) -> int:
 
 
 def tried(tx: Tx, one: Tried) -> None:
-    """How an attempt ended; one that was given up is told."""
+    """How an attempt ended; of deliveries in a row that are given up the first is told."""
     over = one.state != DeliveryState.PENDING
     tx.db.execute(SQL["tried"], (one.state, one.attempts, one.due_ms, one.status, one.detail,
                                  tx.now_ms if over else 0, one.webhook_id, one.seq))
-    if one.state == DeliveryState.FAILED and tx.db.changes():
+    if (one.state == DeliveryState.FAILED and tx.db.changes()
+            and sql.number(tx.db, SQL["state_before"], (one.webhook_id, one.seq))
+            != DeliveryState.FAILED):
         tx.emit("alert", "webhook_failed", id_text(one.webhook_id), one.detail, tx.now_ms)
 
 

@@ -81,6 +81,11 @@ def states(api: Api, made: Json) -> list[object]:
     return [one["state"] for one in deliveries(api, made)]
 
 
+def are_over(api: Api, made: Json, count: int) -> bool:
+    found = states(api, made)
+    return len(found) == count and "pending" not in found
+
+
 def given_up(api: Api, made: Json) -> bool:
     return states(api, made) == ["failed"]
 
@@ -126,6 +131,14 @@ def test_it_is_tried_again_and_given_up(api: Api, far: Receiver) -> None:
     assert alerts[0]["data"]["id"] == "webhook_failed"  # type: ignore[index]
     assert alerts[0]["name"] == "out.retried"
     assert one["event"] == far.events()[0] == far.events()[1]
+    told = len(api.items("/v1/events/history?topics=alerts&limit=100"))
+    far.answers = [(410, {}), (204, {}), (410, {}), (410, {})]
+    for count, ended in enumerate(("failed", "delivered", "failed"), 2):
+        put(api, "x")
+        wait_for(partial(are_over, api, retried, count), "it is over")
+        assert states(api, retried)[0] == ended
+    alerts = api.items("/v1/events/history?topics=alerts&limit=100")
+    assert len(alerts) == told + 1, "the first one in a row is told"
     api.gone(f"/v1/webhooks/{retried['webhookId']}")
 
     gone = webhook(api, "out.gone", far.port)
