@@ -72,7 +72,7 @@ def main() -> None:
     """The entry point."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:      # whoever started us had closed it
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open until the end
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
     sys.exit(carry_out(sys.argv[1:]))
 
 

@@ -66,7 +66,9 @@ def test_news_that_overtake_an_answer_are_not_lost(
         def late(route: Route) -> None:
             answer = route.fetch()
             api.done("POST", f"{path}/steps/first?action=approve")
-            time.sleep(1.0)         # so long the news of it cannot be on their way
+            # Four digests long: by then the news of it have come, of which the page, that has
+            # nothing to show yet, gives no sign that could be waited for.
+            time.sleep(1.0)
             route.fulfill(response=answer)
 
         at.page.route(f"**{path}", late, times=1)
