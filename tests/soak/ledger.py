@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from dataclasses import dataclass, field
 from random import Random
 
@@ -37,6 +39,7 @@ class Ledger:
         self.run_ids: list[str] = []
         self.ends: dict[str, bytes] = {}
         self.states: dict[str, tuple[str, int]] = {}
+        self.known_at: dict[str, float] = {}
         self.cancels: set[str] = set()
         self.ended = 0
         self.troubles: list[str] = []
@@ -61,26 +64,28 @@ class Ledger:
             if len(ask.ids) > 1:
                 self._trouble(f"ask {ask.label} was answered with {sorted(ask.ids)}")
 
-    def saw(self, task: Task) -> None:
-        """A task as it was shown; what is over must be over in the same way for ever."""
+    def saw(self, task: Task, asked_at: float = math.inf) -> None:
+        """A task as it was shown; what is over must be over in the same way for ever.
+
+        asked_at: when it was asked for. What was known by then holds; what another thread learned
+        while this answer was on its way may be newer than the answer.
+        """
         with self.lock:
-            known = self.ends.get(task.task_id)
             if task.over:
-                if known is None:
-                    self.ends[task.task_id] = task.ending
-                elif known != task.ending:
+                known = self.ends.setdefault(task.task_id, task.ending)
+                if known != task.ending:
                     self._trouble(f"{task.task_id} was {known!r} and is {task.ending!r}")
                 self._state(task.task_id, task.state, task.attempt)
-            elif known is not None:
-                self._trouble(f"{task.task_id} was over and is {task.state}")
+            else:
+                self._live(task.task_id, task.state, asked_at)
 
-    def saw_run(self, run: Run) -> None:
+    def saw_run(self, run: Run, asked_at: float = math.inf) -> None:
         """The same for a run."""
         with self.lock:
             if run.over:
                 self._state(run.run_id, run.state, 0)
-            elif run.run_id in self.states:
-                self._trouble(f"run {run.run_id} was over and is {run.state}")
+            else:
+                self._live(run.run_id, run.state, asked_at)
 
     def heard_end(self, item_id: str, state: str, attempt: int) -> None:
         """A terminal state in the event log, of a task or (attempt 0) a run."""
@@ -88,7 +93,12 @@ class Ledger:
             self._state(item_id, state, attempt)
             self.ended += 1
 
+    def _live(self, item_id: str, state: str, asked_at: float) -> None:
+        if self.known_at.get(item_id, math.inf) < asked_at:
+            self._trouble(f"{item_id} was over and is {state}")
+
     def _state(self, item_id: str, state: str, attempt: int) -> None:
+        self.known_at.setdefault(item_id, time.monotonic())
         known = self.states.setdefault(item_id, (state, attempt))
         if known != (state, attempt):
             self._trouble(f"{item_id} ended {known} and then {(state, attempt)}")

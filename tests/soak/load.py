@@ -97,7 +97,7 @@ class Client(threading.Thread):
             answer = self.insist("/v1/tasks", body, ask.label)
             task = msgspec.json.decode(answer.body, type=Task)
             self.ledger.acknowledge(ask, task.task_id)
-            self.ledger.saw(task)
+            self.ledger.saw(task, answer.asked_at)
 
     def work_body(self, ask: Ask) -> BODY:
         """A task for the workers: most are quick, some fail once or for good."""
@@ -168,7 +168,7 @@ class Client(threading.Thread):
         answer = self.caller.call("POST", f"/v1/tasks/{task_id}?action=cancel")
         if answer.ok:
             self.ledger.canceled(task_id)
-            self.ledger.saw(msgspec.json.decode(answer.body, type=Task))
+            self.ledger.saw(msgspec.json.decode(answer.body, type=Task), answer.asked_at)
         elif answer.status not in (409, 503):
             self.ledger.trouble(f"cancel {task_id}: {answer.status} {answer.body[:300]!r}")
 
@@ -194,9 +194,9 @@ class Client(threading.Thread):
         if not answer.ok:
             self.ledger.trouble(f"GET {path}: {answer.status} {answer.body[:300]!r}")
         elif run_id:
-            self.ledger.saw_run(msgspec.json.decode(answer.body, type=Run))
+            self.ledger.saw_run(msgspec.json.decode(answer.body, type=Run), answer.asked_at)
         else:
-            self.ledger.saw(msgspec.json.decode(answer.body, type=Task))
+            self.ledger.saw(msgspec.json.decode(answer.body, type=Task), answer.asked_at)
 
 
 class News(msgspec.Struct, frozen=True, rename="camel"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import time
 from collections.abc import Iterator, Mapping
 
 import msgspec
@@ -105,8 +106,9 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A whole answer."""
+    """A whole answer. asked_at: the monotonic time before which it says nothing, in seconds."""
 
+    asked_at: float
     status: int
     headers: dict[str, str]
     body: bytes
@@ -134,6 +136,7 @@ class Caller:
             given["Content-Type"] = "application/json"
         if self._line is None:
             self._line = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_S)
+        asked_at = time.monotonic()
         try:
             self._line.request(method, path, content, given)
             answer = self._line.getresponse()
@@ -144,7 +147,7 @@ class Caller:
         found = {name.lower(): value for name, value in answer.getheaders()}
         if answer.will_close:
             self.close()
-        return Answer(answer.status, found, whole)
+        return Answer(asked_at, answer.status, found, whole)
 
     def get(self, path: str) -> bytes:
         """What is there. Raises: NoAnswerError, also for a refusal."""
