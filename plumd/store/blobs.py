@@ -6,7 +6,9 @@ A file is durable before the row that names it; a file that no row names any mor
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -27,6 +29,9 @@ class Blobs:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._drafts = itertools.count()
+        self._lock = threading.Lock()
+        """Between those that find a file there and the sweep, which takes it away."""
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def path(self, digest: str) -> Path:
@@ -48,24 +53,36 @@ class Blobs:
                               retry_after_s=1) from error
 
     def put(self, value: bytes) -> str:
-        """Write a value durably and answer its name; what is there already is not written."""
+        """Write a value durably and answer its name; what is there already is not written.
+
+        Called by many threads, also with the same value.
+        """
         digest = hashlib.sha256(value).hexdigest()
         path = self.path(digest)
-        if path.exists():
-            os.utime(path)          # young again, so that the sweep leaves it alone
-            return digest
-        if not path.parent.exists():
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            sync_directory(self.root)
-        draft = path.with_name(f".{digest}.{os.getpid()}")
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(value)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.rename(path)
-        sync_directory(path.parent)
+        with self._lock:
+            known = path.exists()
+            if known:
+                os.utime(path)          # young again, so that the sweep leaves it alone
+            elif not path.parent.exists():
+                path.parent.mkdir(mode=0o700)
+                sync_directory(self.root)
+        if not known:
+            self._write(path, value)
+        sync_directory(path.parent)     # whoever wrote it may not have come so far
         return digest
+
+    def _write(self, path: Path, value: bytes) -> None:
+        draft = path.with_name(f".{path.name}.{os.getpid()}.{next(self._drafts)}")
+        try:
+            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(fd, "wb") as file:
+                file.write(value)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.rename(path)
+        except OSError:
+            draft.unlink(missing_ok=True)       # a full disk needs its room
+            raise
 
     def get(self, digest: str) -> bytes:
         """A value. Raises: FileNotFoundError."""
@@ -85,10 +102,21 @@ class Blobs:
         """Remove files that no row names and that were last touched before a Unix time."""
         gone = 0
         for entry in self.files():
-            if entry.stat().st_mtime < before_s and not named(db, entry.name):
-                Path(entry.path).unlink(missing_ok=True)
-                gone += 1
+            path = Path(entry.path)
+            if is_older(path, before_s) and not named(db, entry.name):
+                with self._lock:        # unless somebody has put it meanwhile, whose row comes yet
+                    if is_older(path, before_s):
+                        path.unlink()
+                        gone += 1
         return gone
+
+
+def is_older(path: Path, before_s: float) -> bool:
+    """Whether a file was last touched before a Unix time; one that is gone was not: a draft."""
+    try:
+        return path.stat().st_mtime < before_s
+    except FileNotFoundError:
+        return False
 
 
 def named(db: apsw.Connection, digest: str) -> bool:
