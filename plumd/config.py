@@ -91,6 +91,8 @@ SETTINGS: Final = (
     Setting("logs_bytes_max", 10 << 30, "how much of what ended tasks printed is kept at most; the "
             "oldest hours go first", low=1 << 20),
     Setting("events_max", 10_000_000, "events that are kept at most", low=1_000),
+    Setting("finished_tasks_max", 10_000_000, "finished tasks that are kept at most; the oldest "
+            "go, runs of workflows whole", low=1),
     Setting("tasks_max", 10_000_000, "live tasks at most; beyond it submits get 429", low=1),
     Setting("connections_max", 20_000, "open connections at most", low=1, high=1_000_000),
     Setting("streams_max", 10_000, "open streams (SSE, workers) at most", low=1, high=1_000_000),
@@ -128,6 +130,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     run_retention_days: float
     logs_bytes_max: int
     events_max: int
+    finished_tasks_max: int
     tasks_max: int
     connections_max: int
     streams_max: int

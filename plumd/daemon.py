@@ -187,7 +187,7 @@ class Daemon:
         self.monitor = Monitor(self.engine, config.node_id)
         self.retention = Retention(self.engine, self.blobs, self.processes, Keep(
             round(config.retention_days * DAY_MS), round(config.run_retention_days * DAY_MS),
-            config.events_max))
+            config.events_max, config.finished_tasks_max))
         self.gate = Gate(
             Policy(frozenset(name.lower() for name in config.host_names), config.networks,
                    config.behind_proxy), streams_max=config.streams_max,

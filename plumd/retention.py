@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
+import apsw
 import msgspec
 import trio
 
 from plumd.engine import Engine
-from plumd.errors import PlumError
+from plumd.errors import Overloaded, PlumError
 from plumd.executors.os_process import OsProcess
+from plumd.model import TaskState
 from plumd.store import (
     alarms,
     buckets,
@@ -30,12 +32,14 @@ from plumd.store import (
 )
 from plumd.store.blobs import Blobs
 from plumd.store.store import Tx
+from plumd.store.tasks import ID_SHIFT
 
 log = logging.getLogger("plumd.retention")
 SLICE_ROWS: Final = 300
-SLICE_RUNS: Final = 30
+LOOK_ROWS: Final = 20_000
 PAUSE_S: Final = 0.05
 ROUND_S: Final = 3_600.0
+AGAIN_S: Final = 60.0
 KEY_MS: Final = 24 * 3_600_000
 DAY_MS: Final = 86_400_000
 OFFLINE_WORKER_MS: Final = 7 * DAY_MS
@@ -45,14 +49,17 @@ GONE_KEYS_MAX: Final = 100_000
 BLOB_REST_S: Final = 3_600.0
 
 Slice: TypeAlias = Callable[[Tx], int]
+T = TypeVar("T")
 
 
 class Keep(msgspec.Struct, frozen=True):
-    """How long things are kept."""
+    """How long things are kept, and how many at most."""
 
     tasks_ms: int
     runs_ms: int
     events_max: int
+    tasks_max: int
+    """Of tasks that are over."""
 
 
 class Retention:
@@ -73,21 +80,33 @@ class Retention:
         """Until canceled."""
         while True:
             self._wanted = trio.Event()
+            pause_s = ROUND_S
             try:
                 await self.round()
-            except PlumError as error:
-                log.warning("pruning waits", extra={"reason": error.detail})
-            with trio.move_on_after(ROUND_S):
+            except (PlumError, OSError, apsw.Error) as error:
+                log.warning("pruning waits", extra={"reason": str(error)})
+                pause_s = AGAIN_S
+            with trio.move_on_after(pause_s):
                 await self._wanted.wait()
+
+    async def write(self, slice_: Callable[[Tx], T]) -> T:
+        """One slice. Where the daemon has more to do than it can, it waits for its turn: whatever
+        comes in then is what must be pruned."""
+        while True:
+            try:
+                return await self.engine.write(slice_)
+            except Overloaded as busy:
+                await trio.sleep(busy.retry_after_s or PAUSE_S)
 
     async def round(self) -> int:
         """Everything that is due now; answers how many rows went."""
         now_ms = self.engine.clock.now().wall_ms
-        task_id = (now_ms - self.keep.tasks_ms) << 18      # ids are times
-        run_id = (now_ms - self.keep.runs_ms) << 18
+        old_ms, task_id = now_ms - self.keep.tasks_ms, (now_ms - self.keep.tasks_ms) << ID_SHIFT
         first_event = self.engine.journal.next_seq - self.keep.events_max
-        gone = await self.slices(lambda tx: tasks.prune(tx.db, task_id, SLICE_ROWS))
-        gone += await self.slices(lambda tx: flows.prune(tx.db, run_id, SLICE_RUNS))
+        gone = await self.forget_tasks(old_ms)
+        gone += await self.slices(lambda tx: flows.prune(
+            tx.db, now_ms - self.keep.runs_ms, SLICE_ROWS))
+        gone += await self.forget_surplus()
         gone += await self.slices(lambda tx: events.prune(
             tx.db, now_ms - self.keep.tasks_ms, first_event, SLICE_ROWS))
         gone += await self.slices(lambda tx: keys.prune(tx.db, now_ms - KEY_MS, SLICE_ROWS))
@@ -103,11 +122,36 @@ class Retention:
                                               now_ms - self.keep.tasks_ms))
         gone += await self.slices(lambda tx: alarms.prune(tx, task_id, SLICE_ROWS))
         for number in await self.engine.store.read(buckets.devices):
-            await self.engine.write(partial(forget_buckets, number, now_ms))
-        await self.engine.write(lambda tx: workers.prune(tx.db, now_ms - OFFLINE_WORKER_MS))
+            await self.write(partial(forget_buckets, number, now_ms))
+        await self.write(lambda tx: workers.prune(tx.db, now_ms - OFFLINE_WORKER_MS))
         for workflow_id in await self.engine.store.read(definitions.hidden_workflows):
             await self.slices(partial(bury, workflow_id))
         await self.sweep(now_ms)
+        return gone
+
+    async def forget_tasks(self, before_ms: int) -> int:
+        """Tasks of no run that were over before a time. They are looked for beside the writer, for
+        among them stand any number of others: of runs, and such as wait or run as long."""
+        gone = after = 0
+        while True:
+            found, after = await self.engine.store.read(tasks.old, after, before_ms, LOOK_ROWS)
+            for begin in range(0, len(found), SLICE_ROWS):
+                gone += await self.write(partial(
+                    forget_some, found[begin:begin + SLICE_ROWS]))
+                await trio.sleep(PAUSE_S)
+            if not after:
+                return gone
+
+    async def forget_surplus(self) -> int:
+        """The oldest of the tasks that are over, when there are too many; runs go whole."""
+        live = sum(self.engine.core.counts_by_state())
+        over = await self.engine.store.read(tasks.count) - live - self.keep.tasks_max
+        gone, after, whole = 0, 0, True
+        while (gone < over or not whole) and (found := await self.engine.store.read(
+                tasks.oldest, after, max(1, min(over - gone, SLICE_ROWS)))):
+            count, after, whole = await self.write(partial(forget_oldest, found))
+            gone += count
+            await trio.sleep(PAUSE_S)
         return gone
 
     async def forget_keys(self, now_ms: int) -> int:
@@ -117,7 +161,7 @@ class Retention:
         while over > 0:
             count = min(over, SLICE_ROWS)
             over -= count
-            gone += await self.engine.write(
+            gone += await self.write(
                 partial(kv.forget, before_ms=now_ms + 1, count=count))
             await trio.sleep(PAUSE_S)
         return gone
@@ -125,7 +169,7 @@ class Retention:
     async def slices(self, slice_: Slice) -> int:
         """Slice after slice until one finds nothing."""
         total = 0
-        while count := await self.engine.write(slice_):
+        while count := await self.write(slice_):
             total += count
             await trio.sleep(PAUSE_S)
         return total
@@ -149,6 +193,29 @@ class Retention:
         await trio.to_thread.run_sync(forget)
 
 
+def forget_some(ids: Sequence[int], tx: Tx) -> int:
+    """These tasks; how many of them were there."""
+    return sum(tasks.delete(tx.db, task_id) for task_id in ids)
+
+
+def forget_oldest(found: Sequence[tuple[int, int]], tx: Tx) -> tuple[int, int, bool]:
+    """These tasks of (id, run or 0), each with its run unless that goes on: about a slice of rows;
+    how many went, behind which id to go on, and whether the last run went whole."""
+    gone, after = 0, found[0][0] - 1
+    for task_id, run_id in found:
+        state = flows.state_of(tx.db, run_id) if run_id else None
+        if state is None:
+            gone += tasks.delete(tx.db, task_id)
+        elif state >= TaskState.SUCCEEDED:
+            gone += flows.erase(tx.db, run_id, SLICE_ROWS)
+            if flows.state_of(tx.db, run_id) is not None:
+                return gone, after, False
+        after = task_id
+        if gone >= SLICE_ROWS:
+            break
+    return gone, after, True
+
+
 def forget_reports(number: int, before_ms: int, tx: Tx) -> int:
     """A slice of a device's reports that are old, or whose device is gone."""
     return devices.prune(tx, number, before_ms, SLICE_ROWS)
@@ -161,7 +228,7 @@ def forget_buckets(number: int, now_ms: int, tx: Tx) -> None:
 
 def bury(workflow_id: int, tx: Tx) -> int:
     """A slice of a deleted workflow's runs; 0 when there is nothing more to take now."""
-    gone = flows.prune_workflow(tx.db, workflow_id, SLICE_RUNS)
+    gone = flows.prune_workflow(tx.db, workflow_id, SLICE_ROWS)
     if gone == 0 and not flows.has_runs(tx.db, workflow_id):
         definitions.forget_workflow(tx.db, workflow_id)
     return gone

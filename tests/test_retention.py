@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import apsw
+import msgspec
 import pytest
 import trio
 
 from plumd import retention
 from plumd.clock import Instant
 from plumd.engine import Engine
+from plumd.errors import Overloaded
 from plumd.executors.hour_logs import HOUR_MS, HourLogs
 from plumd.executors.os_process import OsProcess
-from plumd.model import Limits, Submit
+from plumd.model import Cancel, Limits, Submit
 from plumd.outbox import Outbox
 from plumd.planner import Planner
 from plumd.retention import DAY_MS, GONE_KEY_MS, Keep, Retention
-from plumd.store import devices, kv
+from plumd.store import devices, flows, kv, tasks
 from plumd.store.blobs import Blobs
 from plumd.store.definitions import Catalog
 from plumd.store.devices import FOR_EVER, Device, Registered
 from plumd.store.kv import Write
-from plumd.store.store import Store
+from plumd.store.store import Store, Tx
 
-KEEP = Keep(30 * DAY_MS, 365 * DAY_MS, 10_000_000)
+KEEP = Keep(30 * DAY_MS, 365 * DAY_MS, 10_000_000, 10_000_000)
 
 
 class Hands:
@@ -62,6 +65,39 @@ class House:
             await self.engine.write(lambda tx: devices.report(
                 tx, row, {"a": "1"}, 0, told=False))
 
+    async def ended(self, task_id: int = 0) -> int:
+        """A task that is over, a new one if no id is given."""
+        number = task_id or self.engine.new_id()
+        if not task_id:
+            await self.engine.call(Submit(number, "t"))
+        await self.engine.call(Cancel(number))
+        return number
+
+    def rows(self, table: str = "tasks") -> list[int]:
+        """The ids of a table."""
+        return [row[0] for row in self.store.db.execute(f"SELECT id FROM {table} ORDER BY id")]
+
+    async def a_run(self, tasks: int, *, over: bool) -> int:
+        """A run with so many tasks that are over."""
+        run_id = self.engine.new_id()
+
+        def insert(tx: Tx) -> None:
+            tx.db.execute("INSERT INTO workflow_runs (id, workflow_id, version, state, pins, "
+                          "created_ms, finished_ms, cancel_ms) VALUES (?,1,1,?,'[]',?,?,0)",
+                          (run_id, 4 if over else 2, self.clock.now_ms,
+                           self.clock.now_ms if over else 0))
+            for _ in range(tasks):
+                tx.db.execute(
+                    "INSERT INTO tasks (id, name, kind, target_kind, target_ref, def_id, "
+                    "def_version, priority, timeout_ms, queue_timeout_ms, max_retries, on_lost, "
+                    "run_id, step, origin_id, scheduled_ms, has_input, created_ms, state, attempt, "
+                    "failures, lost, due_ms, started_ms, finished_ms, cancel_ms) VALUES "
+                    "(?,'t',0,'','',0,0,5,0,0,0,0,?,0,0,0,0,?,4,1,0,0,0,0,?,0)",
+                    (self.engine.new_id(), run_id, self.clock.now_ms, self.clock.now_ms))
+
+        await self.engine.write(insert)
+        return run_id
+
     def kept(self, row: Registered) -> int:
         return len(self.store.peek(devices.history, row.number, FOR_EVER, 10_000))
 
@@ -75,6 +111,103 @@ async def opened(path: Path) -> AsyncIterator[House]:
         yield house
         nursery.cancel_scope.cancel()
     house.store.close()
+
+
+async def test_tasks_are_kept_from_their_end_on(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "SLICE_ROWS", 3)
+    monkeypatch.setattr(retention, "LOOK_ROWS", 4)      # several slices of several looks
+    async with opened(tmp_path) as house:
+        long = [house.engine.new_id() for _ in range(6)]
+        for task_id in long:
+            await house.engine.call(Submit(task_id, "t", auto_start=False))
+        short = [await house.ended() for _ in range(9)]
+        house.clock.now_ms += 29 * DAY_MS
+        await house.retention.round()
+        assert house.rows() == sorted(long + short)
+        house.clock.now_ms += 2 * DAY_MS
+        for task_id in long[1:]:
+            await house.ended(task_id)          # created 31 days ago, over now
+        await house.retention.round()
+        assert house.rows() == long
+        house.clock.now_ms += 31 * DAY_MS
+        await house.retention.round()
+        assert house.rows() == long[:1], "what is not over stays"
+
+
+async def test_runs_go_with_their_tasks_slice_by_slice(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "SLICE_ROWS", 10)
+    slices: list[int] = []
+    delete = tasks.delete
+
+    def counted(db: apsw.Connection, task_id: int) -> bool:
+        slices[-1] += 1
+        return delete(db, task_id)
+
+    monkeypatch.setattr(tasks, "delete", counted)
+    async with opened(tmp_path) as house:
+        await house.a_run(35, over=True)
+        going = await house.a_run(2, over=False)
+        for _ in range(12):
+            await house.a_run(2, over=True)
+        prune = flows.prune
+
+        def sliced(db: apsw.Connection, before_ms: int, count: int) -> int:
+            slices.append(0)
+            return prune(db, before_ms, count)
+
+        monkeypatch.setattr(flows, "prune", sliced)
+        house.clock.now_ms += 364 * DAY_MS
+        await house.retention.round()
+        assert len(house.rows("workflow_runs")) == 14
+        house.clock.now_ms += 2 * DAY_MS
+        await house.retention.round()
+        assert house.rows("workflow_runs") == [going]
+        assert len(house.rows()) == 2
+        assert max(slices) <= 10, "no slice is large because a run is"
+
+
+async def test_of_too_many_finished_tasks_the_oldest_go(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "SLICE_ROWS", 4)
+    async with opened(tmp_path) as house:
+        house.retention.keep = msgspec.structs.replace(KEEP, tasks_max=20)
+        waits = house.engine.new_id()
+        await house.engine.call(Submit(waits, "t"))
+        going = await house.a_run(2, over=False)
+        await house.a_run(11, over=True)
+        alone = [await house.ended() for _ in range(15)]
+        await house.retention.round()
+        assert house.rows("workflow_runs") == [going], "a run goes whole"
+        assert [one for one in alone if one in house.rows()] == alone
+        alone += [await house.ended() for _ in range(9)]
+        await house.retention.round()
+        assert [one for one in alone if one in house.rows()] == alone[-18:]
+        assert waits in house.rows()
+        assert len(house.rows()) == 1 + 20
+
+
+async def test_pruning_goes_on_while_there_is_too_much_to_do(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "SLICE_ROWS", 2)
+    async with opened(tmp_path) as house:
+        for _ in range(9):
+            await house.ended()
+        house.clock.now_ms += 31 * DAY_MS
+        write, asked = house.engine.write, 0
+
+        async def full(fn: Callable[[Tx], object]) -> object:
+            nonlocal asked
+            asked += 1
+            if asked % 3:
+                raise Overloaded("too many requests are waiting", retry_after_s=0.001)
+            return await write(fn)
+
+        monkeypatch.setattr(house.engine, "write", full)
+        await house.retention.round()
+        assert house.rows() == []
+        assert asked > 20
 
 
 async def test_reports_go_by_age_and_with_their_device(

@@ -202,12 +202,22 @@ def delete(db: apsw.Connection, run_id: int) -> bool:
     return True
 
 
+def erase(db: apsw.Connection, run_id: int, count: int) -> int:
+    """The same for one that may be large: up to count of its tasks go, and with the last of them
+    the run; answers how many rows went."""
+    mine: list[tuple[int]] = list(sql.rows(db, SQL["tasks_of"], (run_id, count)))
+    gone = sum(tasks.delete(db, row[0]) for row in mine)
+    return gone if gone == count else gone + delete(db, run_id)
+
+
+def state_of(db: apsw.Connection, run_id: int) -> int | None:
+    """A run's state; None when it is not there."""
+    return next((int(row[0]) for row in db.execute(SQL["state_of"], (run_id,))), None)
+
+
 def prune_workflow(db: apsw.Connection, workflow_id: int, count: int) -> int:
-    """Remove up to count runs of a deleted workflow that are over; answers how many went."""
-    mine: list[tuple[int]] = list(sql.rows(db, SQL["of_workflow"], (workflow_id, count)))
-    for row in mine:
-        delete(db, row[0])
-    return len(mine)
+    """Remove up to count rows of a deleted workflow's runs that are over, and how many went."""
+    return _erase_all(db, list(sql.rows(db, SQL["of_workflow"], (workflow_id, count))), count)
 
 
 def has_runs(db: apsw.Connection, workflow_id: int) -> bool:
@@ -215,9 +225,15 @@ def has_runs(db: apsw.Connection, workflow_id: int) -> bool:
     return bool(db.execute(SQL["any_of_workflow"], (workflow_id,)).fetchall())
 
 
-def prune(db: apsw.Connection, before_id: int, count: int) -> int:
-    """Remove up to count of the oldest runs that are over and whose id is below before_id."""
-    doomed: list[tuple[int]] = list(sql.rows(db, SQL["prunable"], (before_id, count)))
-    for row in doomed:
-        delete(db, row[0])
-    return len(doomed)
+def prune(db: apsw.Connection, before_ms: int, count: int) -> int:
+    """Remove up to count rows of the oldest runs that were over before a time; how many went."""
+    return _erase_all(db, list(sql.rows(
+        db, SQL["prunable"], (before_ms << tasks.ID_SHIFT, before_ms, count))), count)
+
+
+def _erase_all(db: apsw.Connection, runs: Sequence[tuple[int]], count: int) -> int:
+    left = count
+    for row in runs:
+        if left > 0:
+            left -= erase(db, row[0], left)
+    return count - left

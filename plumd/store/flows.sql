@@ -68,4 +68,7 @@ SELECT 1 FROM workflow_runs WHERE workflow_id = ? LIMIT 1;
 SELECT id FROM workflow_runs WHERE workflow_id = ? AND state < 4 LIMIT 1;
 
 -- name: prunable
-SELECT id FROM workflow_runs WHERE id < ? AND state >= 4 ORDER BY id LIMIT ?;
+SELECT id FROM workflow_runs WHERE id < ? AND state >= 4 AND finished_ms < ? ORDER BY id LIMIT ?;
+
+-- name: state_of
+SELECT state FROM workflow_runs WHERE id = ?;

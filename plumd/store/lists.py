@@ -18,7 +18,7 @@ from plumd.model import TaskState
 from plumd.store import flows, sql
 from plumd.store.flows import RunRow
 from plumd.store.sql import SQLiteValue
-from plumd.store.tasks import TaskRow
+from plumd.store.tasks import ID_SHIFT, TaskRow
 
 SQL: Final = sql.load("lists")
 ROWS_MAX: Final = 20_000
@@ -27,8 +27,6 @@ COUNTED_MAX: Final = 10_000
 COUNT_ROWS_MAX: Final = 50_000
 FIRST_LOOK: Final = 1_000
 ID_MAX: Final = (1 << 63) - 1
-ID_SHIFT: Final = 18
-"""An id is a time in ms and so many bits of counting."""
 CLOCK_SLACK_MS: Final = 60_000
 """A task's id may have been drawn so much before or after its time of creation."""
 

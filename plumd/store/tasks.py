@@ -16,7 +16,8 @@ from plumd.store.sql import SQLiteValue
 SQL: Final = sql.load("tasks")
 INSERT, MOVE = SQL["insert"], SQL["move"]
 ENCODE: Final = msgspec.json.Encoder().encode
-
+ID_SHIFT: Final = 18
+"""An id begins with the time in ms; so many bits of counting follow."""
 
 
 class TaskRow(msgspec.Struct, frozen=True, gc=False):
@@ -176,11 +177,20 @@ def delete(db: apsw.Connection, task_id: int) -> bool:
     return True
 
 
-def prune(db: apsw.Connection, before_id: int, count: int) -> int:
-    """Remove up to count of the oldest tasks that are over and whose id is below before_id."""
-    found: Iterator[tuple[int]] = sql.rows(db, SQL["prunable"], (before_id, count))
-    doomed = [row[0] for row in found]
-    for task_id in doomed:
-        delete(db, task_id)
-    return len(doomed)
+def old(db: apsw.Connection, after: int, before_ms: int,
+        look_at: int) -> tuple[list[int], int]:
+    """The tasks of no run that were over before a time, among the next look_at behind an id; and
+    how far that went, 0 = there are no more that old."""
+    last = sql.number(db, SQL["looked_at"], (after, before_ms << ID_SHIFT, look_at))
+    found: Iterator[tuple[int]] = sql.rows(db, SQL["old"], (after, last, before_ms))
+    return [row[0] for row in found], last
 
+
+def count(db: apsw.Connection) -> int:
+    """All of them; it takes a second for some millions."""
+    return sql.number(db, SQL["count"])
+
+
+def oldest(db: apsw.Connection, after: int, limit: int) -> list[tuple[int, int]]:
+    """(id, run or 0) of the oldest behind an id that are over."""
+    return list(sql.rows(db, SQL["oldest"], (after, limit)))

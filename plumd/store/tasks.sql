@@ -80,6 +80,18 @@ DELETE FROM attempts WHERE task_id = ?;
 -- name: delete_labels
 DELETE FROM task_labels WHERE task_id = ?;
 
--- Ids are time-ordered, so old rows are one range of the key.
--- name: prunable
-SELECT id FROM tasks WHERE id < ? AND state >= 4 AND run_id = 0 ORDER BY id LIMIT ?;
+-- Ids are time-ordered, so what may be old is one range of the key. It holds the tasks of runs too,
+-- which go with their runs: so many rows are looked at, wanted or not.
+-- name: looked_at
+SELECT coalesce(max(id), 0) FROM (SELECT id FROM tasks WHERE id > ? AND id < ? ORDER BY id LIMIT ?);
+
+-- name: old
+SELECT id FROM tasks WHERE id > ? AND id <= ? AND state >= 4 AND run_id = 0 AND finished_ms < ?
+ORDER BY id;
+
+-- An index is read, not the rows.
+-- name: count
+SELECT count(*) FROM tasks;
+
+-- name: oldest
+SELECT id, run_id FROM tasks WHERE id > ? AND state >= 4 ORDER BY id LIMIT ?;

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from plumd.flow.graph import Graph, RunPlan, Scope
 from plumd.model import Ended, Ending, Finish, Submit, TaskError, TaskState
 from plumd.store import flows, lists, migrate, tasks
-from plumd.store.lists import CLOCK_SLACK_MS, ID_SHIFT, Filter
-from plumd.store.tasks import TaskRow
+from plumd.store.lists import CLOCK_SLACK_MS, Filter
+from plumd.store.tasks import ID_SHIFT, TaskRow
 
 NO_STEPS = Graph("", Scope((), (), {}))
 EPOCH_MS = 1_700_000_000_000
