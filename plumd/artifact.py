@@ -9,6 +9,7 @@ Source: APPNOTE.TXT 6.3 (PKWARE) for the zip format; behaviour of unzip and zipf
 
 from __future__ import annotations
 
+import lzma
 import re
 import stat
 import zipfile
@@ -142,8 +143,9 @@ def inspect(path: Path) -> Meta:
             check_heads(archive, items)
             check_content(archive, items, path.stat().st_size)
             meta = archive.read(META)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError,
-            RuntimeError, ValueError, OverflowError, OSError, MemoryError) as error:
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, EOFError,
+            NotImplementedError, RuntimeError, ValueError, OverflowError, OSError,
+            MemoryError) as error:
         # All that zipfile says to a hostile file; NotImplementedError: to an unknown packing.
         raise refuse("no_zip", why=str(error)) from None
     try:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plumd.artifact import inspect, parse_meta
+from plumd.artifact import METHODS, inspect, parse_meta
 from plumd.errors import Invalid
 from plumd.store.apps import PortDecl
 from tests import zips
@@ -47,8 +47,11 @@ def test_every_cut_of_a_zip_is_refused(tmp_path: Path) -> None:
             inspect(path)
 
 
-def test_any_damage_is_refused_or_harmless(tmp_path: Path) -> None:
-    path, whole = tmp_path / "a.zip", zips.app(services="service=a:http:1\n")
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_any_damage_is_refused_or_harmless(tmp_path: Path, method: int) -> None:
+    path = tmp_path / "a.zip"
+    whole = zips.zipped({"start.sh": "#!/bin/sh\n" * 9,
+                         "meta.ini": zips.META + "service=a:http:1\n"}, method=method)
 
     @given(st.integers(0, len(whole) - 1), st.integers(0, 255))
     def damage(at: int, value: int) -> None:

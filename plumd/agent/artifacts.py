@@ -7,15 +7,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
+import lzma
 import os
 import shutil
 import stat
 import time
 import zipfile
 import zlib
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple, final
@@ -31,6 +33,12 @@ COPY_BYTES: Final = 1 << 20
 PART_S_MAX: Final = 86_400.0
 ROOM_BYTES: Final = 64 << 20
 """So much stays free on the disk: for logs, exit codes and everybody else."""
+LOOK_BYTES: Final = 16 << 20
+"""After so much of a download that room is looked at again: its length need not be told."""
+UNSOUND: Final = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError,
+                  ValueError, OverflowError)
+"""What zipfile says to a damaged file; RuntimeError: to a way of packing that it does not know,
+ValueError: to names that are not the UTF-8 that they say."""
 
 
 class Refused(Exception):
@@ -78,28 +86,27 @@ class Artifacts:
 
     async def _fetched(self, artifact: Artifact) -> Path:
         """The checked file."""
-        await trio.to_thread.run_sync(partial(
-            self._cache.mkdir, mode=0o700, parents=True, exist_ok=True))
         name = artifact.sha256 or "u-" + hashlib.sha256(artifact.url.encode()).hexdigest()
         path, part = self._cache / f"{name}.zip", self._cache / f"{name}.part"
-        if artifact.sha256 and path.exists():
-            with suppress(OSError):
-                os.utime(path)
+        if await trio.to_thread.run_sync(is_kept, path, artifact.sha256):
             return path
-        if not artifact.sha256:
-            part.unlink(missing_ok=True)
         try:
+            await trio.to_thread.run_sync(partial(
+                self._cache.mkdir, mode=0o700, parents=True, exist_ok=True))
+            if not artifact.sha256:
+                part.unlink(missing_ok=True)
             await self._fetch(artifact, part)
             found = await trio.to_thread.run_sync(sha256_of, part)
+            if artifact.sha256 and found != artifact.sha256.lower():
+                part.unlink(missing_ok=True)
+                raise Refused(f"wrong sha256: {artifact.url} is {found}, wanted {artifact.sha256}")
+            part.replace(path)
         except CallFailed as error:
             raise NotFetched(f"fetching {artifact.url}: {error}") from None
         except OSError as error:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
             raise NotFetched(disk_words(error, "fetching the artifact")) from None
-        if artifact.sha256 and found != artifact.sha256.lower():
-            part.unlink(missing_ok=True)
-            raise Refused(f"wrong sha256: {artifact.url} is {found}, wanted {artifact.sha256}")
-        part.replace(path)
         return path
 
     async def _fetch(self, artifact: Artifact, part: Path) -> None:
@@ -122,31 +129,75 @@ class Artifacts:
 
     async def _keep(self, stream: Stream, part: Path, have: int) -> None:
         """Append the body to the file. Raises CallFailed, OSError."""
-        wanted = int(stream.headers.get("content-length", 0))
-        free = shutil.disk_usage(self._cache).free
-        if wanted + ROOM_BYTES > free:
-            raise OSError(errno.ENOSPC, f"it needs {wanted} bytes, and {free} are free")
-        with part.open("r+b" if have else "wb") as file:
-            file.seek(have)
-            async for piece in stream.chunks():
-                await trio.to_thread.run_sync(file.write, piece)
-            await trio.to_thread.run_sync(file.flush)
+        check_room(self._cache, int(stream.headers.get("content-length", 0)))
+        unseen = 0
+        async with aclosing(stream.chunks()) as pieces:
+            with part.open("r+b" if have else "wb") as file:
+                file.seek(have)
+                async for piece in pieces:
+                    await trio.to_thread.run_sync(file.write, piece)
+                    unseen += len(piece)
+                    if unseen >= LOOK_BYTES:
+                        check_room(self._cache, 0)
+                        unseen = 0
+                await trio.to_thread.run_sync(file.flush)
 
     def prune(self) -> None:
         """Forget what was used least lately, beyond what the cache may hold, and what nobody went
         on to fetch. Reads files."""
         before_s = time.time() - PART_S_MAX
-        for part in self._cache.glob("*.part"):
-            with suppress(FileNotFoundError):
-                if part.stat().st_mtime < before_s:
-                    part.unlink()
-        found = sorted(self._cache.glob("*.zip"), key=lambda path: path.stat().st_mtime)
-        size = sum(path.stat().st_size for path in found)
-        for path in found:
+        for part, is_now in stats(self._cache, "*.part"):
+            if is_now.st_mtime < before_s:
+                part.unlink(missing_ok=True)
+        found = sorted(stats(self._cache, "*.zip"), key=lambda pair: pair[1].st_mtime)
+        size = sum(is_now.st_size for _, is_now in found)
+        for path, is_now in found:
             if size <= self._cache_bytes:
                 return
-            size -= path.stat().st_size
+            size -= is_now.st_size
             path.unlink(missing_ok=True)
+
+
+def stats(folder: Path, pattern: str) -> list[tuple[Path, os.stat_result]]:
+    """The files of that pattern; others may remove some meanwhile."""
+    found = []
+    for path in folder.glob(pattern):
+        with suppress(FileNotFoundError):
+            found.append((path, path.stat()))
+    return found
+
+
+def is_kept(path: Path, sha256: str) -> bool:
+    """Whether an artifact is there, whole; what became something else, as by a loss of power, is
+    removed. Reads the file.
+    """
+    with suppress(OSError):
+        if sha256 and path.exists():
+            if sha256_of(path) == sha256.lower():
+                os.utime(path)
+                return True
+            path.unlink()
+    return False
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raises OSError when so much more would leave nothing for others on the disk."""
+    free = shutil.disk_usage(folder).free
+    if size + ROOM_BYTES > free:
+        raise OSError(errno.ENOSPC, f"it needs {size} bytes, and {free} are free")
+
+
+def to_disk(folder: Path) -> None:
+    """All that was written to the file system of that folder is on the disk when this returns.
+
+    For a tree this costs far less than a sync of each file. Raises OSError.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    finally:
+        os.close(descriptor)
 
 
 def disk_words(error: OSError, what: str) -> str:
@@ -179,7 +230,7 @@ def sha256_of(path: Path) -> str:
 # ---- unpacking -------------------------------------------------------------------------------
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpack into a new directory, then give it its name. Raises Refused, OSError.
+    """Unpack into a new directory, durably, then give it its name. Raises Refused, OSError.
 
     The controller has checked the archive; here it is checked again, for it may be somebody else's.
     """
@@ -189,12 +240,13 @@ def unpack(archive: Path, target: Path) -> None:
         with zipfile.ZipFile(archive) as opened:
             members = check(opened)
             fresh.mkdir(mode=0o755, parents=True)
+            check_room(fresh, sum(member.file_size for member in members))
             for member in members:
                 _extract(opened, member, fresh)
+        to_disk(fresh)
         shutil.rmtree(target, ignore_errors=True)
         fresh.replace(target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        # zipfile says NotImplementedError to a way of packing that it does not know.
+    except UNSOUND as error:
         raise Refused(f"the artifact is no sound zip file: {error}") from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -239,10 +291,13 @@ def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, root: Path) -> No
         return
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     mode = (member.external_attr >> 16) & 0o777
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o644 | (mode & 0o111))
+    flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+    def made(name: str, more: int) -> int:
+        return os.open(name, flags | more, 0o644 | (mode & 0o111))
+
     left = member.file_size
-    with opened.open(member) as source, os.fdopen(descriptor, "wb") as file:
+    with opened.open(member) as source, open(path, "wb", opener=made) as file:
         while piece := source.read(COPY_BYTES):
             left -= len(piece)
             if left < 0:

@@ -21,6 +21,7 @@ BEAT_S_MIN: Final = 0.2
 AGAIN_S: Final = 1.0
 """Between tries while the controller is not heard, so that it is heard soon when it is back."""
 WITHIN_S_MIN: Final = 2.0
+ADDRESS_S: Final = 1.0
 TAKEN: Final = 409
 
 
@@ -68,6 +69,8 @@ class Beats:
         self._who = who
         self._http = http
         self._said = ""
+        self._address = ""
+        self._asking = trio.CapacityLimiter(1)  # for a name may be answered very late
 
     async def run(self) -> None:
         """Beat, as often as the controller wants it."""
@@ -84,7 +87,7 @@ class Beats:
     async def beat(self, within_s: float) -> Heard | None:
         """One beat; None when it was not heard, or not wanted."""
         settings = self._settings
-        told = Beat(settings.node_id, settings.ip or self._http.own_address(), settings.labels,
+        told = Beat(settings.node_id, settings.ip or await self._own_address(), settings.labels,
                     facts.look(settings.data_dir), plumd.__version__, facts.boot_id(),
                     self._who.key)
         sent_ms = shim.boot_ms()
@@ -116,6 +119,13 @@ class Beats:
         self.draining = heard.draining
         self.confirmed(sent_ms, heard.assignments)
         return heard
+
+    async def _own_address(self) -> str:
+        """The one that leads to the controller; the last one while names are answered slowly."""
+        with trio.move_on_after(ADDRESS_S):
+            self._address = await trio.to_thread.run_sync(
+                self._http.own_address, abandon_on_cancel=True, limiter=self._asking)
+        return self._address
 
     def _own(self, is_ours: bool) -> None:
         """Let those know who wait for the node to become ours, or another's."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, final
 from urllib.parse import urljoin, urlsplit
@@ -132,7 +132,7 @@ class Stream:
         self.headers = wire.headers
         self._wire = wire
 
-    async def chunks(self, stall_s: float = STALL_S) -> AsyncIterator[bytes]:
+    async def chunks(self, stall_s: float = STALL_S) -> AsyncGenerator[bytes, None]:
         """Its body, piece by piece. Raises CallFailed."""
         wire = self._wire
         while True:
@@ -271,7 +271,10 @@ class Http:
             await trio.aclose_forcefully(wire.stream)
 
     def own_address(self) -> str:
-        """The address of this machine that the controller sees; "" when it cannot be told."""
+        """The address of this machine that the controller sees; "" when it cannot be told.
+
+        It may have to ask for a name: call it in a thread.
+        """
         where = _address(self.base, "")
         with contextlib.suppress(OSError):
             found = socket.getaddrinfo(where.host, where.port, type=socket.SOCK_DGRAM)[0]

@@ -22,7 +22,7 @@ import msgspec
 import trio
 
 from plumd.agent import health
-from plumd.agent.artifacts import Artifact, Artifacts, NotFetched, Refused
+from plumd.agent.artifacts import Artifact, Artifacts, NotFetched, Refused, disk_words
 from plumd.agent.assigned import Assigned, Backoff, Report, Stats
 from plumd.agent.http import Http
 from plumd.agent.process import NotStarted, Process
@@ -172,6 +172,10 @@ class Instance:
                 nursery.cancel_scope.cancel()
         except* (Refused, NotFetched, NotStarted) as group:
             reason = str(group.exceptions[0])
+        except* OSError as errors:
+            found = errors.exceptions[0]
+            assert isinstance(found, OSError), "what is prepared raises it alone"
+            reason = disk_words(found, "preparing the start")
         if reason:
             await trio.to_thread.run_sync(remove_unstarted, process.directory)
             await self._failed(reason)
@@ -300,9 +304,10 @@ class Instance:
             self._say("Stopped", status, message="stopped for want of contact with the controller")
             return
         restart = ran.restart or "on-failure"
-        fine = status is not None and status.exit_code == 0 and not status.failed_errno
+        fine = (status is not None and status.exit_code == 0 and not status.failed_errno
+                and status.stop_reason != shim.SHUTDOWN)
         if fine and restart != "always":
-            self._end("Completed", status)
+            self._end("Completed", status, left_behind(status))
         elif restart == "never":
             self._end("Failed", status, how_it_ended(status))
         else:
@@ -393,9 +398,22 @@ def how_it_ended(status: shim.Status | None) -> str:
         return "its keeper was gone, so nobody knows how it ended"
     if status.failed_errno:
         return f"it could not be started: {status.failed_stage}: {status.failed_text}"
+    if status.stop_reason == shim.SHUTDOWN:
+        return "its machine was shut down"
     ended = (f"killed by {signal_name(status.signal)}" if status.signal
              else f"exit code {status.exit_code}")
-    return ended + memory_words(status)
+    left = left_behind(status)
+    return ended + memory_words(status) + (left and f"; {left}")
+
+
+def left_behind(status: shim.Status | None) -> str:
+    """What is said of an end with 0 that nobody asked for, after which something still ran; "" =
+    nothing did. So it is with programs that go into the background."""
+    if status is None or status.exit_code or status.stop_reason or not status.signals:
+        return ""
+    count = max(sent.processes for sent in status.signals)
+    return (f"it left {count} process{'es' * (count > 1)} behind, which were ended: a program that "
+            "is to go on must stay in the foreground")
 
 
 def owner_of(folder_name: str) -> int:

@@ -371,7 +371,7 @@ def _outcome(directory: Path, attempt: Attempt, job: Job, status: shim.Status) -
                        retryable=status.failed_errno in _PASSING)
     commands = None if job.batch is None else batch.results(directory, job.batch)
     result = _result(directory, job, status, commands)
-    if status.stop_reason == "shutdown":
+    if status.stop_reason == shim.SHUTDOWN:
         error = _error(attempt, "lost", "the machine was shut down", status)
         return Outcome(Ending.LOST, result=result, error=error)
     if status.stop_reason:

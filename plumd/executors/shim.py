@@ -24,6 +24,8 @@ from plumd.executors.process_log import CLOSED, STATUS
 SHIM_PATH: Final = Path(__file__).parent.parent / "agent" / "plum-shim"
 DIRECTORY_VARIABLE: Final = "PLUM_ATTEMPT_DIR"
 LEFTOVERS_S_MAX: Final = 2.0
+SHUTDOWN: Final = "shutdown"
+"""Why a shim stopped its process that was itself asked to end: the machine goes down."""
 
 _STARTED: Final = 0
 _ALREADY: Final = 3
@@ -41,7 +43,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     """How a process ended. Of exit_code and signal one says it: exit_code -1, signal 0 = not so.
 
     failed_stage, failed_errno, failed_text: why it could not start ("" and 0: it could).
-    stop_reason: what the first stop said ("shutdown": the machine went down).
+    stop_reason: what the first stop said, or SHUTDOWN.
     lost_bytes, log_errno: output that the disk did not take.  group: "cgroup2" or "".
     limits: which limits are held, and by what.
     """

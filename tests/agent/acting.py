@@ -43,6 +43,7 @@ class Controller:
         self.artifacts: dict[str, bytes] = {}
         self.ranges: list[str] = []
         self.cut_after = 0          # of a download without Range only so many bytes come
+        self.untold = False         # downloads do not say how long they are
         self.taken = False      # set: beats are refused, but late
         self.asked = threading.Event()      # the assignments were told
         self.reported = threading.Event()
@@ -196,7 +197,11 @@ class Controller:
                 controller.ranges.append(wanted)
                 begin = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
                 self.send_response(206 if wanted else 200)
-                self.send_header("Content-Length", str(len(data) - begin))
+                if controller.untold:
+                    self.send_header("Connection", "close")
+                    self.close_connection = True
+                else:
+                    self.send_header("Content-Length", str(len(data) - begin))
                 self.end_headers()
                 cut = controller.cut_after if not wanted and controller.cut_after else len(data)
                 self.wfile.write(data[begin:cut])

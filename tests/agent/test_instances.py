@@ -155,6 +155,64 @@ def test_the_ways_in_which_an_instance_ends(agent: Agent, controller: Controller
     assert page.entries[0].data == b"done\n"
 
 
+def shim_of(agent: Agent, instance_id: str) -> int:
+    """The keeper of its only run."""
+    claim, = (agent.data_dir / "instances" / instance_id / "runs").glob("*/claim")
+    return int(claim.read_text().split()[0])
+
+
+@pytest.mark.parametrize("agent_is_there", [True, False])
+def test_a_machine_that_goes_down_completes_nothing(agent: Agent, controller: Controller,
+                                                    agent_is_there: bool) -> None:
+    """All get SIGTERM then, and good programs end with 0: they were asked to."""
+    polite = "trap 'exit 0' TERM\necho $$ > pid\nwhile :; do sleep 0.05; done\n"
+    controller.want("i1", startCmd=polite, backoff={"firstSec": 0.1})
+    pid, shim = pid_of(agent, "i1"), shim_of(agent, "i1")
+    runs(controller, "i1")
+    if not agent_is_there:
+        agent.kill()
+    os.kill(shim, signal.SIGTERM)
+    wait_for(lambda: not is_alive(pid) and not is_alive(shim), "all of it ended")
+    if not agent_is_there:
+        agent.start()
+    wait_for(lambda: pid_of(agent, "i1") != pid, "it is there again")
+    runs(controller, "i1")
+    assert "Completed" not in controller.phases("i1")
+    told = [one for one in controller.of("i1") if one["phase"] == "Failed"]
+    assert str(told[0]["message"]).startswith("its machine was shut down")
+
+
+def test_a_program_in_the_background_is_ended_and_told_so(agent: Agent,
+                                                         controller: Controller) -> None:
+    controller.want("i1", startCmd="setsid sleep 600 >/dev/null 2>&1 & sleep 0.2")
+    wait_for(lambda: controller.last("i1")["phase"] == "Completed", "it ends")
+    assert "left 1 process behind" in str(controller.last("i1")["message"])
+    assert "foreground" in str(controller.last("i1")["message"])
+    wait_for(lambda: agent.leftovers() == [agent.pid], "nothing is left")
+
+
+def test_what_cannot_be_prepared_spoils_no_other(agent: Agent, controller: Controller) -> None:
+    """Whatever files are in the way of an instance: it waits, and the rest of the node goes on."""
+    controller.want("other", startCmd="echo $$ > pid; exec sleep 600")
+    pid = pid_of(agent, "other")
+    controller.want("i1", startCmd="cd ..; rm -r app; echo > app; exit 1",
+                    backoff={"firstSec": 0.1, "maxSec": 0.1})
+    wait_for(lambda: "preparing the start" in str(controller.last("i1").get("message")),
+             "it is told")
+    url, sha256 = controller.app("a.zip", {"start.sh": SERVICE})
+    (agent.data_dir / "cache").touch()
+    controller.want("i2", artifactUrl=url, sha256=sha256, backoff={"firstSec": 0.1, "maxSec": 0.1})
+    wait_for(lambda: "fetching the artifact" in str(controller.last("i2").get("message")),
+             "it is told")
+    (agent.data_dir / "cache").unlink()
+    runs(controller, "i2")
+    (app_of(agent, "i1")).unlink()
+    controller.want("i1", startCmd="exec sleep 600")
+    runs(controller, "i1")
+    assert is_alive(pid)
+    assert agent.said().count("the agent runs") == 1
+
+
 def test_instances_outlive_their_agent(agent: Agent, controller: Controller) -> None:
     """kill -9 of the agent with 20 instances: none is touched, and one that ended is seen."""
     url, _ = controller.app("a.zip", {"start.sh": SERVICE})
