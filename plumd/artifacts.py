@@ -30,6 +30,8 @@ from plumd.store.store import Store, Tx, Write
 log = logging.getLogger("plumd.artifacts")
 PART: Final = ".part"
 SUFFIX: Final = ".zip"
+BELOW: Final = "/artifacts/"
+"""What urls of apps begin with."""
 BUFFER_BYTES: Final = 1 << 20
 READ_BYTES: Final = 256 << 10
 UPLOADS_MAX: Final = 8
@@ -49,6 +51,8 @@ class Artifacts:
         self._write = write
         self._new_id = new_id
         self._uploads = 0
+        self.removed: Callable[[str], None] = nobody_minds
+        """Told the url of each app that was removed."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Sweep now, while nothing is under way, and then every hour, until canceled."""
@@ -180,6 +184,7 @@ class Artifacts:
 
         with trio.CancelScope(shield=True):
             await self._write(delete)
+            self.removed(app.url)
             (self.folder / app.file).unlink(missing_ok=True)
 
     async def sweep(self, older_s: float = 0.0) -> int:
@@ -198,6 +203,11 @@ class Artifacts:
         return await trio.to_thread.run_sync(remove)
 
 
+def nobody_minds(url: str) -> None:
+    """Where nobody remembers apps."""
+    del url
+
+
 def open_new(path: Path) -> BinaryIO:
     """A file that was not there, for this user's eyes alone."""
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
@@ -208,10 +218,15 @@ def plain(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", text)[:60]
 
 
+def is_ours(url: str) -> bool:
+    """Whether it leads to an app below this controller, that is or was."""
+    return url.startswith(BELOW)
+
+
 def by_url(store: Store, url: str) -> AppRow | None:
     """The app behind an url below this controller, or None."""
-    file = url.removeprefix("/artifacts/")
-    return None if file == url or "/" in file else store.peek(apps.by_file, file)
+    file = url.removeprefix(BELOW)
+    return store.peek(apps.by_file, file) if is_ours(url) and "/" not in file else None
 
 
 class Range(msgspec.Struct, frozen=True):

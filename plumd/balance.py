@@ -45,10 +45,10 @@ class Endpoint(msgspec.Struct, frozen=True):
         """ip:port, as an URL says it."""
         return f"[{self.ip}]:{self.port}" if ":" in self.ip else f"{self.ip}:{self.port}"
 
-    def number(self, label: str) -> int:
-        """A label that is a whole number from 1 to WEIGHT_MAX; 1 when it is none."""
+    def number(self, label: str, low: int = 1) -> int:
+        """A label that is a whole number from low to WEIGHT_MAX; 1 when it is none."""
         text = self.labels.get(label, "")
-        return min(max(int(text), 1), WEIGHT_MAX) if re.fullmatch(r"[0-9]{1,9}", text) else 1
+        return min(max(int(text), low), WEIGHT_MAX) if re.fullmatch(r"[0-9]{1,9}", text) else 1
 
 
 class Load(msgspec.Struct):
@@ -99,11 +99,12 @@ def choose(endpoints: Sequence[Endpoint], strategy: str, *, load: Mapping[Key, L
 
 
 def weighted(endpoints: Sequence[Endpoint], draw: int) -> Endpoint:
-    """One by its share of all weights."""
+    """One by its share of all weights; one of weight 0 only when there is no other."""
     ordered = sorted(endpoints, key=key_of)
-    left = draw % sum(one.number("weight") for one in ordered)
+    whole = sum(one.number("weight", 0) for one in ordered)
+    left = draw % (whole or len(ordered))
     for one in ordered:
-        left -= one.number("weight")
+        left -= one.number("weight", 0) if whole else 1
         if left < 0:
             return one
     return ordered[-1]

@@ -176,6 +176,7 @@ class Daemon:
         self.build_fabric(clock)
         self.artifacts = Artifacts(self.data / "artifacts", self.store, clock, self.engine.write,
                                    self.engine.new_id, config.artifact_bytes_max)
+        self.artifacts.removed = self.deployments.forget_app
         self.hook_client = Client(self.client.policy)       # nor do slow receivers of webhooks
         self.brokers = Brokers(self.engine, self.hook_client)
         self.webhooks = Webhooks(self.engine, self.hook_client, self.brokers)

@@ -92,6 +92,9 @@ class Settling:
         """The answer."""
         if not self.view.running:
             self.forget(copy for copy in self.view.copies if copy.retired)
+            for copy in self.view.copies:
+                if not copy.retired and not copy.gone and self.is_lost(copy):
+                    self.lose(copy)     # its agent did not hear that it shall stop
             return self.moves
         self.sort()
         self.judge()

@@ -138,6 +138,15 @@ def test_weights_share_the_calls() -> None:
     assert counts == {"a": 1_000, "b": 3_000, "c": 1_000}
 
 
+def test_a_weight_of_0_is_for_when_there_is_no_other() -> None:
+    out, also_out = labelled("a", weight="0"), labelled("b", weight="0")
+    rest = labelled("c", weight="2")
+    assert all(choose([out, rest, also_out], WEIGHTED, load={}, draw=draw) == rest
+               for draw in range(9))
+    found = [choose([out, also_out], WEIGHTED, load={}, draw=draw) for draw in range(2)]
+    assert found == [out, also_out]
+
+
 def test_capacity_counts_in_the_load() -> None:
     small, large = labelled("small"), labelled("large", capacity="10")
     load = {small.key: Load(1, 1), large.key: Load(9, 9)}

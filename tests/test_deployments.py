@@ -145,6 +145,24 @@ async def test_failover_off(tmp_path: Path, clock: MockClock) -> None:
         assert len(fleet.spans) == 1
 
 
+async def test_a_node_dies_when_its_deployment_is_stopped(tmp_path: Path,
+                                                          clock: MockClock) -> None:
+    """What it did not hear it cannot do: its copy is lost, and keeps no name."""
+    async with fleet_of(tmp_path, clock, "n1", "n2") as fleet:
+        number = await fleet.deploy(body(await fleet.app("app", "1"), {"n1": 1, "n2": 1}))
+        await fleet.until(lambda: len(fleet.where(number)) == 2)
+        fleet.agents["n1"].cut = True
+        await fleet.room.ask(lambda: fleet.room.stop(number))
+        await fleet.until(lambda: fleet.nodes.is_lost("n1"))
+        await fleet.until(lambda: [one.phase for one in fleet.copies(number)
+                                   if one.node_id == "n1"] == [Phase.LOST])
+        await fleet.nodes.remove("n1")
+        fleet.agents["n1"].cut = False          # it is only a new one now
+        await fleet.until(lambda: not fleet.agents["n1"].running)
+        await fleet.room.ask(lambda: fleet.room.start(number))
+        await fleet.until(lambda: fleet.where(number) == ["n1", "n2"])
+
+
 async def test_fenced_copies_never_overlap(tmp_path: Path, clock: MockClock) -> None:
     async with fleet_of(tmp_path, clock, "n1", "n2", "n3") as fleet:
         number = await fleet.deploy(body(await fleet.app("app", "1"), 2, on_partition="fence"))

@@ -300,7 +300,11 @@ def entry_of(given: EntryWrite, where: str, host: str, room: Deployments,
     """One entry, with a name of its own. Raises: Invalid."""
     field = f"{where}.artifactUrl" if where else "artifactUrl"
     url, app_name, app_version = given.artifact_url, "", ""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise Invalid(f"this is no URL: {error}", field=field) from None
     if parts.netloc and parts.netloc.lower() == host.lower() and (
             room.app_of(parts.path) is not None):
         url = parts.path

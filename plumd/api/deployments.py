@@ -131,8 +131,8 @@ class DeploymentRoutes:
         elif action == "rollback":
             await room.ask(lambda: room.roll_back(row.number, given.version or 0, version))
         else:
-            body = scaled(row.body, given)
-            await room.ask(lambda: room.edit(row.number, body, version, "scaled"))
+            await room.ask(lambda: room.change(
+                row.number, lambda body: scaled(body, given), version, "scaled"))
         return self.shown(row.number)
 
     # ------------------------------------------------------------ looking

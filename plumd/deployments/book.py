@@ -115,7 +115,7 @@ class Book:
         return self._apps[url]
 
     def forget_app(self, url: str) -> None:
-        """It was deleted, or came."""
+        """It was deleted."""
         self._apps.pop(url, None)
 
     def need(self, number: int, entry: DeploymentEntry) -> Need:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
-from plumd import placement, rollout
+from plumd import artifacts, placement, rollout
 from plumd.deployments.book import Book
 from plumd.errors import NotFound, TooMany, WrongState
 from plumd.fleet import REPLICAS_MAX, Body, Copy, DeploymentEntry, Phase, Slot, slots_of
@@ -67,6 +68,12 @@ class Wishes(Book):
             self._follow_edit(number, body)
         return row.version + 1
 
+    def change(self, number: int, change: Callable[[Body], Body], if_version: int | None,
+               note: str) -> int:
+        """The same, of what it says when its turn comes: of two who change it at once none undoes
+        what the other did. Raises: as `edit` and change."""
+        return self.edit(number, change(self._row(number, if_version).body), None, note)
+
     def _follow_edit(self, number: int, body: Body) -> None:
         """While nothing runs, copies that were never placed follow at once."""
         wanted = {slot for entry in body.entries for slot in slots_of(entry)}
@@ -119,6 +126,10 @@ class Wishes(Book):
             if version:
                 raise NotFound(f"there is no version {version}", field="version")
             raise WrongState("there is no version before this one")
+        for entry in body.entries:
+            if artifacts.is_ours(entry.artifact_url) and self.app_of(entry.artifact_url) is None:
+                raise WrongState(f"the app of version {wanted}'s entry {entry.name!r} was deleted: "
+                                 f"{entry.artifact_url}", field="version")
         return self.edit(number, body, None, f"back to version {wanted}")
 
     def delete(self, number: int) -> None:

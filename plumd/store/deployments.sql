@@ -36,12 +36,14 @@ SELECT body FROM deployment_versions WHERE deployment_id = ? AND version = ?;
 SELECT version, body, note, created_ms FROM deployment_versions
 WHERE deployment_id = ? AND version < ? ORDER BY version DESC LIMIT ?;
 
--- A version that an artifact belongs to is one that is the current one, or that a copy still runs.
+-- A version that an artifact belongs to is one that is the current one, or that a copy still runs:
+-- one that was never placed will be placed with the current one.
 -- name: in_use
 SELECT d.name, v.body FROM deployments d
 JOIN deployment_versions v ON v.deployment_id = d.id
 WHERE v.version = d.version OR EXISTS (
-    SELECT 1 FROM instances i WHERE i.deployment_id = d.id AND i.version = v.version)
+    SELECT 1 FROM instances i WHERE i.deployment_id = d.id AND i.version = v.version
+                                 AND i.node_id <> '')
     OR v.version = d.rollout ->> 'fromVersion' AND d.rollout ->> 'state' = 'rolling';
 
 -- name: delete

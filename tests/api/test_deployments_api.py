@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -228,6 +229,37 @@ def test_scale_edit_plan_and_versions(api: Api) -> None:
     refused(api.ask("GET", f"{BASE}/{number}"), 404, "not_found")
 
 
+def test_who_scales_at_once_undoes_nothing(api: Api) -> None:
+    entries = [{"name": name, "artifactUrl": app(api, name), "replicas": 0} for name in "ab"]
+    made = api.done("POST", BASE, {"name": "two", "entries": entries})
+    path = f"{BASE}/{made['deploymentId']}"
+
+    def scale(name: str, count: int) -> None:
+        api.done("POST", f"{path}?action=scale", {"entry": name, "replicas": count})
+
+    with ThreadPoolExecutor(2) as pool:
+        for count in range(1, 16):
+            for done in [pool.submit(scale, name, count) for name in "ab"]:
+                done.result()
+            found = [one["replicas"] for one in listed(api.get(path)["entries"])]
+            assert found == [count, count]
+
+
+def test_no_way_back_to_an_app_that_is_gone(api: Api) -> None:
+    first, second = app(api, "back", "1"), app(api, "back", "2")
+    made = api.done("POST", BASE, {"name": "back", "entries": [{"artifactUrl": first}]})
+    path = f"{BASE}/{made['deploymentId']}"
+    api.done("PUT", path, {"name": "back", "entries": [{"artifactUrl": second}]})
+    old, = (one for one in api.items("/v1/apps?name=back") if one["version"] == "1")
+    api.gone(f"/v1/apps/{old['artifactId']}")
+    answer = api.ask("POST", f"{path}?action=rollback")
+    refused(answer, 409, "wrong_state", "version")
+    assert first in answer.text
+    assert api.get(path)["version"] == 2
+    gone = api.ask("PUT", path, {"name": "back", "entries": [{"artifactUrl": first}]})
+    refused(gone, 422, "invalid", "entries[0].artifactUrl")
+
+
 def test_bad_bodies(api: Api) -> None:
     url = app(api, "bad")
     count = len(api.items(BASE))
@@ -239,6 +271,9 @@ def test_bad_bodies(api: Api) -> None:
             ({"name": "x", "entries": [{"artifactUrl": "http://far/x.zip"}]},
              "entries[0].artifactUrl"),
             ({"name": "x", "entries": [{"artifactUrl": "file:///etc/passwd"}]},
+             "entries[0].artifactUrl"),
+            ({"name": "x", "entries": [{"artifactUrl": "http://[x"}]}, "entries[0].artifactUrl"),
+            ({"name": "x", "entries": [{"artifactUrl": "http://h:port/x.zip"}]},
              "entries[0].artifactUrl"),
             ({"name": "x", "entries": [{**entry, "replicas": -1}]}, "entries[0].replicas"),
             ({"name": "x", "entries": [{**entry, "replicas": {"": 1}}]}, "entries[0].replicas"),
