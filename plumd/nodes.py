@@ -263,7 +263,8 @@ class Nodes:
             if node_id not in self._live:
                 raise NotFound("no such node")
             if count := self.users(node_id):
-                raise WrongState(f"{count} instances are on this node; drain it first")
+                raise WrongState(f"{count} instance{'s' * (count > 1)} on this node: drain it, or "
+                                 "wait until it is lost")
             with trio.CancelScope(shield=True):
                 await self._write(lambda tx: nodes.delete(tx, node_id))
                 del self._live[node_id]

@@ -177,6 +177,11 @@ class Attempts:
             self.outbox.forget({attempt_id})
             self._forget([attempt_id])
 
+    def let_go(self) -> None:
+        """The node is another agent's: whatever was begun here is nobody's any more."""
+        for attempt_id in self.holding():
+            self._drop(attempt_id)
+
     # ------------------------------------------------------------ one attempt
 
     def _start(self, attempt: Attempt) -> None:

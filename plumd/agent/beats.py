@@ -51,10 +51,10 @@ class Beats:
     """Beats until canceled.
 
     owned: an event, set while the controller takes this agent for the node's. answered: set once
-    it has said anything to a beat. draining: the node
-    shall take nothing new. heard_again: called when the controller is heard after it was not.
-    confirmed: called with when a beat was sent (clock of leases, ms) and the revision of the
-    assignments that it was answered with, "" = none.
+    it has said anything to a beat, or nobody listens there. draining: the node shall take nothing
+    new. owns: told with each answer whether the node is ours. heard_again: called when the
+    controller is heard after it was not. confirmed: called with when a beat was sent (clock of
+    leases, ms) and the revision of the assignments that it was answered with, "" = none.
     """
 
     def __init__(self, settings: Settings, who: Identity, http: Http) -> None:
@@ -62,6 +62,7 @@ class Beats:
         self.taken = trio.Event()
         self.answered = trio.Event()
         self.draining = False
+        self.owns: Callable[[bool], None] = no_news
         self.heard_again: Callable[[], None] = nobody
         self.confirmed: Callable[[int, str], None] = no_one
         self._away = False
@@ -96,6 +97,8 @@ class Beats:
         except CallFailed as error:
             self._away = True
             self._say(f"the controller does not answer: {error}")
+            if error.refused:
+                self.answered.set()
             return None
         if self._away:
             self._away = False
@@ -134,6 +137,7 @@ class Beats:
             now.set()
         if getattr(self, other).is_set():
             setattr(self, other, trio.Event())
+        self.owns(is_ours)
 
     def _say(self, what: str) -> None:
         """Log what is new."""
@@ -148,6 +152,11 @@ class Beats:
 
 def nobody() -> None:
     """Nobody wants to know."""
+
+
+def no_news(is_ours: bool) -> None:
+    """The same."""
+    del is_ours
 
 
 def no_one(sent_ms: int, revision: str) -> None:

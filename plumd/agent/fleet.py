@@ -54,6 +54,7 @@ class Fleet:
         self._revision = ""         # of the assignments that are carried out
         self._leases: dict[str, int] = {}       # of fenced instances that shall run, in ms
         self._looked_s = -math.inf
+        beats.owns = around.reports.owns
         beats.heard_again = self.heard_again
         beats.confirmed = self.confirmed
 
@@ -125,7 +126,11 @@ class Fleet:
         self._wake.set()        # it may be wanted again meanwhile
 
     async def sync(self, nursery: trio.Nursery) -> None:
-        """Ask once, and do what the answer says."""
+        """Ask once, and do what the answer says. To ask is a sign of life, so where the node is
+        another agent's it asks nothing, and ends what it has: that is nobody's any more."""
+        if not await self._ours():
+            self._apply({}, shim.boot_ms(), nursery)
+            return
         sent_ms = shim.boot_ms()
         path = f"v1/assignments?nodeId={quote(self._settings.node_id, safe='')}"
         try:
@@ -141,7 +146,7 @@ class Fleet:
             return
         self._say("" if wanted is not None else
                   f"the assignments cannot be had: {answer.problem}")
-        if wanted is None or not await self._ours():
+        if wanted is None or self._beats.taken.is_set():
             return
         self._answered_ms = sent_ms
         self._apply(wanted, sent_ms, nursery)

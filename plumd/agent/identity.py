@@ -18,7 +18,8 @@ class DataDirInUse(Exception):
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """key: told with each heartbeat; whoever told it first owns the node's name.
+    """key: told with each heartbeat; whoever told it first owns the node's name. It is the
+    machine's, whatever it is called.
 
     session: stays the same while the directory does, so that a new agent is the old one come back,
     and what it started is still its own.
@@ -30,18 +31,20 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 def identity(data_dir: Path, node_id: str) -> Identity:
-    """Who this agent is; drawn at its first start, and anew for another node's name.
+    """Who this agent is; drawn at its first start. By another node's name it is the same machine in
+    a new session, so that it may have its old name again.
 
     Raises OSError.
     """
-    path = data_dir / FILE
+    path, key = data_dir / FILE, secrets.token_hex(16)
     try:
         found = msgspec.json.decode(path.read_bytes(), type=Identity)
         if found.node_id == node_id:
             return found
+        key = found.key
     except (FileNotFoundError, msgspec.DecodeError):
         pass
-    drawn = Identity(node_id, secrets.token_hex(16), secrets.token_hex(8))
+    drawn = Identity(node_id, key, secrets.token_hex(8))
     part = path.with_suffix(".new")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:

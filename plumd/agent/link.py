@@ -44,7 +44,7 @@ async def serve(settings: Settings, who: Identity, attempts: Attempts, beats: Be
                    poll_dial(settings.controller, worker_id, who.session, attempts.holding,
                              token=token))
     while True:
-        await beats.owned.wait()
+        await _until_ours(beats, attempts)
         keeper = Keeper(dial, settings.controller, attempts, Lease(settings.task_beat_s), register,
                         leave=False)
         try:
@@ -55,6 +55,19 @@ async def serve(settings: Settings, who: Identity, attempts: Attempts, beats: Be
             log.warning("the controller turned the agent away", extra={
                 "reason": str(first_error(group))})
         await trio.sleep(TURNED_AWAY_S)
+
+
+async def _until_ours(beats: Beats, attempts: Attempts) -> None:
+    """Wait; while the node is another agent's, end what was begun here."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_let_go_when_taken, beats, attempts)
+        await beats.owned.wait()
+        nursery.cancel_scope.cancel()
+
+
+async def _let_go_when_taken(beats: Beats, attempts: Attempts) -> None:
+    await beats.taken.wait()
+    attempts.let_go()
 
 
 async def _cancel_when_taken(beats: Beats, scope: trio.CancelScope) -> None:

@@ -30,8 +30,9 @@ class Reports:
         self._http = http
         self._waiting: dict[str, list[Report]] = {}
         self._news = trio.Event()
-        self._told = trio.Event()
         self._heard = trio.Event()
+        self._ours = trio.Event()
+        self._anothers = False
         self.together = False
         """Whether the controller takes several reports at once."""
 
@@ -40,34 +41,43 @@ class Reports:
         self._http.hang_up()
         self._heard.set()
 
+    def owns(self, is_ours: bool) -> None:
+        """Whether the node is ours. Before that is known nothing is told; of another's node nothing
+        is ever told, for the instances of that name are not those that we had."""
+        self._anothers = not is_ours
+        if is_ours:
+            self._ours.set()
+        else:
+            self._ours = trio.Event()
+            self._waiting.clear()
+
     def tell(self, report: Report) -> None:
         """Tell this; of what was to be told of the same instance before only ends are still told.
         """
+        if self._anothers:
+            return
         before = self._waiting.pop(report.instance_id, [])
         ends = [one for one in before if one.phase in ENDS and one != report]
         self._waiting[report.instance_id] = [*ends[-ENDS_MAX:], report]
         self._news.set()
 
-    async def flushed(self) -> None:
-        """Return when nothing waits to be told."""
-        while self._waiting:
-            self._told = trio.Event()
-            await self._told.wait()
-
     async def run(self) -> None:
         """Tell, until canceled."""
         pause_s = AGAIN_S
         while True:
-            while not self._waiting:
+            if not self._waiting:
                 self._news = trio.Event()
                 await self._news.wait()
+                continue
+            if not self._ours.is_set():
+                await self._ours.wait()
+                continue
             count = TOGETHER_MAX if self.together else 1
             first = [waiting[0] for waiting in islice(self._waiting.values(), count)]
             if done := await self._say_all(first):
                 pause_s = AGAIN_S
                 for report in done:
                     self._forget(report)
-                self._told.set()
             else:
                 with trio.move_on_after(pause_s) as pausing:
                     await self._heard.wait()

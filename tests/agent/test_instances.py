@@ -297,15 +297,22 @@ def test_a_download_that_breaks_off_goes_on(controller: Controller) -> None:
 
 
 def test_a_node_that_belongs_to_another_runs_nothing(tmp_path: Path) -> None:
+    """And says nothing: to ask for assignments would keep the other one alive."""
     with Controller() as controller:
         controller.taken = True
         url, _ = controller.app("a.zip", {"start.sh": SERVICE})
         controller.want("i1", artifactUrl=url)
-        with Agent(tmp_path / "agent", controller.url, "n1") as agent:
+        with Agent(tmp_path / "agent", controller.url, "n1", "--sync-sec", "0.2") as agent:
             wait_for(lambda: "belongs to another agent" in agent.said(), "it is told")
+            wait_for(lambda: controller.refused >= 2, "it goes on to beat")
+            assert not controller.asked.is_set()
             assert controller.reports == []
             controller.taken = False
             runs(controller, "i1")
+            pid = pid_of(agent, "i1")
+            controller.taken = True         # its name was given away meanwhile
+            wait_for(lambda: not is_alive(pid), "what it ran is nobody's")
+            wait_for(lambda: agent.leftovers() == [agent.pid], "nothing is left")
 
 
 def test_health_is_told(agent: Agent, controller: Controller, tmp_path: Path) -> None:

@@ -148,6 +148,28 @@ def test_a_lost_node_s_instances_move_and_its_old_copies_end(site: Site, stack: 
     assert second.process is not None
 
 
+def test_a_machine_that_was_set_up_anew(site: Site, stack: ExitStack) -> None:
+    """It has the name, not the key: it keeps nobody alive, and is the node once that is lost."""
+    old = site.node("n1", stack)
+    url = site.app({"start.sh": START, "meta.ini": META})
+    site.deploy(artifactUrl=url, replicas={"n1": 1})
+    wait_for(lambda: len(site.running("n1")) == 1, "it runs")
+    pid = site.pid(site.running("n1")[0])
+    old.kill()
+    new = Agent(site.folder / "anew", site.daemon.url, "n1")
+    site.agents["n1"] = stack.enter_context(new)
+    wait_for(lambda: "belongs to another agent" in new.said(), "it is told")
+    path = f"{site.daemon.url}/v1/nodes/n1"
+    wait_for(lambda: httpx.delete(path, trust_env=False).status_code == 204,
+             "the node is lost, and its name is given away")
+    wait_for(lambda: len(site.running("n1")) == 1, "what it had runs on the new machine")
+    assert site.pid(site.running("n1")[0]) != pid
+    assert is_alive(pid), "the old machine was not heard of"
+    old.start()
+    wait_for(lambda: not is_alive(pid), "it hears that it is no node any more")
+    assert len(site.running("n1")) == 1
+
+
 def test_a_fenced_copy_ends_before_another_begins(site: Site, stack: ExitStack) -> None:
     """The copies write down when they live; no moment has two."""
     diary = site.folder / "diary"

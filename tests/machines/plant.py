@@ -243,6 +243,11 @@ class Plant:
         """Those that lived a moment ago."""
         return [life for life in self.lives() if life.last_ns > boot_ns() - 500_000_000]
 
+    def wait_living(self, *instances: str) -> None:
+        """Until those live, and no others. One that had no processor for a moment has not ended."""
+        wait_for(lambda: sorted(life.instance for life in self.living()) == sorted(instances),
+                 f"of {len(instances)} a process lives")
+
     def next_life(self, after_ns: int, patience_s: float = 30) -> Life:
         """The first process that began after that time."""
         def begun() -> list[Life]:

@@ -85,13 +85,12 @@ def test_a_copy_moves_when_its_node_is_cut_off_and_the_old_one_ends_by_the_heal(
         plant.wait_ready(found, 1)
         assert plant.health(node.name) == "Unhealthy"
         wait_until(cut_ns + LONG_NS)
-        assert len(plant.living()) == 2, "keep lets the old copy run where it is cut off"
+        plant.wait_living(old.instance_id, new.instance)    # keep lets the old one run
         healed_ns = boot_ns()
         node.machine.plug_in()
-        wait_for(lambda: len(plant.living()) == 1, "the old copy ends")
+        plant.wait_living(new.instance)
         assert plant.last_ns(old.instance_id) - healed_ns < HEALED_NS
         wait_for(lambda: plant.health(node.name) == "Healthy", "the node is back")
-        assert plant.living()[0].instance == new.instance
         assert ask(plant, 5) == {new.node}
 
 
@@ -127,7 +126,7 @@ def test_a_fenced_copy_never_lives_beside_another(
     with plant.deployed(1, "fence") as found:
         old = plant.copy(found)
         if fault is cut:
-            wait_until(plant.living()[0].first_ns + round(2 * TTL_S * 1e9))
+            wait_until(plant.lives()[0].first_ns + round(2 * TTL_S * 1e9))
             assert len(plant.lives()) == 1, "it was never ended for want of a renewal"
         begun_ns = boot_ns()
         fault(plant, str(old.node_id))
@@ -137,7 +136,7 @@ def test_a_fenced_copy_never_lives_beside_another(
         end(plant, str(old.node_id))
         wait_for(lambda: plant.health(str(old.node_id)) == "Healthy", "the node is back")
         plant.wait_ready(found, 1)
-        assert [life.instance for life in plant.living()] == [new.instance]
+        plant.wait_living(new.instance)
     for before, after in itertools.pairwise(plant.lives()):
         assert before.last_ns < after.first_ns, "there were two"
 
