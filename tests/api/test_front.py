@@ -378,7 +378,7 @@ async def test_idle_and_slow_heads_are_closed(caplog: pytest.LogCaptureFixture) 
             client = await served.connect()
             async with client.stream:
                 await client.send(start)
-                with trio.fail_after(2):
+                with trio.fail_after(10):
                     while await client.more():
                         pass
     assert not caplog.records
@@ -425,7 +425,7 @@ async def test_waiting_request_ends_with_its_client() -> None:
                                   headers=("Prefer: wait=30",)))
         await started.wait()
         await client.stream.aclose()
-        with trio.fail_after(2):
+        with trio.fail_after(10):
             await cancelled.wait()
 
 

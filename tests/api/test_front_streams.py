@@ -189,7 +189,7 @@ async def test_streams_are_limited() -> None:
             for raw in (get("/v1/events"), upgrade()):
                 answer = await served.ask(raw)
                 assert (answer.status, answer.headers["retry-after"]) == (429, "5")
-        with trio.fail_after(2):
+        with trio.fail_after(10):
             while len(served.gate.streams):
                 await trio.testing.wait_all_tasks_blocked()
         async with (await events(served)).stream:
@@ -213,7 +213,7 @@ async def test_stream_ends_with_its_client() -> None:
     async with running(routes) as served:
         client = await events(served)
         await client.stream.aclose()
-        with trio.fail_after(2):
+        with trio.fail_after(10):
             await closed.wait()
 
 
