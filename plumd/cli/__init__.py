@@ -24,6 +24,7 @@ from plumd.cli import (
     definitions,
     deployments,
     devices,
+    instances,
     kv,
     locks,
     nodes,
@@ -62,7 +63,7 @@ def plum() -> None:
 for noun in (tasks.group, definitions.group, simulate.group, run_steps.runs, schedules.group,
              schedules.calendars, triggers.group, webhooks.group, brokers.group, workers.workers,
              workers.services, devices.group, alarms.group, kv.group, locks.group, nodes.group,
-             apps.group, deployments.group,
+             apps.group, deployments.group, instances.group,
              system.events, system.status, system.stats, system.support_bundle,
              system.completion):
     plum.add_command(noun)

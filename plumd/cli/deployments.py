@@ -6,6 +6,7 @@ from typing import Final
 
 import click
 
+from plumd.cli.instances import INSTANCES
 from plumd.cli.screen import Column, column, moment, moment_column, word
 from plumd.cli.session import (
     PlumGroup,
@@ -40,34 +41,6 @@ COLUMNS: Final = (
     column("ID", "deploymentId"), column("NAME", "name"), column("STATE", "state"),
     Column("READY", ready), column("VERSION", "version"), Column("ROLLOUT", rollout_of),
     moment_column("UPDATED", "updatedAt"),
-)
-
-
-def used(item: JsonObject, name: str) -> float | None:
-    """What an instance uses, None when nobody said."""
-    stats = item.get("stats")
-    found = stats.get(name) if isinstance(stats, dict) else None
-    return found if isinstance(found, int | float) else None
-
-
-def cpu_of(item: JsonObject) -> str:
-    """`12 %` of one processor"""
-    found = used(item, "cpuPercent")
-    return "" if found is None else f"{found:.0f} %"
-
-
-def memory_of(item: JsonObject) -> str:
-    """`34 MiB`"""
-    found = used(item, "memoryBytes")
-    return "" if found is None else f"{found / (1 << 20):.0f} MiB"
-
-
-INSTANCES: Final = (
-    column("ID", "instanceId"), column("ENTRY", "entry"), column("#", "ordinal"),
-    column("NODE", "nodeId"), column("STATE", "state"), column("VERSION", "appVersion"),
-    column("RESTARTS", "restarts"), Column("CPU", cpu_of), Column("MEMORY", memory_of),
-    column("EXIT", "exitCode"), column("ENDS", "retired"),
-    column("WHY", "why"),
 )
 PLAN: Final = (column("ENTRY", "entry"), column("#", "ordinal"), column("NODE", "nodeId"),
                column("WHY", "why"))

@@ -284,21 +284,20 @@ class AsyncClient:
 
         tail_bytes: begin so far before the end of what is there; 0 = at the beginning.
         """
-        return closing(self._logs(task_id, attempt, follow, -tail_bytes))
+        return closing(self._said(calls.task_logs(task_id, attempt), follow, -tail_bytes))
 
-    async def _logs(self, task_id: str, attempt: int | None, follow: bool,
-                    offset: int) -> AsyncIterator[bytes]:
-        path = f"{calls.task_path(task_id)}/logs"
-        finished = False
-        while not finished and not follow:
-            answer = await self.request("GET", path, query={"attempt": attempt, "offset": offset})
+    def instance_logs(self, instance_id: str, *, run: int | None = None, follow: bool = False,
+                      tail_bytes: int = 0) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """What one start of an instance printed; arguments as of Client.instance_logs."""
+        return closing(self._said(calls.instance_logs(instance_id, run), follow, -tail_bytes))
+
+    async def _said(self, log: calls.Log, follow: bool, offset: int) -> AsyncIterator[bytes]:
+        while not follow and not log.finished:
+            answer = await self.send(log.page(offset))
             yield answer.content
-            finished = not answer.content
-            offset = int(answer.headers.get("plum-next-offset", "0"))
+            offset = log.took(answer)
         if follow:
-            asked = Ask("GET", path, query={"attempt": attempt, "offset": offset,
-                                            "follow": "true"})
-            async with closing(self.chunks(asked, None)) as chunks:
+            async with closing(self.chunks(log.rest(offset), None)) as chunks:
                 async for chunk in chunks:
                     yield chunk
 

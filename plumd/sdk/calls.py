@@ -159,6 +159,43 @@ class Pages:
         return found
 
 
+class Log:
+    """What a process printed, page after page. which: the part of the query that names it."""
+
+    def __init__(self, path: str, which: str, number: int | None) -> None:
+        self._path = path
+        self._which = which
+        self._number = number
+        self.finished = False
+        """Whether there is nothing more for now."""
+
+    def page(self, offset: int) -> Ask:
+        """The request for what is there from offset on."""
+        return Ask("GET", self._path, query={self._which: self._number, "offset": offset})
+
+    def took(self, answer: httpx.Response) -> int:
+        """A page came; where the next one begins. All are of one run of an instance."""
+        self.finished = not answer.content
+        if "plum-run" in answer.headers:
+            self._number = int(answer.headers["plum-run"])
+        return int(answer.headers.get("plum-next-offset", "0"))
+
+    def rest(self, offset: int) -> Ask:
+        """The request for all from offset on, as it comes."""
+        return Ask("GET", self._path, query={self._which: self._number, "offset": offset,
+                                             "follow": "true"})
+
+
+def task_logs(task_id: str, attempt: int | None) -> Log:
+    """What a task's process or worker said."""
+    return Log(f"{task_path(task_id)}/logs", "attempt", attempt)
+
+
+def instance_logs(instance_id: str, run: int | None) -> Log:
+    """What a start of an instance printed."""
+    return Log(f"/v1/instances/{part(instance_id)}/logs", "run", run)
+
+
 class Feed:
     """The event log, across lines that are lost. after: the number of the last event."""
 

@@ -282,17 +282,21 @@ class Client:
 
         tail_bytes: begin so far before the end of what is there; 0 = at the beginning.
         """
-        path = f"{calls.task_path(task_id)}/logs"
-        offset, finished = -tail_bytes, False
-        while not finished and not follow:
-            answer = self.request("GET", path, query={"attempt": attempt, "offset": offset})
+        return self._said(calls.task_logs(task_id, attempt), follow, -tail_bytes)
+
+    def instance_logs(self, instance_id: str, *, run: int | None = None, follow: bool = False,
+                      tail_bytes: int = 0) -> Iterator[bytes]:
+        """What one start of an instance printed, as bytes; follow: and what comes, also of the
+        starts behind it. run: which start, from 1; None: the latest.  tail_bytes: as of `logs`."""
+        return self._said(calls.instance_logs(instance_id, run), follow, -tail_bytes)
+
+    def _said(self, log: calls.Log, follow: bool, offset: int) -> Iterator[bytes]:
+        while not follow and not log.finished:
+            answer = self.send(log.page(offset))
             yield answer.content
-            finished = not answer.content
-            offset = int(answer.headers.get("plum-next-offset", "0"))
+            offset = log.took(answer)
         if follow:
-            yield from self.chunks(
-                Ask("GET", path, query={"attempt": attempt, "offset": offset,
-                                        "follow": "true"}), None)
+            yield from self.chunks(log.rest(offset), None)
 
     def events(self, topics: str = "", *, after: int | None = None,
                patience_s: float = PATIENCE_S) -> Iterator[Event]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,13 +13,15 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+import trio
 
+from plumd.sdk import AsyncClient
 from tests.agent.acting import zipped
 from tests.agent.program import Agent
 from tests.agent.test_instances import is_alive
 from tests.agent.test_node_tasks import ended, run
 from tests.daemon.plant import Api, wait_for
-from tests.daemon.running import Running
+from tests.daemon.running import BIN, Running
 
 pytestmark = pytest.mark.daemon
 META = "name=web\nversion=1\n"
@@ -128,6 +132,53 @@ def test_deploy_look_crash_and_stop(site: Site, stack: ExitStack) -> None:
     stopped = httpx.post(f"{site.daemon.url}/v1/deployments/{found}?action=stop", trust_env=False)
     assert stopped.status_code == 200
     wait_for(lambda: agent.leftovers() == [agent.pid], "nothing runs any more")
+
+
+def test_one_copy_by_the_command_line(site: Site, stack: ExitStack) -> None:
+    site.node("n1", stack)
+    url = site.app({"start.sh": START, "meta.ini": META})
+    found = site.deploy(artifactUrl=url, replicas={"n1": 2}, backoff={"firstSec": 0.1})
+    wait_for(lambda: len(site.running("n1")) == 2, "both run")
+    one, two = (copy.instance_id for copy in site.running("n1"))
+
+    def plum(*words: str) -> str:
+        done = site.daemon.plum(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def state() -> str:
+        return str(json.loads(plum("instance", "get", one, "-o", "json"))["state"])
+
+    said = f"up {one} on n1\n"
+    assert plum("instance", "list", "--node", "n1", "-o", "name").split() == [one, two]
+    assert plum("instance", "list", "--state", "Failed", "-o", "name") == ""
+    assert "n1" in plum("instance", "get", one)
+    assert plum("instance", "logs", one) == said
+    assert plum("instance", "logs", one, "--tail", "3") == said[-3:]
+    plum("instance", "stop", one)
+    wait_for(lambda: state() == "Stopped", "it stops alone")
+    assert [copy.instance_id for copy in site.running()] == [two]
+    plum("instance", "start", one)
+    wait_for(lambda: state() == "Running", "it runs again, where it was")
+    assert plum("instance", "logs", one, "--run", "1") == said
+    wait_for(lambda: plum("instance", "logs", one, "--run", "2", "--raw") == said, "it says so")
+    with subprocess.Popen([BIN / "plum", "--server", site.daemon.url, "instance", "logs", one,
+                           "-f", "--run", "1"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == [said, said]
+        process.kill()
+
+    async def read() -> bytes:
+        async with AsyncClient(site.daemon.url) as client, client.instance_logs(
+                one, run=1) as pieces:
+            return b"".join([piece async for piece in pieces])
+
+    assert trio.run(read).decode() == said
+    assert site.daemon.plum("instance", "logs", "0").returncode == 3
+    plum("instance", "delete", one)
+    wait_for(lambda: [copy.instance_id for copy in site.copies()] == [two], "there is one less")
+    shown = json.loads(plum("deployment", "get", found, "-o", "json"))
+    assert shown["entries"][0]["replicas"] == {"n1": 1}
 
 
 def test_a_lost_node_s_instances_move_and_its_old_copies_end(site: Site, stack: ExitStack) -> None:
