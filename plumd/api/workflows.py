@@ -74,6 +74,11 @@ def workflow_view(found: Versioned[WorkflowBody]) -> WorkflowView:
         created_at=found.created_ms, updated_at=found.updated_ms)
 
 
+def name_of(step: StepBody, runs: str) -> str:
+    """What a step is called: by its name or id, and one that has neither by what it runs."""
+    return step.name or (runs if step.id is UNSET else "")
+
+
 class Workflows:
     """The handlers."""
 
@@ -123,7 +128,7 @@ class Workflows:
             except PlumError as error:
                 raise Invalid(error.detail, field=f"{where}.task.{error.field}"
                               if error.field else f"{where}.task") from None
-            return replace(step, task=inner, name=step.name or inner.name)
+            return replace(step, task=inner, name=name_of(step, inner.name))
         if not step.definition_id:
             return step
         found = (known.task_def(parse_id(step.definition_id) or 0)
@@ -133,8 +138,8 @@ class Workflows:
         if step.executor not in (None, "", found.body.executor):
             raise Invalid(f"the definition's executor is {found.body.executor}",
                           field=f"{where}.executor")
-        return replace(step, definition_id=id_text(found.id), name=step.name or found.body.name,
-                       executor=found.body.executor)
+        return replace(step, definition_id=id_text(found.id), executor=found.body.executor,
+                       name=name_of(step, found.body.name))
 
     async def create(self, request: Request) -> Response:
         """A new workflow; its name is free."""

@@ -14,7 +14,7 @@ ITEMS_MAX: Final = 100_000
 INT_MIN: Final = -(1 << 63)
 INT_MAX: Final = (1 << 63) - 1
 DOUBLE_BITS: Final = 1_023
-NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+NAME: Final = re.compile(r"[^\W\d]\w*")
 
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
 Path: TypeAlias = tuple[str | int, ...]

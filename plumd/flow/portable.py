@@ -71,7 +71,7 @@ def step(value: dict[str, Value], name_of: NameOf) -> Value:
     task = found.get("task")
     if isinstance(task, dict):
         found["task"] = said(task, OF_TASK)
-        if found.get("name") == task.get("name"):
+        if "id" not in found and found.get("name") == task.get("name"):
             found.pop("name")           # saving fills it in again
     for key in ("definitionId", "workflow"):
         reference = found.get(key)

@@ -63,6 +63,16 @@ def test_steps_run_one_after_another(api: Api) -> None:
     assert api.get(f"/v1/workflow-runs/{done['runId']}") == done
 
 
+def test_a_step_is_called_by_its_name_its_id_or_what_it_runs(api: Api) -> None:
+    kept = definition(api, "builtin.echo", name="called")
+    made = api.made("/v1/workflows", {"name": "called", "steps": [
+        {"definitionId": kept}, {"id": "own", "definitionId": kept},
+        {"id": "inner", "task": {"name": "builtin.echo"}},
+        {"id": "named", "name": "Named", "definitionId": kept}]})
+    run = api.made(f"/v1/workflows/{made['workflowId']}?action=run", {}, prefer="wait=30")
+    assert [step["name"] for step in steps_of(run)] == ["called", "own", "inner", "Named"]
+
+
 def test_the_first_failure_ends_the_run(api: Api) -> None:
     made = workflow(api, "fails", definition(api, "builtin.echo"), definition(api, "builtin.fail"),
                     definition(api, "builtin.echo"))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from plumd.expressions import Failure, Path, Value, Wrong, parse, parse_reference, references, walk
 
 KNOWN: Value = {"n": 3, "f": 1.5, "s": "north", "t": True, "z": None,
-                "l": [1, 2, {"x": "y"}], "m": {"a-b": 7}}
+                "l": [1, 2, {"x": "y"}], "m": {"a-b": 7}, "站点": "北", "naïve_2": 1}
 
 
 def look(root: str, path: Path) -> Value:
@@ -28,6 +28,7 @@ def look(root: str, path: Path) -> Value:
     ("2 in params.l", True), ("'a-b' in params.m", True), ("has(params.nothing.at.all)", False),
     ("has(params.z)", True), ("params.z == null", True), ("!params.t || 1 / 0 == 1 || true", True),
     ("1 / 0 == 1 && false", False), ("false ? 1 / 0 : 2", 2), ("size(params.s)", 5),
+    ("params.站点 == '北' && params.naïve_2 == 1", True),
     ("params.l.size()", 3), ("params.s.startsWith('no') && params.s.endsWith(\"th\")", True),
     ("params.s.contains('x')", False), ("int('12') + int(1.9)", 13), ("double('0.5')", 0.5),
     ("string(params.l)", '[1,2,{"x":"y"}]'), ("'a' + \"b\\n\"", "ab\n"), ("[1] + [2]", [1, 2]),

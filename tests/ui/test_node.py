@@ -37,6 +37,12 @@ def test_what_node_checks(words: tuple[str, ...]) -> None:
     node(*words)
 
 
+def test_its_scripts_ask_for_no_npm() -> None:
+    """Node comes from a wheel, whose `npm` is none that can be started by its name."""
+    scripts = json.loads((UI / "package.json").read_text())["scripts"]
+    assert [name for name, words in scripts.items() if "npm" in words.split()] == []
+
+
 def test_the_types_are_those_of_the_api(tmp_path: Path) -> None:
     document = tmp_path / "openapi.json"
     document.write_bytes(openapi())

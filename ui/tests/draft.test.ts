@@ -88,6 +88,10 @@ describe("a draft", () => {
     });
     expect(draft.result).toBe('${steps["two words"].result}');
     expect(draft.description).toBe("steps.measured");
+    const back = renamed(draft, ["steps"], "two words", "测量");
+    expect(back.steps[1]).toMatchObject({ condition: "steps.测量.result.n > 10" });
+    const again = renamed(back, ["steps"], "测量", "measure");
+    expect(again).toEqual(renamed(draft, ["steps"], "two words", "measure"));
   });
 
   it("takes an edge once, and knows what would close a circle", () => {

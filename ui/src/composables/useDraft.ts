@@ -37,7 +37,8 @@ export interface DraftEditor {
   add: (type: StepType, at?: Spot, spots?: ReadonlyMap<string, Spot>) => void;
   remove: (id: string) => void;
   patch: (patch: Partial<DraftStep>, key?: string) => void;
-  rename: (to: string) => void;
+  /** name: what it is called besides, "" = by its id. */
+  rename: (to: string, name: string) => void;
   connect: (from: string, to: string, on: string) => void;
   place: (spots: ReadonlyMap<string, Spot>) => void;
   /** Let the layout find all places of the scope again. */
@@ -119,10 +120,11 @@ export function useDraft(): DraftEditor {
       const id = step.value.id;
       change(patched(draft.value, scope.value, id, patch), key === "" ? "" : `${id}.${key}`);
     },
-    rename(to) {
+    rename(to, name) {
       const from = step.value?.id;
       if (from === undefined || from === to) return;
-      change(renamed(draft.value, scope.value, from, to));
+      const next = renamed(draft.value, scope.value, from, to);
+      change(patched(next, scope.value, to, { name: name || undefined }));
       selected.value = to;
     },
     connect: (from, to, on) => change(connected(draft.value, scope.value, from, to, on)),

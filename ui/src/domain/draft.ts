@@ -262,6 +262,16 @@ export function freeId(draft: Draft, stem: string): string {
   for (let n = 1; ; n += 1) if (!taken.has(`${stem}${n}`)) return `${stem}${n}`;
 }
 
+/** Whether a step's id was drawn for it, and says nothing. */
+export function isDrawn(step: DraftStep): boolean {
+  return /^\d+$/.test(step.id) || new RegExp(`^${step.type}\\d+$`).test(step.id);
+}
+
+/** What a step is called: by its name, its id, or, while that was drawn, by what it runs. */
+export function titleOf(step: DraftStep, runs: string): string {
+  return step.name || (isDrawn(step) ? runs : "") || step.id;
+}
+
 /* ------------------------------------------------------------ changing */
 
 /** The draft with other steps in a scope. */
@@ -358,10 +368,13 @@ export function renamed(draft: Draft, path: ScopePath, from: string, to: string)
     needs: one.needs.map((need) => (need.step === from ? { ...need, step: to } : need)),
   }));
   const moved = withSteps(draft, path, steps);
-  const plain = /^[A-Za-z_]\w*$/;
-  if (!plain.test(from) || to === "") return moved;
-  const spoken = new RegExp(`\\bsteps\\.${from}\\b`, "g");
-  const name = plain.test(to) ? ["steps", to].join(".") : `steps[${JSON.stringify(to)}]`;
+  if (to === "") return moved;
+  const plain = /^[\p{L}_][\p{L}\p{N}_]*$/u;
+  const quoted = (id: string) => `steps[${JSON.stringify(id)}]`;
+  const ways = plain.test(from) ? [["steps", from].join("."), quoted(from)] : [quoted(from)];
+  const literal = ways.map((way) => way.replaceAll(/[$()*+./?[\\\]^{|}]/g, "\\$&")).join("|");
+  const spoken = new RegExp(`(?<![\\p{L}\\p{N}_.])(?:${literal})(?![\\p{L}\\p{N}_])`, "gu");
+  const name = plain.test(to) ? ["steps", to].join(".") : quoted(to);
   return { ...moved, ...(mapTexts({ ...moved, name: "" }, spoken, name) as Draft), name: moved.name };
 }
 

@@ -1,7 +1,7 @@
 /** What is asked of a simulation, and its chart. */
 import type { Schemas } from "@/api/client";
 import { shortDuration } from "@/composables/useFormat";
-import { allSteps } from "./draft";
+import { allSteps, titleOf } from "./draft";
 import type { Draft } from "./draft";
 import type { GanttBar, GanttRow } from "./gantt";
 
@@ -28,9 +28,9 @@ export function guessesOf(draft: Draft): StepGuess[] {
 export function namesOf(draft: Draft): Map<string, string> {
   return new Map(
     allSteps(draft).map(({ step }) => {
-      const own = /^\d+$/.test(step.id) ? "" : step.id;
       const task = step.task?.["name"];
-      return [step.id, step.name || own || (typeof task === "string" ? task : "") || step.type];
+      const runs = typeof task === "string" ? task : "";
+      return [step.id, /^\d+$/.test(step.id) ? step.name || runs || step.type : titleOf(step, runs)];
     }),
   );
 }

@@ -17,6 +17,7 @@ import {
   RotateCw,
   SkipForward,
   TriangleAlert,
+  UserRoundCheck,
   XCircle,
 } from "@lucide/vue";
 import type { Component } from "vue";
@@ -33,6 +34,7 @@ export const TASK_STATES = [
 ] as const;
 export const OTHER_STATES = [
   "Waiting",
+  "Asking",
   "Skipped",
   "Paused",
   "Active",
@@ -75,6 +77,7 @@ export const LOOKS: Readonly<Record<State, Look>> = {
   Timeout: { color: "var(--state-failed)", icon: AlarmClock },
   Canceled: { color: "var(--state-canceled)", icon: Ban },
   Waiting: { color: "var(--state-queued)", icon: Circle },
+  Asking: { color: "var(--accent)", icon: UserRoundCheck },
   Skipped: { color: "var(--state-canceled)", icon: SkipForward },
   Paused: { color: "var(--state-paused)", icon: CirclePause },
   Active: { color: "var(--state-succeeded)", icon: CirclePlay },
