@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.api.live import Api
 from tests.daemon.running import Running
-from tests.ui.screen import Language, screen
+from tests.ui.screen import Language, Screen, screen
 
 pytestmark = pytest.mark.daemon
 
@@ -50,3 +50,65 @@ def test_a_schedule_by_clicks(browser: Browser, shared_daemon: Running,
         at.part("resume").click()
         at.state("Active")
         at.calm()
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_days_off_bounds_and_a_backfill(browser: Browser, shared_daemon: Running,
+                                        language: Language) -> None:
+    name, holidays = f"daily-{language}", f"holidays-{language}"
+    with Api(shared_daemon) as api, screen(browser, shared_daemon.url, language) as at:
+        flow = api.made("/v1/workflows", {
+            "name": f"greet-{language}",
+            "params": {"required": ["site"], "properties": {"site": {"type": "string"}}},
+            "steps": [{"id": "say", "task": {"name": "builtin.echo"}}]})["workflowId"]
+        at.go(f"/schedules/new?workflow={flow}")
+        at.write(at.part("name"), name)
+        at.part("save").click()
+        expect(at.part("payload-field").get_by_text(at.t("fault.required"))).to_be_visible()
+        at.write(at.part("param-site"), "north")
+        at.choose(at.part("zone"), "UTC")
+        at.write(at.part("cron"), "0 12 * * *")
+        at.part("calendar-new").click()
+        at.write(at.part("calendar-name"), holidays)
+        at.write(at.part("calendar-days"), "--13-45")
+        at.part("calendar-save").click()
+        expect(at.page.get_by_role("dialog").locator(".el-form-item__error")).to_be_visible()
+        at.write(at.part("calendar-days"), "--01-01\n2028-02-27/2028-03-02")
+        at.part("calendar-save").click()
+        expect(at.part("calendars")).to_contain_text(holidays)
+        moment(at, "startAt", "2020-01-01 00:00:00")
+        at.part("save").click()
+        expect(at.page.locator("main h1")).to_have_text(name)
+        # By days: today's or tomorrow's slot is ahead, New Year's Day is off.
+        at.part("as-month").click()
+        month = at.part("month")
+        expect(month.locator(".ahead").first).to_have_text("1")
+        off = month.locator("li.off:not(.outside)", has_text=holidays)
+        for _ in range(12):
+            if off.count():
+                break
+            month.get_by_role("button", name=at.t("schedule.monthAfter")).click()
+        expect(off).to_have_attribute("data-day", re.compile(r"-01-01$"))
+        at.part("backfill").click()
+        moment(at, "range.from", "2026-01-30 00:00:00")
+        moment(at, "range.to", "2026-02-02 23:00:00")
+        at.part("backfill-go").click()
+        expect(at.page.get_by_text(at.t("schedule.backfilled", slots=4, queued=4))).to_be_visible()
+        expect(at.page.locator("[data-row] [data-state=Succeeded]")).to_have_count(4)
+        at.calm()
+    [kept] = api_schedules(shared_daemon, name)
+    assert (kept["calendars"], kept["payload"], kept["startAt"]) == (
+        [holidays], {"site": "north"}, 1_577_833_200_000)
+
+
+def moment(at: Screen, field: str, text: str) -> None:
+    """Write a date and time into a field."""
+    box = at.page.get_by_role("combobox", name=at.t(f"schedule.{field}"), exact=True)
+    box.fill(text)
+    box.press("Enter")
+
+
+def api_schedules(daemon: Running, name: str) -> list[dict[str, object]]:
+    """The schedules of a name."""
+    with Api(daemon) as api:
+        return [one for one in api.items("/v1/schedules") if one["name"] == name]
