@@ -201,7 +201,9 @@ cdef class Scheduler:
     cdef int tell_state(self, Task* task, int64_t at_ms) except -1
     cdef int set_state(self, int32_t slot, int state, int64_t at_ms) except -1
     cdef int arm(self, int32_t slot, int64_t due_ns) except -1
-    cdef int enqueue(self, int32_t slot, int64_t now_ns, int64_t now_ms) except -1
+    cdef int64_t timer_ms(self, int32_t slot) noexcept
+    cdef int enqueue(self, int32_t slot, int64_t now_ns, int64_t now_ms,
+                     int64_t waited_ms=*) except -1
     cdef int hold(self, int32_t slot, Worker worker) except -1
     cdef int release(self, int32_t slot) except -1
     cdef int start(self, int32_t slot, Worker worker, int64_t now_ns, int64_t now_ms) except -1
@@ -219,6 +221,8 @@ cdef class Scheduler:
     cdef int fire(self, int32_t slot, int64_t now_ns, int64_t now_ms) except -1
     cdef clear_step(self)
     cdef clear_step_events(self)
+    cdef int load_pending(self, int32_t slot, int64_t now_ns, int64_t now_ms) except -1
+    cdef int load_retrying(self, int32_t slot, int64_t now_ns, int64_t now_ms) except -1
     cdef int load_running(self, int32_t slot, Worker worker, int64_t now_ns,
                           int64_t now_ms) except -1
     cdef uint64_t draw(self) noexcept

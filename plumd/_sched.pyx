@@ -64,6 +64,7 @@ cdef enum:
     LOCAL = 2
 
 cdef int64_t MS = 1_000_000         # ns
+cdef int64_t SECOND_MS = 1_000
 cdef int64_t NEVER = 1 << 50
 cdef int64_t NEVER_NS = 1 << 62
 cdef int ID_BITS = 18               # below the milliseconds that an id begins with
@@ -208,10 +209,15 @@ cdef class Scheduler:
 
     cdef on_start(self, command, int64_t now_ns, int64_t now_ms):
         cdef int32_t slot = self.ids.get(command.task_id)
+        cdef Task* task
         if slot < 0 or self.tasks[slot].state != QUEUED:
             return Reply("wrong_state", "only a Queued task can be started",
                          -1 if slot < 0 else self.tasks[slot].state)
-        self.enqueue(slot, now_ns, now_ms)
+        task = &self.tasks[slot]
+        if task.due_ms == 0:        # it waits from now on
+            task.due_ms = now_ms
+        self.enqueue(slot, now_ns, now_ms,
+                     max(0, now_ms - max(task.created_ms, task.due_ms)))
         return Reply("", "", self.tasks[slot].state, 0)
 
     cdef on_cancel(self, command, int64_t now_ns, int64_t now_ms):
@@ -344,8 +350,19 @@ cdef class Scheduler:
     cdef int arm(self, int32_t slot, int64_t due_ns) except -1:
         return self.timers.put(self.timer_at, due_ns, self.tasks[slot].id, slot)
 
-    cdef int enqueue(self, int32_t slot, int64_t now_ns, int64_t now_ms) except -1:
-        """Make it PENDING: into its ready queue, or under a timer until it is due."""
+    cdef int64_t timer_ms(self, int32_t slot) noexcept:
+        """When it is due, as the wall clock goes now; it may have been set."""
+        cdef int64_t due_ms = self.tasks[slot].due_ms
+        cdef int64_t at_ms = (self.timers.entries[self.timer_at[slot] - 1].key
+                              + self.offset_ns) // MS
+        return due_ms if -SECOND_MS < at_ms - due_ms < SECOND_MS else at_ms
+
+    cdef int enqueue(self, int32_t slot, int64_t now_ns, int64_t now_ms,
+                     int64_t waited_ms=0) except -1:
+        """Make it PENDING: into its ready queue, or under a timer until it is due.
+
+        waited_ms: so much of its time in the queue is over.
+        """
         cdef Task* task = &self.tasks[slot]
         cdef MatchClass klass = <MatchClass> self.classes[task.klass]
         cdef int64_t since_ms = max(task.created_ms, task.due_ms)
@@ -366,7 +383,7 @@ cdef class Scheduler:
         else:
             klass.ready.put(self.ready_at, order_ms - task.priority * self.age_ms, tie, slot)
         if task.queue_timeout_ms:
-            self.arm(slot, now_ns + (since_ms + task.queue_timeout_ms - now_ms) * MS)
+            self.arm(slot, now_ns + (task.queue_timeout_ms - waited_ms) * MS)
         else:
             self.timers.drop(self.timer_at, slot)
         if klass.free.count:
@@ -714,6 +731,7 @@ cdef class Scheduler:
         A row: (id, state, name, kind, target_kind, target_ref, priority, timeout_ms,
         queue_timeout_ms, max_retries, on_lost, created_ms, due_ms, started_ms, cancel_ms, attempt,
         failures, lost, worker_id, run_id, step, has_input, concurrency_key, concurrency_limit).
+        started_ms: of one that waits for its retry, when its last attempt ended.
         """
         cdef int64_t now_ns = now.mono_ns, now_ms = now.wall_ns // MS
         cdef int32_t slot
@@ -742,9 +760,9 @@ cdef class Scheduler:
             if key:
                 enter_lane(self, slot, key, limit)
             if task.state == PENDING:
-                self.enqueue(slot, now_ns, now_ms)
+                self.load_pending(slot, now_ns, now_ms)
             elif task.state == RETRYING:
-                self.arm(slot, now_ns + max(0, task.due_ms - now_ms) * MS)
+                self.load_retrying(slot, now_ns, now_ms)
             elif task.state == RUNNING:
                 self.load_running(slot, self.worker_of.get(worker_id), now_ns, now_ms)
         for loaded in list(self.key_of.values()):       # now that all that runs is known
@@ -757,6 +775,21 @@ cdef class Scheduler:
         starts, stops = self.starts, self.stops
         self.clear_step()
         self.starts, self.stops = starts, stops
+
+    # The wall clock may have been set back: after a restart nothing waits longer than was asked for.
+
+    cdef int load_pending(self, int32_t slot, int64_t now_ns, int64_t now_ms) except -1:
+        cdef Task* task = &self.tasks[slot]
+        cdef int64_t delay_ms = 0 if task.attempt else max(0, task.due_ms - task.created_ms)
+        task.due_ms = min(task.due_ms, now_ms + delay_ms)
+        return self.enqueue(slot, now_ns, now_ms,
+                            max(0, now_ms - max(task.created_ms, task.due_ms)))
+
+    cdef int load_retrying(self, int32_t slot, int64_t now_ns, int64_t now_ms) except -1:
+        cdef Task* task = &self.tasks[slot]
+        cdef int64_t left_ms = min(task.due_ms - now_ms, task.due_ms - task.started_ms)
+        task.started_ms = 0
+        return self.arm(slot, now_ns + max(0, left_ms) * MS)
 
     cdef int load_running(self, int32_t slot, Worker worker, int64_t now_ns,
                           int64_t now_ms) except -1:
@@ -828,13 +861,13 @@ cdef class Scheduler:
             return (Cause("not_started", "It was created without autoStart; start it."),)
         if task.state == RETRYING:
             return (Cause("retry_wait", f"Attempt {task.attempt} ended; the next one is due later.",
-                          until_ms=task.due_ms),)
+                          until_ms=self.timer_ms(slot)),)
         if task.state == RUNNING:
             return ()
         klass = <MatchClass> self.classes[task.klass]
         if self.ready_at[slot] == 0:
             return (Cause("delayed", "It must not start before its due time.",
-                          until_ms=task.due_ms),)
+                          until_ms=self.timer_ms(slot)),)
         return why_pending(self, slot, klass)
 
     def statistics(self):

@@ -66,8 +66,9 @@ class BuiltinCarrier:
         payload = self.blobs.get(given.blob) if given.blob else given.payload
         if self.waits is not None and name == WAIT:
             return self.waits.begin(given.task_id, given.attempt, given.worker_id, payload)
+        started_ms = min(given.started_ms, self.engine.clock.now().wall_ms)  # it may be set back
         command = builtin.carry_out(name, given.task_id, given.attempt, given.worker_id, payload,
-                                    given.started_ms)
+                                    started_ms)
         if isinstance(command, Finish) and given.blob and command.result is not None:
             return msgspec.structs.replace(
                 command, result=None, blob=self.blobs.put(command.result))

@@ -131,6 +131,7 @@ class Tasks:
                 if left_ms <= 0:
                     raise Invalid("it would be over before it may begin", field="expireAt")
                 wait_ms = min(wait_ms or left_ms, left_ms)
+                due = due or now_ms     # it waits from now on, also if somebody starts it later
             return msgspec.structs.replace(command, payload=value, blob=blob, due_ms=due,
                                            queue_timeout_ms=wait_ms)
         return command

@@ -26,10 +26,13 @@ INSERT OR REPLACE INTO task_results (id, result, blob, error) VALUES (?,?,?,?);
 INSERT OR REPLACE INTO attempts (task_id, attempt, ending, worker_id, node_id, started_ms,
     finished_ms, error) VALUES (?,?,?,?,?,?,?,?);
 
--- The core's whole state, oldest first, as Scheduler.load wants it.
+-- The core's whole state, oldest first, as Scheduler.load wants it; of what waits for its retry the
+-- end of its last attempt stands in place of a start.
 -- name: live
 SELECT t.id, t.state, t.name, t.kind, t.target_kind, t.target_ref, t.priority, t.timeout_ms,
-    t.queue_timeout_ms, t.max_retries, t.on_lost, t.created_ms, t.due_ms, t.started_ms,
+    t.queue_timeout_ms, t.max_retries, t.on_lost, t.created_ms, t.due_ms,
+    CASE WHEN t.state = 3 THEN coalesce((SELECT a.finished_ms FROM attempts a
+        WHERE a.task_id = t.id AND a.attempt = t.attempt), 0) ELSE t.started_ms END,
     t.cancel_ms, t.attempt, t.failures, t.lost, t.worker_id, t.run_id, t.step, t.has_input,
     coalesce(k.concurrency_key, ''), coalesce(k.own_limit, 0)
 FROM tasks t LEFT JOIN task_keys k ON k.id = t.id WHERE t.state < 4;

@@ -97,5 +97,9 @@ def test_a_task_that_may_not_begin_any_more(api: Api) -> None:
     now = time.time_ns() // 1_000_000
     refused(api.ask("POST", "/v1/tasks", {"name": "nobody", "expireAt": now - 1}), 422, "invalid",
             "expireAt")
+    held = api.task("nobody.does", expireAt=now + 1_500, autoStart=False)
     over = api.ended(api.task("nobody.does", expireAt=now + 1_500)["taskId"])
     assert over["state"] == "Timeout"
+    api.done("POST", f"/v1/tasks/{held['taskId']}?action=start")
+    late = api.ended(held["taskId"])
+    assert late["state"] == "Timeout", "it was started by hand, after its time"

@@ -84,15 +84,20 @@ class Plain:
         self.workers: dict[str, Worker] = {}
         self.uses = self.arrivals = 0
         self.starts: list[tuple[str, int, int]] = []
+        self.set_ms = 0         # how far the wall clock was set
         self.delay_ms: Callable[[int], int]
         """Asks the core how long a retry waits."""
+
+    def wall_ms(self, ns: int) -> int:
+        """What the wall clock says then."""
+        return ns // 10**6 + self.set_ms
 
     # ---- commands
 
     def submit(self, command: Submit, ns: int) -> str:
         if command.task_id in self.tasks:
             return "exists"
-        task = self.tasks[command.task_id] = Task(command, ns // 10**6)
+        task = self.tasks[command.task_id] = Task(command, self.wall_ms(ns))
         task.due_ms = command.due_ms
         if command.auto_start:
             self.enqueue(task, ns)
@@ -102,7 +107,9 @@ class Plain:
         task = self.tasks.get(command.task_id)
         if task is None or task.state != S.QUEUED:
             return "wrong_state"
-        self.enqueue(task, ns)
+        now_ms = self.wall_ms(ns)
+        task.due_ms = task.due_ms or now_ms
+        self.enqueue(task, ns, max(0, now_ms - max(task.created_ms, task.due_ms)))
         return ""
 
     def cancel(self, command: Cancel, ns: int) -> str:
@@ -135,7 +142,7 @@ class Plain:
             self.confirm(task, ns)
             return ""
         task.nap = command
-        until_ns = ns + (command.until_ms - ns // 10**6) * 10**6
+        until_ns = ns + (command.until_ms - self.wall_ms(ns)) * 10**6
         if task.timeout_ns is None or until_ns <= task.timeout_ns:
             task.deadline_ns = until_ns
         return ""
@@ -207,8 +214,8 @@ class Plain:
 
     # ---- moves
 
-    def enqueue(self, task: Task, ns: int) -> None:
-        now_ms = ns // 10**6
+    def enqueue(self, task: Task, ns: int, waited_ms: int = 0) -> None:
+        now_ms = self.wall_ms(ns)
         task.state = S.PENDING
         task.since_ms = max(task.created_ms, task.due_ms)
         task.deadline_ns = None
@@ -216,8 +223,7 @@ class Plain:
         if task.delayed:
             task.deadline_ns = ns + (task.due_ms - now_ms) * 10**6
         elif task.submit.queue_timeout_ms:
-            task.deadline_ns = ns + (
-                task.since_ms + task.submit.queue_timeout_ms - now_ms) * 10**6
+            task.deadline_ns = ns + (task.submit.queue_timeout_ms - waited_ms) * 10**6
 
     def stop(self, task: Task, reason: str, ns: int) -> None:
         if task.nap is not None:
@@ -244,7 +250,7 @@ class Plain:
 
     def end(self, task: Task, ending: Ending, ns: int, retryable: bool = True,
             retry_after_ms: int = 0, *, counts: bool = True) -> None:
-        now_ms, was = ns // 10**6, task.state
+        now_ms, was = self.wall_ms(ns), task.state
         if task.stopping:
             ending = Ending.CANCELED if task.stopping == "canceled" else Ending.TIMEOUT
         if task.worker:
@@ -290,7 +296,7 @@ class Plain:
     # ---- time
 
     def tick(self, ns: int) -> None:
-        now_ms = ns // 10**6
+        now_ms = self.wall_ms(ns)
         for worker_id, worker in sorted(self.workers.items()):
             if worker.join.kind != WorkerKind.LOCAL and worker.expires_ns <= ns:
                 self.lose(worker, ns)

@@ -21,6 +21,7 @@ from plumd.model import (
     OnLost,
     Reply,
     Row,
+    Start,
     Submit,
     TaskState,
     WorkerKind,
@@ -38,6 +39,7 @@ class Room:
 
     def __init__(self) -> None:
         self.ms = EPOCH_MS
+        self.set_ms = 0         # how far the wall clock was set
         self.core = Scheduler(LIMITS, 1)
         self.starts: list[tuple[str, int, int]] = []
         self.stops: list[tuple[str, int, int, str]] = []
@@ -45,7 +47,11 @@ class Room:
 
     @property
     def now(self) -> Instant:
-        return Instant(self.ms * MS, self.ms * MS)
+        return Instant(self.ms * MS, self.wall_ms * MS)
+
+    @property
+    def wall_ms(self) -> int:
+        return self.ms + self.set_ms
 
     def do(self, command: CoreCommand) -> Reply:
         reply = self.core.apply(command, self.now)
@@ -90,10 +96,11 @@ def room() -> Room:
 
 
 def row(task_id: int, state: TaskState, *, started_ms: int = 0, timeout_ms: int = 0,
-        cancel_ms: int = 0, worker_id: str | None = "w") -> Row:
+        cancel_ms: int = 0, worker_id: str | None = "w", due_ms: int = 0, attempt: int = 1,
+        queue_timeout_ms: int = 0) -> Row:
     """A committed row as the store gives it."""
-    return (task_id, state, "t", 0, "", "", 5, timeout_ms, 0, 0, 0, EPOCH_MS, 0, started_ms,
-            cancel_ms, 1, 0, 0, worker_id, 0, -1, 0, "", 0)
+    return (task_id, state, "t", 0, "", "", 5, timeout_ms, queue_timeout_ms, 0, 0, EPOCH_MS,
+            due_ms, started_ms, cancel_ms, attempt, 0, 0, worker_id, 0, -1, 0, "", 0)
 
 
 def test_a_report_of_an_older_attempt_changes_nothing(room: Room) -> None:
@@ -179,6 +186,67 @@ def test_a_queue_timeout_ends_what_nobody_took(room: Room) -> None:
     room.do(Submit(1, "t", queue_timeout_ms=500))
     room.wait(500)
     assert room.end_of(1) == TaskState.TIMEOUT
+
+
+@pytest.mark.parametrize("set_ms", [3_600_000, -3_600_000])
+def test_a_queue_timeout_counts_elapsed_time_whatever_the_wall_clock_says(
+        room: Room, set_ms: int) -> None:
+    room.do(Submit(1, "t", due_ms=room.wall_ms + 700, queue_timeout_ms=500))
+    room.join()
+    room.do(Submit(2, "t", max_retries=1, queue_timeout_ms=500))
+    room.do(Finish(2, 1, "w", Ending.FAILED, retry_after_ms=700))
+    room.do(Leave("w"))
+    room.set_ms = set_ms
+    room.settle()
+    due = [cause.until_ms for task_id in (1, 2) for cause in room.core.why(task_id) or ()]
+    assert due == [room.wall_ms + 700] * 2
+    room.wait(1_199)
+    assert [room.state(1), room.state(2)] == [TaskState.PENDING] * 2
+    room.wait(1)
+    assert [room.end_of(1), room.end_of(2)] == [TaskState.TIMEOUT] * 2
+
+
+def test_a_queue_timeout_begins_with_the_start(room: Room) -> None:
+    room.do(Submit(1, "t", auto_start=False, queue_timeout_ms=500))
+    room.wait(2_000)
+    room.do(Start(1))
+    room.wait(499)
+    assert room.state(1) == TaskState.PENDING
+    room.wait(1)
+    assert room.end_of(1) == TaskState.TIMEOUT
+
+
+def test_a_queue_timeout_goes_on_after_a_restart(room: Room) -> None:
+    room.wait(1_000)
+    room.core.load([row(1, TaskState.PENDING, attempt=0, queue_timeout_ms=1_500),
+                    row(2, TaskState.PENDING, due_ms=EPOCH_MS + 700, queue_timeout_ms=1_500)],
+                   room.now)
+    room.wait(499)
+    assert room.state(1) == TaskState.PENDING
+    room.wait(1)
+    assert room.end_of(1) == TaskState.TIMEOUT
+    room.wait(699)
+    assert room.state(2) == TaskState.PENDING
+    room.wait(1)
+    assert room.end_of(2) == TaskState.TIMEOUT
+
+
+def test_a_clock_that_was_set_back_before_a_restart_makes_nothing_wait_longer(room: Room) -> None:
+    room.set_ms = -3_600_000
+    room.core.load([
+        row(1, TaskState.PENDING, attempt=0, queue_timeout_ms=500),
+        row(2, TaskState.PENDING, attempt=0, due_ms=EPOCH_MS + 700),
+        row(3, TaskState.PENDING, due_ms=EPOCH_MS),                 # it was lost then
+        row(4, TaskState.RETRYING, due_ms=EPOCH_MS + 1_700, started_ms=EPOCH_MS + 1_000),
+    ], room.now)
+    room.wait(500)
+    assert room.end_of(1) == TaskState.TIMEOUT
+    room.join(capacity=3)
+    assert room.starts == [("w", 3, 2)]
+    room.wait(199)
+    assert room.state(4) == TaskState.RETRYING
+    room.wait(1)
+    assert sorted(room.starts[1:]) == [("w", 2, 1), ("w", 4, 2)]
 
 
 def test_cancel_ends_what_waits_for_its_retry(room: Room) -> None:

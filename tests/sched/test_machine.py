@@ -53,16 +53,22 @@ class CoreMachine(RuleBasedStateMachine):
         self.ended: dict[int, TaskState] = {}
         self.counted = dict.fromkeys(("submitted", "lost", "ran", "stale"), 0)
         self.runs: list[int] = []       # ns from started to ended
+        self.began: dict[tuple[int, int], int] = {}     # (task, attempt) -> ns of its first start
+        self.set_ms = 0                 # how far the wall clock was set
 
     def delay_ms(self, task_id: int) -> int:
         causes = self.core.why(task_id)
         assert causes is not None
         assert causes[0].code == "retry_wait"
-        return causes[0].until_ms - self.ns // MS
+        return causes[0].until_ms - self.wall_ms
+
+    @property
+    def wall_ms(self) -> int:
+        return self.ns // MS + self.set_ms
 
     @property
     def now(self) -> Instant:
-        return Instant(self.ns, self.ns)
+        return Instant(self.ns, self.ns + self.set_ms * MS)
 
     def both(self, command: CoreCommand, decide: Callable[[], str]) -> None:
         reply = self.core.apply(command, self.now)
@@ -81,9 +87,10 @@ class CoreMachine(RuleBasedStateMachine):
         self.plain.starts.clear()
         for start in starts:
             self.attempts.append((start[0], start[2], start[3]))
+            self.began.setdefault((start[2], start[3]), self.ns)
         for one in ended:
             if one.started_ms:
-                self.runs.append(self.ns - one.started_ms * MS)
+                self.runs.append(self.ns - self.began[one.task_id, one.attempt])
                 self.counted["lost"] += (one.ending == Ending.LOST
                                          and one.code != "returned")
             if one.state >= TaskState.SUCCEEDED:
@@ -131,7 +138,7 @@ class CoreMachine(RuleBasedStateMachine):
             self.last_id, name, 0, *(("", "") if name.startswith("builtin") else aim),
             priority=priority, timeout_ms=timeout_ms, queue_timeout_ms=queue_ms,
             max_retries=retries, on_lost=on_lost, auto_start=auto,
-            due_ms=delay_ms and self.ns // MS + delay_ms)
+            due_ms=delay_ms and self.wall_ms + delay_ms)
         self.both(command, lambda: self.plain.submit(command, self.ns))
 
     @precondition(lambda self: self.last_id)
@@ -165,7 +172,7 @@ class CoreMachine(RuleBasedStateMachine):
         own = [one for one in self.attempts if one[0] == "local"]
         if own:
             _, task_id, attempt = data.draw(st.sampled_from(own[-4:]))
-            command = Nap(task_id, attempt, self.ns // MS + wait_ms, b"null")
+            command = Nap(task_id, attempt, self.wall_ms + wait_ms, b"null")
             self.both(command, lambda: self.plain.nap(command, self.ns))
 
     @rule(worker=st.sampled_from(WORKERS), names=st.sampled_from((("a",), ("b",), ("a", "b"))),
@@ -222,6 +229,13 @@ class CoreMachine(RuleBasedStateMachine):
             self.settle()
             assert before != self.core.next_due_ns() or due_ns >= self.ns, "it does not move on"
         self.ns = until_ns
+        self.settle()
+
+    @rule(by_ms=st.sampled_from((-3_600_000, -130, -1, 70, 3_600_000)))
+    def the_wall_clock_is_set(self, by_ms: int) -> None:
+        """By a person, or by NTP: timers count elapsed time all the same."""
+        self.set_ms += by_ms
+        self.plain.set_ms = self.set_ms
         self.settle()
 
     @invariant()
