@@ -36,7 +36,7 @@ from plumd.executors.answers import (
     unanswered,
     unless_stopped,
 )
-from plumd.executors.builtin import builtin_of
+from plumd.executors.builtin import ECHO, builtin_of, echo_of
 from plumd.executors.builtin_payloads import (
     DeviceCall,
     HttpCall,
@@ -88,7 +88,10 @@ class DeviceResult(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class BuiltinCalls:
-    """The executor of these three. hosts: the only ones that builtin.http calls, empty = any."""
+    """The executor of these three, and of large echoes.
+
+    hosts: the only ones that builtin.http calls, empty = any.
+    """
 
     name: ClassVar[str] = "builtin"
 
@@ -106,6 +109,8 @@ class BuiltinCalls:
         Cancel: a call is given up, a write is carried out all the same.
         """
         means = builtin_of(attempt.name, attempt.target_kind, attempt.target_ref)
+        if means == ECHO:
+            return Outcome(Ending.SUCCEEDED, echo_of(attempt.payload))
         try:
             call = checked(means, attempt.payload)
         except (Invalid, TooLarge) as refusal:

@@ -10,11 +10,11 @@ import msgspec
 import trio
 
 from plumd.engine import Engine
-from plumd.errors import PlumError
+from plumd.errors import PlumError, ValueLost
 from plumd.executors import Attempt, Executor, Outcome, Stop, builtin
 from plumd.executors.builtin_payloads import WAIT
 from plumd.model import Ending, Finish, Nap, TaskError
-from plumd.outbox import Carrier, Given
+from plumd.outbox import Carrier, Given, failed_by
 from plumd.store import tasks, workers
 from plumd.store.blobs import Blobs
 from plumd.waits import Waits
@@ -40,7 +40,9 @@ class BuiltinCarrier:
         reaching = []
         for given in attempts:
             name = self._name(given)
-            if self.calls is not None and name in builtin.REACHING:
+            # A large result is written to its file by those who may wait for the disk.
+            large = given.blob and name == builtin.ECHO
+            if self.calls is not None and (large or name in builtin.REACHING):
                 reaching.append(given)
             elif (command := self._command(given, name)) is not None:
                 commands.append(command)
@@ -63,16 +65,15 @@ class BuiltinCarrier:
         return "" if row is None else row.target_ref
 
     def _command(self, given: Given, name: str) -> Finish | Nap | None:
-        payload = self.blobs.get(given.blob) if given.blob else given.payload
+        try:
+            payload = self.blobs.get(given.blob) if given.blob else given.payload
+        except ValueLost as lost:
+            return failed_by(given, lost)
         if self.waits is not None and name == WAIT:
             return self.waits.begin(given.task_id, given.attempt, given.worker_id, payload)
         started_ms = min(given.started_ms, self.engine.clock.now().wall_ms)  # it may be set back
-        command = builtin.carry_out(name, given.task_id, given.attempt, given.worker_id, payload,
-                                    started_ms)
-        if isinstance(command, Finish) and given.blob and command.result is not None:
-            return msgspec.structs.replace(
-                command, result=None, blob=self.blobs.put(command.result))
-        return command
+        return builtin.carry_out(name, given.task_id, given.attempt, given.worker_id, payload,
+                                 started_ms)
 
     def stop(self, worker_id: str, task_id: int, attempt: int, reason: str) -> None:
         """Echo and fail are over at once, naps are the core's; the others end what they do."""
@@ -138,7 +139,12 @@ class LocalCarrier:
 
     async def _outcome(self, given: Given, stop: Stop) -> Outcome:
         try:
-            return await self.executor.run(await self._attempt(given), stop)
+            attempt = await self._attempt(given)
+        except ValueLost as lost:
+            finish = failed_by(given, lost)
+            return Outcome(Ending.FAILED, error=finish.error, retryable=False)
+        try:
+            return await self.executor.run(attempt, stop)
         except* Exception:
             log.exception("an executor failed", extra={
                 "executor": self.executor.name, "task_id": given.task_id})

@@ -18,7 +18,7 @@ import trio
 
 from plumd import _sched, runs
 from plumd.clock import Clock, Instant
-from plumd.errors import OutcomeUnknown, Overloaded, PlumError, StorageDown
+from plumd.errors import OutcomeUnknown, Overloaded, PlumError, StorageDown, ValueLost
 from plumd.flow import BeginRun, CancelRun, RunAct
 from plumd.journal import Journal
 from plumd.model import (
@@ -498,7 +498,7 @@ def forget_lines(pair: tuple[int, int], time_ms: int, texts: Sequence[str]) -> N
 
 def no_blob(digest: str) -> bytes:
     """Knows none: where large results are not kept."""
-    raise FileNotFoundError(digest)
+    raise ValueLost(f"nothing is kept under {digest}")
 
 
 _Effects: TypeAlias = tuple[

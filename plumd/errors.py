@@ -194,6 +194,12 @@ class Overloaded(PlumError):
     code, status = "overloaded", 503
 
 
+class ValueLost(PlumError):
+    """The file of a large value is gone, or is not what it was."""
+
+    code, status = "value_lost", 500
+
+
 class StorageDown(PlumError):
     """The disk refuses writes; reads go on, writes come back by themselves."""
 

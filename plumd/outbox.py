@@ -11,7 +11,16 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from plumd.model import Created, StartEffect, StopEffect, WorkerKind
+from plumd.errors import ValueLost
+from plumd.model import (
+    Created,
+    Ending,
+    Finish,
+    StartEffect,
+    StopEffect,
+    TaskError,
+    WorkerKind,
+)
 from plumd.store import tasks
 from plumd.store.store import Store
 
@@ -88,6 +97,12 @@ class Inputs:
         if missing:
             found.update(store.peek(tasks.inputs, missing))
         return found
+
+
+def failed_by(given: Given, lost: ValueLost) -> Finish:
+    """The end of an attempt whose payload is gone; another try would find it no better."""
+    return Finish(given.task_id, given.attempt, given.worker_id, Ending.FAILED,
+                  error=TaskError(lost.code, f"the payload: {lost.detail}"), retryable=False)
 
 
 class Outbox:

@@ -11,7 +11,7 @@ import msgspec
 
 from plumd import flow
 from plumd.endings import error_of
-from plumd.errors import Invalid, NotFound, PlumError
+from plumd.errors import Invalid, NotFound, PlumError, ValueLost
 from plumd.expressions import Failure, Value
 from plumd.flow.data import DECODE
 from plumd.flow.find import find
@@ -197,7 +197,7 @@ class Runs:
             return report.result, error
         try:
             return self.read_blob(report.blob), error
-        except OSError:
+        except ValueLost:
             return b"null", error       # who refers to a part of it is told that there is none
 
     def tick(self, now_ms: int) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 import msgspec
 from msgspec import Raw
 
 from plumd.engine import Engine
+from plumd.errors import ValueLost
 from plumd.model import (
     ENDINGS,
     KINDS,
@@ -21,6 +23,8 @@ from plumd.model import (
 )
 from plumd.store.blobs import Blobs
 from plumd.store.tasks import AttemptRow, TaskRow
+
+log = logging.getLogger("plumd.api")
 
 NULL: Final = Raw(b"null")
 LABELS: Final = msgspec.json.Decoder(dict[str, str]).decode
@@ -151,15 +155,18 @@ def value_of(stored: bytes | None) -> Raw:
 
 
 async def whole_view(row: TaskRow, engine: Engine, blobs: Blobs) -> TaskView:
-    """A stored task with everything."""
+    """A stored task with everything; `omitted` names a large value whose file is lost."""
     view = view_of(row, engine)
-    if row.payload_blob:
-        payload = Raw(await blobs.load(row.payload_blob))
-        view = msgspec.structs.replace(view, payload=payload)
-    if row.result_blob:
-        result = Raw(await blobs.load(row.result_blob))
-        view = msgspec.structs.replace(view, result=result)
-    return msgspec.structs.replace(view, omitted=())
+    values, lost = {}, []
+    for name, blob in (("payload", row.payload_blob), ("result", row.result_blob)):
+        if blob:
+            try:
+                values[name] = Raw(await blobs.load(blob))
+            except ValueLost as why:
+                log.warning("a large value is lost", extra={
+                    "task_id": row.id, "value": name, "digest": blob, "reason": why.detail})
+                lost.append(name)
+    return msgspec.structs.replace(view, omitted=tuple(lost), **values)
 
 
 def attempt_views(row: TaskRow, past: list[AttemptRow]) -> list[AttemptView]:

@@ -13,6 +13,7 @@ from plumd.errors import Invalid
 from plumd.executors.builtin_payloads import DEVICE, HTTP, KV, TYPES, WAIT, checked
 from plumd.model import BUILTIN_PREFIX, Ending, Finish, Nap, TaskError
 
+ECHO: Final = "builtin.echo"
 DELAY_S_MAX: Final = 10 * 366 * 86_400
 DECODE: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 ENCODE: Final = msgspec.json.Encoder().encode
@@ -160,13 +161,17 @@ def wish_of(payload: bytes | None) -> Wish:
         raise Invalid(str(error), field="payload") from None
 
 
+def echo_of(payload: bytes | None) -> bytes:
+    """What builtin.echo answers."""
+    return b'{"echo":' + (payload or b"null") + b"}"
+
+
 def carry_out(builtin: str, task_id: int, attempt: int, worker_id: str, payload: bytes | None,
               started_ms: int) -> Finish | Nap:
     """The command that this attempt comes to."""
     try:
-        if builtin == "builtin.echo":
-            return Finish(task_id, attempt, worker_id,
-                          result=b'{"echo":' + (payload or b"null") + b"}")
+        if builtin == ECHO:
+            return Finish(task_id, attempt, worker_id, result=echo_of(payload))
         if builtin in ("builtin.delay", "builtin.sleep"):
             seconds = seconds_of(payload)
             words = ENCODE(Napped(f"slept for {seconds:g} s", seconds))

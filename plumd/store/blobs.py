@@ -16,7 +16,7 @@ from typing import Final
 import apsw
 import trio
 
-from plumd.errors import StorageDown
+from plumd.errors import StorageDown, ValueLost
 from plumd.model import INLINE_BYTES_MAX
 from plumd.store import sql
 from plumd.store.migrate import sync_directory
@@ -85,8 +85,15 @@ class Blobs:
             raise
 
     def get(self, digest: str) -> bytes:
-        """A value. Raises: FileNotFoundError."""
-        return self.path(digest).read_bytes()
+        """A value. Raises: ValueLost."""
+        try:
+            value = self.path(digest).read_bytes()
+        except OSError as error:
+            raise ValueLost(f"the file of a large value cannot be read: {error.strerror}"
+                            ) from error
+        if hashlib.sha256(value).hexdigest() != digest:
+            raise ValueLost("the file of a large value is damaged")
+        return value
 
     async def load(self, digest: str) -> bytes:
         """The same, in a thread."""

@@ -5,6 +5,7 @@ Stream and long poll issue the same commands through this; neither has rules of 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -14,7 +15,7 @@ import msgspec
 import trio
 
 from plumd.engine import Ask, Engine
-from plumd.errors import Invalid, PlumError
+from plumd.errors import Invalid, PlumError, ValueLost
 from plumd.model import (
     AGENT_PREFIX,
     INLINE_BYTES_MAX,
@@ -30,7 +31,7 @@ from plumd.model import (
     attempt_text,
     parse_attempt,
 )
-from plumd.outbox import Given
+from plumd.outbox import Given, failed_by
 from plumd.sdk.protocol import (
     EMPTY,
     LOST,
@@ -50,6 +51,7 @@ from plumd.sdk.protocol import (
 )
 from plumd.store.blobs import Blobs
 
+log = logging.getLogger("plumd.stream")
 LEASE_BEATS = 3
 LEASE_S_MIN = 3.0
 WORKER_ID_CHARS_MAX: Final = 200
@@ -322,9 +324,23 @@ class Session:
 
     async def compose(self, registered: Registered | None, attempts_max: int) -> Down:
         """Everything that waits, as one message; attempts that do not fit stay."""
-        given = self._next_given(attempts_max)
-        payloads = [await self.blobs.load(one.blob) if one.blob else one.payload for one in given]
-        return self._down(registered, list(map(attempt_of, given, payloads)))
+        attempts = []
+        for one in self._next_given(attempts_max):
+            try:
+                payload = await self.blobs.load(one.blob) if one.blob else one.payload
+            except ValueLost as lost:
+                self._fail(one, lost)
+            else:
+                attempts.append(attempt_of(one, payload))
+        return self._down(registered, attempts)
+
+    def _fail(self, given: Given, lost: ValueLost) -> None:
+        """An attempt whose payload is gone: it alone fails, and the session goes on."""
+        try:
+            self.engine.post([failed_by(given, lost)], urgent=True)
+        except PlumError:
+            # The disk is down. The core is rebuilt when it is back, and gives it again.
+            log.debug("a failure waits for the disk")
 
     def compose_nowait(self, attempts_max: int) -> Down | None:
         """The same at once; None when a payload must be read from a file first."""
