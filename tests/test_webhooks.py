@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import apsw
+import apsw.ext
 import pytest
 import trio
 from trio.testing import MockClock
@@ -11,6 +13,7 @@ from trio.testing import MockClock
 from plumd.executors.outgoing import Client
 from plumd.mqtt import Brokers
 from plumd.store import webhooks
+from plumd.store.events import Event
 from plumd.store.store import Tx
 from plumd.store.webhooks import DeliveryState, Note, Tried, WebhookBody
 from plumd.webhooks import Webhooks
@@ -50,3 +53,28 @@ async def test_what_waits_is_not_pruned(tmp_path: Path, clock: MockClock) -> Non
         await engine.write(lambda tx: webhooks.delete(tx, 5))
         await engine.write(lambda tx: webhooks.note(tx, [Note(5, 3, "kv", b"{}")]))
         assert store.peek(webhooks.waiting, 5) == 0, "it is noted for nobody"
+
+
+async def test_of_those_that_fail_in_a_row_the_first_is_told(
+        tmp_path: Path, clock: MockClock) -> None:
+    """Whatever the order in which they end: some are under way at once."""
+    assert clock.autojump_threshold == 0
+    async with running(tmp_path) as (engine, store):
+        failed, delivered = DeliveryState.FAILED, DeliveryState.DELIVERED
+
+        def write(tx: Tx) -> list[int]:
+            """How many alerts each end makes."""
+            webhooks.create(tx, 5, WebhookBody("w", "http://127.0.0.1:9/", ("kv",)), "s")
+            webhooks.note(tx, [Note(5, seq, "kv", b"{}") for seq in range(1, 9)])
+            found = []
+            for at_ms, (seq, state) in enumerate([
+                    (3, failed), (1, failed), (4, failed), (6, delivered), (5, failed),
+                    (7, failed)], 1):
+                told: list[Event] = []
+                webhooks.tried(Tx(tx.db, at_ms, told), Tried(5, seq, state, 1, 0, 0, "away"))
+                found.append(len(told))
+            return found
+
+        assert await engine.write(write) == [1, 0, 0, 0, 1, 0]
+        info = apsw.ext.query_info(store.db, webhooks.SQL["ended_before"], explain_query_plan=True)
+        assert "deliveries_ended" in str(info.query_plan)

@@ -207,7 +207,7 @@ def tried(tx: Tx, one: Tried) -> None:
     tx.db.execute(SQL["tried"], (one.state, one.attempts, one.due_ms, one.status, one.detail,
                                  tx.now_ms if over else 0, one.webhook_id, one.seq))
     if (one.state == DeliveryState.FAILED and tx.db.changes()
-            and sql.number(tx.db, SQL["state_before"], (one.webhook_id, one.seq))
+            and sql.number(tx.db, SQL["ended_before"], (one.webhook_id, one.seq))
             != DeliveryState.FAILED):
         tx.emit("alert", "webhook_failed", id_text(one.webhook_id), one.detail, tx.now_ms)
 

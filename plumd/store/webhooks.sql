@@ -51,10 +51,11 @@ SELECT count(*) FROM deliveries WHERE webhook_id = ? AND state = 0;
 SELECT seq, state, attempts, due_ms, status, detail, created_ms, ended_ms, topic, body
 FROM deliveries WHERE webhook_id = ? AND seq = ?;
 
--- Of the delivery before this one; -1 = there is none.
--- name: state_before
-SELECT coalesce((SELECT state FROM deliveries WHERE webhook_id = ? AND seq < ?
-    ORDER BY seq DESC LIMIT 1), -1);
+-- Of the delivery that ended last before this one did; -1 = there is none. Some are under way at once, so the
+-- numbers do not say which it was.
+-- name: ended_before
+SELECT coalesce((SELECT state FROM deliveries WHERE webhook_id = ? AND state > 0 AND seq <> ?
+    ORDER BY ended_ms DESC, seq DESC LIMIT 1), -1);
 
 -- name: deliveries
 SELECT seq, state, attempts, due_ms, status, detail, created_ms, ended_ms, topic, body
