@@ -19,6 +19,7 @@ import trio
 from plumd import mapping, signing
 from plumd.engine import Engine
 from plumd.errors import PlumError
+from plumd.executors.answers import asked_wait_ms
 from plumd.executors.outgoing import Answer, Client
 from plumd.executors.targets import CallFailed
 from plumd.expressions import Value
@@ -234,9 +235,7 @@ class Webhooks:
             return Tried(row.id, one.seq, DeliveryState.FAILED, attempts, 0, status, detail)
         wait_ms = BACKOFF_MS[min(attempts, len(BACKOFF_MS)) - 1]
         if answer is not None:
-            asked = answer.headers.get("retry-after", "")
-            if asked.isascii() and asked.isdigit() and len(asked) < 9:
-                wait_ms = max(wait_ms, min(int(asked), RETRY_AFTER_S_MAX) * 1000)
+            wait_ms = max(wait_ms, asked_wait_ms(answer.headers, RETRY_AFTER_S_MAX))
         # Neighbours that failed together come again spread over a tenth of the time.
         wait_ms += wait_ms * (one.seq * 2654435761 % 1000) // 10_000
         return Tried(row.id, one.seq, DeliveryState.PENDING, attempts,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import http
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 import msgspec
@@ -104,11 +107,35 @@ def reason_of(answer: Answer) -> str:
 
 
 def retry_after_ms(answer: Answer) -> int:
-    """What a 429 or 503 asks for in seconds, at most an hour; dates are not read."""
-    text = answer.headers.get("retry-after", "")
-    if answer.status not in (429, 503) or not (text.isascii() and text.isdigit()):
+    """What a 429 or 503 asks for, at most an hour."""
+    if answer.status not in (429, 503):
         return 0
-    return min(int(text[:9]), RETRY_AFTER_S_MAX) * 1000
+    return asked_wait_ms(answer.headers, RETRY_AFTER_S_MAX)
+
+
+def asked_wait_ms(headers: Mapping[str, str], most_s: int) -> int:
+    """How long Retry-After asks to wait, in seconds or until a date, which counts by the clock of
+    whoever answered where it tells one; at most so long. 0: nothing that can be understood.
+
+    Source: RFC 9110 section 10.2.3.
+    """
+    text = headers.get("retry-after", "")
+    if text.isascii() and text.isdigit():
+        return min(int(text[:9]), most_s) * 1000
+    until_s = date_s(text)
+    if until_s is None:
+        return 0
+    now_s = date_s(headers.get("date", ""))
+    left_s = until_s - (time.time() if now_s is None else now_s)
+    return round(min(max(0.0, left_s), most_s) * 1000)
+
+
+def date_s(text: str) -> float | None:
+    """A header's date in Unix seconds, in any of HTTP's three forms; None when it is none."""
+    try:
+        return parsedate_to_datetime(text).replace(tzinfo=datetime.UTC).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def failed(code: str, message: str, detail: msgspec.Struct | None = None, *,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from email.utils import formatdate
 
 import msgspec
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from plumd.executors.answers import (
     CallDetail,
+    asked_wait_ms,
     outcome_of,
     result_of,
     retry_after_ms,
@@ -79,9 +82,22 @@ def test_an_error_status_is_told_with_the_beginning_of_its_body() -> None:
 @pytest.mark.parametrize(("status", "header", "ms"), [
     (503, "7", 7_000), (429, "1", 1_000), (429, "999999999999", 3_600_000), (503, "", 0),
     (503, "soon", 0), (503, "-1", 0), (500, "7", 0), (503, "Wed, 21 Oct 2015 07:28:00 GMT", 0),
+    (503, "Tue, 99 Foo 2015", 0), (503, "Mon, 01 Jan 99999 00:00:00 GMT", 0),
+    (503, "Fri, 31 Dec 9999 23:59:59 GMT", 3_600_000),
 ])
 def test_retry_after(status: int, header: str, ms: int) -> None:
     assert retry_after_ms(answered(status, retry_after=header)) == ms
+
+
+@pytest.mark.parametrize("date", [
+    "Wed, 21 Oct 2015 07:28:09 GMT", "Wednesday, 21-Oct-15 07:28:09 GMT",
+    "Wed Oct 21 07:28:09 2015"])
+def test_a_date_to_retry_after_counts_by_the_clock_of_who_says_it(date: str) -> None:
+    headers = {"retry-after": date, "date": "Wed, 21 Oct 2015 07:28:00 GMT"}
+    assert asked_wait_ms(headers, 60) == 9_000
+    assert asked_wait_ms(headers, 5) == 5_000
+    soon = formatdate(time.time() + 30, usegmt=True)
+    assert 25_000 < asked_wait_ms({"retry-after": soon}, 60) <= 30_000
 
 
 def test_a_result_that_grows_over_the_limit_as_json_fails_for_good() -> None:
