@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from trio.testing import MockClock
 from plumd import rollout
 from plumd.errors import NotFound, PlumError, VersionMismatch, WrongState
 from plumd.fleet import Phase
+from plumd.store import deployments
 from tests.fabric_rig import TTL_S
 from tests.fleet_rig import body, fleet_of
 
@@ -314,6 +316,34 @@ async def test_the_disk_is_down(tmp_path: Path, clock: MockClock) -> None:
         assert fleet.row(number).version == 1
         await fleet.edit(number, body("/artifacts/app-1.zip", 1))
         await fleet.until(lambda: len(fleet.copies(number)) == 1)
+
+
+async def test_a_defect_is_told_and_ends_nothing(tmp_path: Path, clock: MockClock) -> None:
+    """Nor does anything stay of what was asked for together with it."""
+    async with fleet_of(tmp_path, clock, "n1") as fleet:
+        url = await fleet.app("app", "1")
+        number = await fleet.deploy(body(url, 1))
+        await fleet.until(lambda: fleet.where(number) == ["n1"])
+        ended: list[Exception] = []
+
+        def half() -> None:
+            fleet.room.stop(number)
+            raise OverflowError("no such number")
+
+        async def ask(act: Callable[[], object]) -> None:
+            try:
+                await fleet.room.ask(act)
+            except OverflowError as error:
+                ended.append(error)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, partial(fleet.room.create, body(url, 1, name="other")))
+            nursery.start_soon(ask, half)
+        assert len(ended) == 2
+        assert fleet.row(number).running
+        assert len(deployments.every(fleet.disk.store.point)) == 1
+        await fleet.edit(number, body(url, 2))
+        await fleet.until(lambda: fleet.where(number) == ["n1", "n1"])
 
 
 async def test_one_copy_alone(tmp_path: Path, clock: MockClock) -> None:

@@ -90,7 +90,7 @@ class Scale(msgspec.Struct, frozen=True, rename="camel"):
 
     replicas: Replicas | None = None
     entry: str = ""
-    version: Annotated[int, Meta(ge=1)] | None = None
+    version: Annotated[int, Meta(ge=1, le=1 << 53)] | None = None
 
 
 class InstanceView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):

@@ -11,7 +11,7 @@ import trio
 
 from plumd import artifacts
 from plumd.clock import Clock
-from plumd.errors import NotFound, PlumError, VersionMismatch
+from plumd.errors import NotFound, VersionMismatch
 from plumd.fleet import PHASES, Body, Copy, DeploymentEntry, Phase, Rollout, Slot, Used
 from plumd.nodes import Nodes
 from plumd.placement import Board, Need, Reason
@@ -30,7 +30,7 @@ class Ask:
 
     def __init__(self, act: Callable[[], object]) -> None:
         self.act = act
-        self.error: PlumError | None = None
+        self.error: Exception | None = None
         self.done = trio.Event()
 
 

@@ -23,6 +23,7 @@ import trio
 from plumd import rollout
 from plumd.balance import Endpoint
 from plumd.clock import Clock
+from plumd.deployments.book import Ask
 from plumd.deployments.discovery import Discovery
 from plumd.deployments.reports import Reports
 from plumd.deployments.wishes import Wishes
@@ -80,24 +81,39 @@ class Deployments(Wishes, Reports, Discovery):
         while True:
             await self._wait()
             batch, self._queue = self._queue, []
-            for ask in batch:
-                try:
-                    ask.act()
-                except PlumError as error:
-                    ask.error = error
+            if (defect := self._act(batch)) is not None:
+                self._give_up(batch, defect)
+                continue
             self._ring_stops()
             try:
                 await self._follow()
             except PlumError as error:
                 log.warning("deployments cannot be written", extra={"reason": error.detail})
-                for ask in batch:
-                    ask.error = ask.error or error
-                    ask.done.set()
-                self.load()
+                self._give_up(batch, error)
                 await trio.sleep(AGAIN_S)
                 continue
             for ask in batch:
                 ask.done.set()
+
+    def _act(self, batch: Sequence[Ask]) -> Exception | None:
+        """Let each have its effect in memory. Answers a defect of ours: then nobody knows what is
+        in memory, and nothing of the batch may be written."""
+        for ask in batch:
+            try:
+                ask.act()
+            except PlumError as error:
+                ask.error = error
+            except Exception as error:  # one question that meets a defect must not end the daemon
+                log.exception("a defect; what was asked for is given up")
+                return error
+        return None
+
+    def _give_up(self, batch: Sequence[Ask], error: Exception) -> None:
+        """Nothing of it came to pass: memory is what the rows say, and those who asked are told."""
+        self.load()
+        for ask in batch:
+            ask.error = ask.error or error
+            ask.done.set()
 
     async def _wait(self) -> None:
         """Until something waits, or a time has come."""
