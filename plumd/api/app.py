@@ -18,7 +18,6 @@ from collections.abc import (
 )
 from contextlib import suppress
 from typing import Final, Protocol, Self
-from urllib.parse import urlsplit
 
 import msgspec
 import trio
@@ -443,10 +442,10 @@ def _with_raw_path(scope: HTTPScope) -> HTTPScope:
     target = scope["raw_path"].decode("ascii")
     changed = scope.copy()
     if not target.startswith("/") and "://" in target:
-        parts = urlsplit(target)
-        target = parts.path or "/"
+        authority, slash, path = target.partition("://")[2].partition("/")
+        target = slash + path
         others = [(name, value) for name, value in scope["headers"] if name.lower() != b"host"]
-        changed["headers"] = [(b"host", parts.netloc.encode("ascii")), *others]
+        changed["headers"] = [(b"host", authority.encode("ascii")), *others]
     changed["path"] = target if target.startswith("/") else f"/{target}"
     return changed
 

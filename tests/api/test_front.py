@@ -184,6 +184,7 @@ CASES: dict[str, tuple[bytes | list[bytes], int, int]] = {
     "two spaces": (request(method="POST "), 1, 400),
     "absolute target": (request("http://127.0.0.1:8080/v1/tasks"), 1, 201),
     "absolute target, other host": (request("http://evil.example/v1/tasks"), 1, 403),
+    "absolute target, no address": (request("http://[x/v1/tasks"), 1, 403),
     "absolute target, no path": (request("http://127.0.0.1:8080"), 1, 404),
     "asterisk": (request("*", method="OPTIONS"), 1, 404),
     "options": (request(method="OPTIONS", body=b""), 1, 405),
