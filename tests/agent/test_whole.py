@@ -106,8 +106,10 @@ def test_deploy_look_crash_and_stop(site: Site, stack: ExitStack) -> None:
     found = site.deploy(artifactUrl=url, replicas={"n1": 2})
     wait_for(lambda: len(site.running("n1")) == 2, "both run")
     one, two = site.running("n1")
-    answer = httpx.get(f"{site.daemon.url}/v1/instances/{one.instance_id}/logs", trust_env=False)
-    assert answer.text == f"up {one.instance_id} on n1\n"
+    path = f"{site.daemon.url}/v1/instances/{one.instance_id}/logs"
+    wait_for(lambda: httpx.get(path, trust_env=False).text == f"up {one.instance_id} on n1\n",
+             "it says so")
+    answer = httpx.get(path, trust_env=False)
     assert (answer.headers["plum-run"], answer.headers["plum-finished"]) == ("1", "false")
     pid = site.pid(one)
     os.kill(pid, signal.SIGKILL)
@@ -153,7 +155,7 @@ def test_one_copy_by_the_command_line(site: Site, stack: ExitStack) -> None:
     assert plum("instance", "list", "--node", "n1", "-o", "name").split() == [one, two]
     assert plum("instance", "list", "--state", "Failed", "-o", "name") == ""
     assert "n1" in plum("instance", "get", one)
-    assert plum("instance", "logs", one) == said
+    wait_for(lambda: plum("instance", "logs", one) == said, "it says so")
     assert plum("instance", "logs", one, "--tail", "3") == said[-3:]
     plum("instance", "stop", one)
     wait_for(lambda: state() == "Stopped", "it stops alone")
