@@ -16,7 +16,8 @@ from msgspec import Meta
 REPLICAS_MAX: Final = 1_000
 ENTRIES_MAX: Final = 100
 FENCE_MARGIN_MS: Final = 1_000
-"""So long before its node counts as lost, a fenced copy is gone by itself."""
+"""So long before its node counts as lost, a fenced copy is gone by itself; a quarter of a time that
+is short."""
 
 Name: TypeAlias = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)")]
 NodeName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200,
@@ -220,6 +221,12 @@ class Rollout(msgspec.Struct, frozen=True, rename="camel"):
     def under_way(self) -> bool:
         """Whether copies are still to be renewed."""
         return self.state in ("rolling", "returning")
+
+
+def lease_ms(ttl_s: float) -> int:
+    """So long a fenced copy may run after a word of the controller, which takes its node for lost
+    after ttl_s."""
+    return round(ttl_s * 1000) - min(FENCE_MARGIN_MS, round(ttl_s * 250))
 
 
 def slots_of(entry: DeploymentEntry) -> list[Slot]:

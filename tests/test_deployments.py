@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from plumd import rollout
 from plumd.errors import NotFound, PlumError, VersionMismatch, WrongState
-from plumd.fleet import Phase
+from plumd.fleet import Phase, lease_ms
 from plumd.store import deployments
 from tests.fabric_rig import TTL_S
 from tests.fleet_rig import body, fleet_of
@@ -163,6 +163,12 @@ async def test_a_node_dies_when_its_deployment_is_stopped(tmp_path: Path,
         await fleet.until(lambda: not fleet.agents["n1"].running)
         await fleet.room.ask(lambda: fleet.room.start(number))
         await fleet.until(lambda: fleet.where(number) == ["n1", "n2"])
+
+
+@pytest.mark.parametrize(("ttl_s", "expected"), [(1, 750), (1.5, 1_125), (4, 3_000), (15, 14_000)])
+def test_a_fenced_copy_has_a_while_to_live_and_its_keeper_one_to_end_it(
+        ttl_s: float, expected: int) -> None:
+    assert lease_ms(ttl_s) == expected
 
 
 async def test_fenced_copies_never_overlap(tmp_path: Path, clock: MockClock) -> None:

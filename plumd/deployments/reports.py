@@ -9,7 +9,7 @@ import msgspec
 
 from plumd.deployments.book import Ask, Book
 from plumd.errors import NotFound
-from plumd.fleet import FENCE_MARGIN_MS, OVER, Copy, DeploymentEntry, Phase, Usage, Used
+from plumd.fleet import OVER, Copy, DeploymentEntry, Phase, Usage, Used, lease_ms
 from plumd.model import id_text
 from plumd.store import instances
 from plumd.store.apps import AppRow
@@ -151,7 +151,7 @@ class Reports(Book):
                 continue
             fence = None
             if row.body.fenced:
-                fence = Fence(copy.token, round(self.nodes.ttl_s * 1000) - FENCE_MARGIN_MS,
+                fence = Fence(copy.token, lease_ms(self.nodes.ttl_s),
                               round(row.body.fence_after_sec * 1000))
             ends = copy.held or (copy.retired and copy.stop_ms <= now_ms)
             found.append(Assigned(copy, entry, self.app_of(entry.artifact_url), not ends, fence,
