@@ -35,7 +35,8 @@ RENEWALS: Final = frozenset({UPDATED, DRAINED, MOVED})
 class View(msgspec.Struct):
     """A deployment as it is. Its copies are changed by `settle`.
 
-    program: (version, entry) -> what that version of the deployment said of that entry.
+    program: (version, entry) -> what that version of the deployment said of that entry.  fenced:
+    whether its copies have a fence.
     need: what a copy of an entry needs of a node.  begin: makes a copy, without a node.
     """
 
@@ -46,6 +47,7 @@ class View(msgspec.Struct):
     rollout: Rollout | None
     copies: list[Copy]
     program: Callable[[int, str], DeploymentEntry | None]
+    fenced: Callable[[int], bool]
     need: Callable[[int, DeploymentEntry], Need]
     begin: Callable[[Slot], Copy]
     now_ms: int
@@ -161,12 +163,13 @@ class Settling:
         return self.is_lost(copy) and self.now_ms >= copy.stop_ms + FORGET_MS
 
     def is_outdated(self, copy: Copy) -> bool:
-        """Whether its program is not the one that its entry names now."""
+        """Whether its program, or its fence, is not the one that its entry has now."""
         if copy.version == self.view.version:
             return False
         before = self.view.program(copy.version, copy.entry)
         wanted = self.view.program(self.view.version, copy.entry)
-        return before is None or wanted is None or before.program != wanted.program
+        return (before is None or wanted is None or before.program != wanted.program
+                or self.view.fenced(copy.version) != self.view.body.fenced)
 
     def is_proven(self, copy: Copy) -> bool:
         """Whether it was well for long enough."""

@@ -165,6 +165,34 @@ async def test_a_node_dies_when_its_deployment_is_stopped(tmp_path: Path,
         await fleet.until(lambda: fleet.where(number) == ["n1", "n2"])
 
 
+async def test_a_fence_comes_and_goes_copy_by_copy(tmp_path: Path, clock: MockClock) -> None:
+    """It is part of what a process is started with; all at once would be an outage."""
+    async with fleet_of(tmp_path, clock, "n1", "n2", "n3") as fleet:
+        url = await fleet.app("app", "1")
+        number = await fleet.deploy(body(url, 3))
+        await fleet.until(lambda: len(fleet.where(number)) == 3)
+
+        async def fences(numbers: set[int]) -> set[bool]:
+            found = [one for name in fleet.agents for one in await fleet.room.assignments(name)]
+            return {one.fence is not None for one in found if one.copy.number in numbers}
+
+        for policy, fenced in (("fence", True), ("keep", False)):
+            before = {copy.number for copy in fleet.copies(number)}
+            await fleet.edit(number, body(url, 3, on_partition=policy))
+            assert await fences(before) == {not fenced}, "those that run stay as they are"
+
+            def is_done() -> bool:
+                assert len(fleet.where(number)) >= 2, "one is renewed after the other"
+                rollout = fleet.row(number).rollout
+                return rollout is not None and rollout.state == "done"
+
+            await fleet.until(is_done)
+            await fleet.until(lambda: len(fleet.copies(number)) == 3)
+            after = {copy.number for copy in fleet.copies(number)}
+            assert await fences(after) == {fenced}
+            assert not before & after
+
+
 @pytest.mark.parametrize(("ttl_s", "expected"), [(1, 750), (1.5, 1_125), (4, 3_000), (15, 14_000)])
 def test_a_fenced_copy_has_a_while_to_live_and_its_keeper_one_to_end_it(
         ttl_s: float, expected: int) -> None:

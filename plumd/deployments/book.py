@@ -106,6 +106,11 @@ class Book:
         return None if body is None else next(
             (one for one in body.entries if one.name == entry), None)
 
+    def fenced(self, number: int, version: int) -> bool:
+        """Whether the copies of a version of a deployment have a fence."""
+        body = self.body_of(number, version)
+        return body is not None and body.fenced
+
     def app_of(self, url: str) -> AppRow | None:
         """The artifact behind an url, None when it is not ours."""
         if url not in self._apps:
@@ -184,7 +189,8 @@ class Book:
             return None
         programs = {entry.name: entry.program for entry in body.entries}
         before = {entry.name: entry.program for entry in row.body.entries}
-        if all(programs.get(name, program) == program for name, program in before.items()):
+        if body.fenced == row.body.fenced and all(
+                programs.get(name, program) == program for name, program in before.items()):
             return (old if old is None or not old.under_way
                     else msgspec.structs.replace(old, version=version))
         start = old.from_version if old is not None and old.under_way else row.version

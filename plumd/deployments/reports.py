@@ -150,7 +150,7 @@ class Reports(Book):
             if row is None or not row.running or entry is None:
                 continue
             fence = None
-            if row.body.fenced:
+            if self.fenced(copy.deployment, copy.version):
                 fence = Fence(copy.token, lease_ms(self.nodes.ttl_s),
                               round(row.body.fence_after_sec * 1000))
             ends = copy.held or (copy.retired and copy.stop_ms <= now_ms)

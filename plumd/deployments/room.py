@@ -165,7 +165,8 @@ class Deployments(Wishes, Reports, Discovery):
             row = self._rows[number]
             view = View(number, row.version, row.body, row.running, row.rollout,
                         list(self._of[number].values()),
-                        lambda version, entry: self.program(number, version, entry), self.need,
+                        lambda version, entry: self.program(number, version, entry),
+                        lambda version: self.fenced(number, version), self.need,
                         lambda slot: self._begin(number, slot), self.now_ms)
             moves = rollout.settle(view, board)
             self._carry_out(number, moves)
@@ -203,7 +204,9 @@ class Deployments(Wishes, Reports, Discovery):
             entries.append(msgspec.structs.replace(
                 program, replicas=entry.replicas, selector=entry.selector, spread=entry.spread,
                 max_per_node=entry.max_per_node, failover=entry.failover))
-        body = msgspec.structs.replace(row.body, entries=tuple(entries))
+        body = msgspec.structs.replace(
+            row.body, entries=tuple(entries),
+            on_partition=row.body.on_partition if old is None else old.on_partition)
         log.warning("a rollout failed and goes back", extra={
             "deployment_id": id_text(row.number), "reason": moves.rollout.why})
         self._new_version(row, body, f"back to version {moves.back_to}: {moves.rollout.why}",

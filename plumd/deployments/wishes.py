@@ -95,8 +95,9 @@ class Wishes(Book):
         if row.running:
             return
         for copy in list(self._of[number].values()):
-            outdated = self.program(number, copy.version, copy.entry) != self.program(
+            outdated = (self.program(number, copy.version, copy.entry) != self.program(
                 number, row.version, copy.entry)
+                or self.fenced(number, copy.version) != row.body.fenced)
             if copy.retired or (outdated and rollout.is_finished(copy)):
                 self._drop(copy)
             elif copy.phase in (Phase.STOPPED, Phase.FAILED, Phase.COMPLETED):
@@ -200,8 +201,8 @@ class Wishes(Book):
 
     def _planner(self, number: int, body: Body, board: Board) -> rollout.Settling:
         return rollout.Settling(View(
-            number, 0, body, True, None, [], lambda _version, _entry: None, self.need,
-            never_begun, self.now_ms), board)
+            number, 0, body, True, None, [], lambda _version, _entry: None,
+            lambda _version: body.fenced, self.need, never_begun, self.now_ms), board)
 
 
 def one_less(entry: DeploymentEntry, copy: Copy) -> DeploymentEntry:
