@@ -11,6 +11,8 @@ static int ended(plum_status status)
 {
   plum_problem problem = plum_client_problem(client);
   printf("status %d %d %s %s\n", (int)status, problem.http_status, problem.code, problem.field);
+  if (plum_client_retry_after_ms(client) >= 0)
+    printf("again in %lld ms\n", (long long)plum_client_retry_after_ms(client));
   return (int)status;
 }
 
@@ -79,8 +81,15 @@ static int bulk(char **words)
     plum_order_free(order);
   }
   status = plum_bulk_submit(client, all);
-  for (i = 0; i < plum_bulk_size(all); i++)
-    printf("%s|%s\n", plum_bulk_task_id(all, i), plum_bulk_error_code(all, i));
+  for (i = 0; i <= plum_bulk_size(all); i++) {
+    plum_problem wrong = plum_bulk_problem(all, i);
+    if (strcmp(wrong.code, plum_bulk_error_code(all, i)) != 0)
+      abort();
+    printf("%s|%s", plum_bulk_task_id(all, i), wrong.code);
+    if (wrong.http_status != 0)
+      printf(" %d %s: %s", wrong.http_status, strrchr(wrong.field, '.') + 1, wrong.detail);
+    printf("\n");
+  }
   plum_bulk_free(all);
   return ended(status);
 }

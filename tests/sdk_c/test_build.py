@@ -33,6 +33,15 @@ int main() {
   plum::Client client("http://127.0.0.1:1");
   plum::Kv kv(client, "space");
   const plum::Result<plum::Entry> entry = kv.get("x");
+  std::vector<plum::Order> orders;
+  orders.emplace_back("a");
+  orders.emplace_back("b", "{}");
+  if (client.submit_all(orders).status().code() != PLUM_E_UNREACHABLE
+      || client.retry_after_ms() != -1)
+    return 2;
+  orders.emplace_back("c", "{");
+  if (client.submit_all(orders).status().code() != PLUM_E_INVALID)
+    return 3;
 #ifdef PLUM_NO_EXCEPTIONS
   plum::Worker none("ftp://nowhere");   // a chain says at its end what its first link met
   none.capacity(4).label("a", "b").task("a", [](plum::Attempt &) {});

@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -74,7 +74,7 @@ def test_tasks(ask: Tool, api: Client) -> None:
     assert "13 409 wrong_state" in ask("cancel", task_id, "0", code=13)
     lines = ask("bulk", "builtin.echo", "builtin.nonsense", "builtin.echo").splitlines()
     assert re.fullmatch(r"[0-9a-f]+\|", lines[0])
-    assert lines[1] == "|invalid"
+    assert lines[1].startswith("|invalid 422 name: there is no builtin task")
     assert api.wait_task(lines[2].strip("|"), 30)["state"] == "Succeeded"
 
 
@@ -291,6 +291,9 @@ TLS_TOOL = """
 #include <plum_openssl.h>
 #include <stdio.h>
 #include <string.h>
+static void say(void *context, int level, const char *text) {
+  printf("%s%d %s\\n", (const char *)context, level, text);
+}
 static void echo(plum_attempt *attempt, void *context) {
   size_t size;
   const char *payload = plum_attempt_payload(attempt, &size);
@@ -313,6 +316,7 @@ int main(int argc, char **argv) {
   status = plum_client_call(client, "GET", "/readyz", NULL, NULL, 0, &reply);
   printf("%d ", (int)status);
   plum_client_set_transport(client, tls);
+  plum_openssl_set_log(tls, say, "why: ");
   status = plum_client_call(client, "GET", "/readyz", NULL, NULL, 0, &reply);
   printf("%d\\n", (int)status);
   fflush(stdout);
@@ -339,6 +343,11 @@ def carry(source: socket.socket, target: socket.socket) -> None:
     for each in (source, target):
         with suppress(OSError):
             each.shutdown(socket.SHUT_RDWR)
+
+
+def hang_up(listener: socket.socket) -> None:
+    """On whoever comes first."""
+    listener.accept()[0].close()
 
 
 @contextmanager
@@ -394,9 +403,37 @@ def test_tls(shared_daemon: Running, api: Client, workshop: Workshop, tmp_path: 
             assert running.said == "10 0\n0\n"
         with tls_before(shared_daemon.port, tmp_path, "elsewhere") as (other, wrong):
             for_another = run(program, f"https://127.0.0.1:{other}", str(wrong), "ask")
-            assert for_another == "10 10\n", "a certificate of another name"
+            assert re.fullmatch(r"10 why: 0 no TLS handshake: .*address mismatch\n10\n",
+                                for_another, re.IGNORECASE), "a certificate of another name"
             unknown = run(program, f"https://127.0.0.1:{other}", str(authority), "ask")
-            assert unknown == "10 10\n", "an authority that nobody trusts"
+            assert re.fullmatch(r"10 why: 0 no TLS handshake: .*certificate.*\n10\n", unknown), \
+                "an authority that nobody trusts"
+            with closing(socket.create_server(("127.0.0.1", 0))) as deaf:
+                hangs_up = threading.Thread(target=hang_up, args=(deaf,))
+                hangs_up.start()
+                url = f"https://127.0.0.1:{deaf.getsockname()[1]}"
+                assert re.fullmatch(r"10 why: 0 no TLS handshake: .+\n10\n",
+                                    run(program, url, str(authority), "ask"))
+                hangs_up.join()
+
+
+@pytest.mark.parametrize(("header", "said"), [
+    ("Retry-After: 7\r\n", "again in 7000 ms\n"), ("", ""), ("Retry-After: soon\r\n", "")])
+def test_a_daemon_that_asks_to_come_later(workshop: Workshop, header: str, said: str) -> None:
+    program = workshop.program(HERE / "client_tool.c", "asan")
+    answer = f"HTTP/1.1 503 Busy\r\nContent-Length: 2\r\n{header}\r\n{{}}".encode()
+    with closing(socket.create_server(("127.0.0.1", 0))) as busy:
+
+        def refuse() -> None:
+            with busy.accept()[0] as line:
+                line.recv(65536)
+                line.sendall(answer)
+
+        refusing = threading.Thread(target=refuse)
+        refusing.start()
+        url = f"http://127.0.0.1:{busy.getsockname()[1]}"
+        assert run(program, url, "get", "1", code=17) == "status 17 503  \n" + said
+        refusing.join()
 
 
 def test_nobody_there(workshop: Workshop) -> None:

@@ -1876,6 +1876,7 @@ struct plum_client {
   chance source;
   pid_t pid;                /* whose connection and random numbers these are */
   int http_status;
+  int64_t retry_after_ms;
   char *code, *detail, *field;
 };
 
@@ -1909,6 +1910,7 @@ plum_status plum_client_new(const char *url, plum_client **out)
   if (client == NULL)
     return PLUM_E_MEMORY;
   client->timeout_ms = 10000;
+  client->retry_after_ms = -1;
   status = address_parse(url, &client->where);
   if (status == PLUM_OK)
     status = plum_http_reader_new(0, &client->reader);
@@ -1964,6 +1966,17 @@ plum_problem plum_client_problem(const plum_client *client)
   problem.detail = or_empty(client->detail);
   problem.field = or_empty(client->field);
   return problem;
+}
+
+int64_t plum_client_retry_after_ms(const plum_client *client) { return client->retry_after_ms; }
+
+/* Retry-After in seconds, as the daemon says it; -1 for anything else. */
+static int64_t retry_after_of(const char *text)
+{
+  size_t size = text == NULL ? 0 : strlen(text);
+  if (size == 0 || size > 9 || strspn(text, "0123456789") != size)
+    return -1;
+  return (int64_t)atol(text) * 1000;
 }
 
 static plum_status http_status_of(int status)
@@ -2102,6 +2115,7 @@ static void client_forget_problem(plum_client *client)
   (void)text_set(&client->detail, NULL);
   (void)text_set(&client->field, NULL);
   client->http_status = 0;
+  client->retry_after_ms = -1;
 }
 
 static plum_status client_once(plum_client *client, plum_reply *reply, const char *method,
@@ -2155,6 +2169,7 @@ static plum_status client_call(plum_client *client, const char *method, const ch
       client->code = json_copy(plum_json_member(reply->json, "code"));
       client->detail = json_copy(plum_json_member(reply->json, "detail"));
       client->field = json_copy(plum_json_member(reply->json, "field"));
+      client->retry_after_ms = retry_after_of(plum_reply_header(reply, "retry-after"));
     }
   }
   if (status == PLUM_OK && out != NULL)
@@ -2381,7 +2396,7 @@ static plum_task_state task_state_of(plum_json text)
 static plum_status task_of(plum_status status, plum_reply *reply, plum_task **out)
 {
   plum_task *task;
-  plum_json error, result;
+  plum_json id, error, code, result;
   *out = NULL;
   if (status != PLUM_OK)
     return status;
@@ -2391,16 +2406,23 @@ static plum_status task_of(plum_status status, plum_reply *reply, plum_task **ou
     return PLUM_E_MEMORY;
   }
   task->reply = reply;
-  task->id = json_copy(plum_json_member(reply->json, "taskId"));
+  id = plum_json_member(reply->json, "taskId");
+  task->id = json_copy(id);
   task->state = task_state_of(plum_json_member(reply->json, "state"));
   result = plum_json_member(reply->json, "result");
   task->result = text_copy(result.text, result.size_bytes);
   error = plum_json_member(reply->json, "error");
-  task->error_code = json_copy(plum_json_member(error, "code"));
+  code = plum_json_member(error, "code");
+  task->error_code = json_copy(code);
   task->error_message = json_copy(plum_json_member(error, "message"));
-  if (task->id == NULL) {
+  if (id.type != PLUM_JSON_STRING)
+    status = PLUM_E_PROTOCOL;
+  else if (task->id == NULL || (result.text != NULL && task->result == NULL)
+           || (code.type == PLUM_JSON_STRING && task->error_code == NULL))
+    status = PLUM_E_MEMORY; /* what is left would say something else */
+  if (status != PLUM_OK) {
     plum_task_free(task);
-    return PLUM_E_PROTOCOL;
+    return status;
   }
   *out = task;
   return PLUM_OK;
@@ -2552,10 +2574,16 @@ plum_status plum_task_cancel(plum_client *client, const char *task_id, int wait_
   return task_call(client, "POST", task_id, "?action=cancel", wait_ms, task);
 }
 
+/* What became of one order. */
+typedef struct bulk_item {
+  int status;
+  char *id, *code, *detail, *field;
+} bulk_item;
+
 struct plum_bulk {
   plum_buffer body;
   size_t orders, count;
-  char **ids, **codes;
+  bulk_item *items;
 };
 
 plum_status plum_bulk_new(plum_bulk **bulk)
@@ -2568,13 +2596,28 @@ static void bulk_forget(plum_bulk *bulk)
 {
   size_t i;
   for (i = 0; i < bulk->count; i++) {
-    free(bulk->ids[i]);
-    free(bulk->codes[i]);
+    free(bulk->items[i].id);
+    free(bulk->items[i].code);
+    free(bulk->items[i].detail);
+    free(bulk->items[i].field);
   }
-  free(bulk->ids);
-  free(bulk->codes);
-  bulk->ids = bulk->codes = NULL;
+  free(bulk->items);
+  bulk->items = NULL;
   bulk->count = 0;
+}
+
+/* Either the id of a task or what was wrong. */
+static plum_status bulk_read(plum_json answer, bulk_item *item)
+{
+  plum_json error = plum_json_member(answer, "error");
+  item->id = json_copy(plum_json_member(answer, "taskId"));
+  if (error.type == PLUM_JSON_OBJECT) {
+    item->status = (int)plum_json_int(plum_json_member(error, "status"), 0);
+    item->code = json_copy(plum_json_member(error, "code"));
+    item->detail = json_copy(plum_json_member(error, "detail"));
+    item->field = json_copy(plum_json_member(error, "field"));
+  }
+  return item->id != NULL || item->code != NULL ? PLUM_OK : PLUM_E_MEMORY;
 }
 
 void plum_bulk_free(plum_bulk *bulk)
@@ -2611,32 +2654,40 @@ plum_status plum_bulk_submit(plum_client *client, plum_bulk *bulk)
     bulk->body.size_bytes -= 2;
   if (status != PLUM_OK)
     return status;
-  bulk->ids = calloc(bulk->orders, sizeof *bulk->ids);
-  bulk->codes = calloc(bulk->orders, sizeof *bulk->codes);
-  if (bulk->ids == NULL || bulk->codes == NULL) {
+  bulk->items = calloc(bulk->orders, sizeof *bulk->items);
+  if (bulk->items == NULL) {
     plum_reply_free(reply);
     return PLUM_E_MEMORY;
   }
   items = plum_json_walk(plum_json_member(reply->json, "results"));
-  while (bulk->count < bulk->orders && plum_json_next(&items, NULL, &item)) {
-    bulk->ids[bulk->count] = json_copy(plum_json_member(item, "taskId"));
-    bulk->codes[bulk->count++] = json_copy(
-        plum_json_member(plum_json_member(item, "error"), "code"));
-  }
+  while (status == PLUM_OK && bulk->count < bulk->orders && plum_json_next(&items, NULL, &item))
+    status = bulk_read(item, &bulk->items[bulk->count++]);
   plum_reply_free(reply);
-  return bulk->count == bulk->orders ? PLUM_OK : PLUM_E_PROTOCOL;
+  return status == PLUM_OK && bulk->count != bulk->orders ? PLUM_E_PROTOCOL : status;
 }
 
 size_t plum_bulk_size(const plum_bulk *bulk) { return bulk->count; }
 
 const char *plum_bulk_task_id(const plum_bulk *bulk, size_t index)
 {
-  return index < bulk->count && bulk->ids[index] != NULL ? bulk->ids[index] : "";
+  return index < bulk->count ? or_empty(bulk->items[index].id) : "";
 }
 
 const char *plum_bulk_error_code(const plum_bulk *bulk, size_t index)
 {
-  return index < bulk->count && bulk->codes[index] != NULL ? bulk->codes[index] : "";
+  return index < bulk->count ? or_empty(bulk->items[index].code) : "";
+}
+
+plum_problem plum_bulk_problem(const plum_bulk *bulk, size_t index)
+{
+  static const bulk_item none = {0, NULL, NULL, NULL, NULL};
+  const bulk_item *item = index < bulk->count ? &bulk->items[index] : &none;
+  plum_problem problem;
+  problem.http_status = item->status;
+  problem.code = or_empty(item->code);
+  problem.detail = or_empty(item->detail);
+  problem.field = or_empty(item->field);
+  return problem;
 }
 
 /* ================================================================== 11 key-value store */
@@ -4991,7 +5042,7 @@ static void line_dial(plum_worker *worker, int64_t now)
   worker->until_ms = now + (worker->transport == NULL ? DIAL_MS : HANDSHAKE_MS);
   worker->state = LINE_CONNECTING;
   status = conn_open(&worker->line, worker->transport, &worker->where);
-  if (status == PLUM_E_TLS)
+  if (status == PLUM_E_TLS && worker->transport == NULL)
     worker_say(worker, 0, "https needs a transport: see plum_worker_set_transport");
   if (status != PLUM_OK)
     line_lost(worker, status);

@@ -410,6 +410,8 @@ typedef struct plum_problem {
 } plum_problem;
 
 PLUM_API plum_problem plum_client_problem(const plum_client *client);
+/* How long the daemon asks to wait before that call is tried again; -1 = it did not say. */
+PLUM_API int64_t plum_client_retry_after_ms(const plum_client *client);
 
 /* Any call of the API, for what has no function here. A call that is safe to repeat is repeated
  * once when a connection that had been kept turns out to be closed. more: header lines ended by
@@ -490,6 +492,8 @@ PLUM_API plum_status plum_bulk_submit(plum_client *client, plum_bulk *bulk);
 PLUM_API size_t plum_bulk_size(const plum_bulk *bulk);
 PLUM_API const char *plum_bulk_task_id(const plum_bulk *bulk, size_t index);
 PLUM_API const char *plum_bulk_error_code(const plum_bulk *bulk, size_t index);
+/* What was wrong with an order that was refused; http_status 0: nothing. */
+PLUM_API plum_problem plum_bulk_problem(const plum_bulk *bulk, size_t index);
 
 /* ------------------------------------------------------------------ key-value store */
 

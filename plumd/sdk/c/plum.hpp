@@ -455,6 +455,12 @@ struct Endpoint {
   int port = 0;
 };
 
+// What became of one order of many: its task, or why it was refused.
+struct Submitted {
+  std::string task_id, error_code, error_detail, error_field;
+  bool ok() const noexcept { return error_code.empty(); }
+};
+
 class Client {
 public:
   explicit Client(const std::string &url = std::string()) {
@@ -469,6 +475,7 @@ public:
   Status token(const std::string &v) { return plum_client_set_token(get(), v.c_str()); }
   Status timeout_ms(int v) { return plum_client_set_timeout_ms(get(), v); }
   plum_problem problem() const { return plum_client_problem(get()); }
+  std::int64_t retry_after_ms() const { return plum_client_retry_after_ms(get()); }
   plum_client *get() const noexcept { return client_.get(); }
 
   Result<Task> submit(const Order &order, int wait_ms = 0) {
@@ -476,6 +483,25 @@ public:
     if (!order.status().ok())
       return order.status();
     return task_of(plum_task_submit(get(), order.get(), wait_ms, &task), task);
+  }
+  // Many in one request, each accepted or refused by itself. orders: any range of Order.
+  template <class Orders> Result<std::vector<Submitted>> submit_all(const Orders &orders) {
+    std::vector<Submitted> all;
+    plum_bulk *raw = nullptr;
+    Status status = plum_bulk_new(&raw);
+    detail::Owned<plum_bulk> bulk(raw);
+    for (const Order &order : orders)
+      if (status.ok())
+        status = order.status().ok() ? Status(plum_bulk_add(raw, order.get())) : order.status();
+    if (status.ok())
+      status = plum_bulk_submit(get(), raw);
+    if (!status.ok())
+      return status;
+    for (std::size_t i = 0; i < plum_bulk_size(raw); i++) {
+      const plum_problem problem = plum_bulk_problem(raw, i);
+      all.push_back({plum_bulk_task_id(raw, i), problem.code, problem.detail, problem.field});
+    }
+    return all;
   }
   Result<Task> task(const std::string &id) {
     plum_task *task = nullptr;

@@ -8,16 +8,24 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* What every stream of a transport shares. */
+typedef struct tls_context {
+  SSL_CTX *ssl;
+  BIO_METHOD *method;
+  plum_log log;
+  void *log_context;
+} tls_context;
 
 typedef struct tls_stream {
   const plum_transport *plain;
   void *below;
   SSL *ssl;
   int wants, failed;
-  char host[256];
-  SSL_CTX *context;
+  struct tls_context *shared;
 } tls_stream;
 
 /* OpenSSL's bytes go by the plain transport, which never raises SIGPIPE. */
@@ -51,12 +59,6 @@ static long bio_control(BIO *bio, int command, long number, void *pointer)
   return command == BIO_CTRL_FLUSH;
 }
 
-/* What every stream of a transport shares. */
-typedef struct tls_context {
-  SSL_CTX *ssl;
-  BIO_METHOD *method;
-} tls_context;
-
 static void tls_close(void *stream)
 {
   tls_stream *tls = stream;
@@ -87,6 +89,7 @@ static plum_status tls_open(void *context, const char *host, const char *port, v
   if (tls == NULL)
     return PLUM_E_MEMORY;
   tls->plain = plum_posix_transport();
+  tls->shared = shared;
   status = tls->plain->open(tls->plain->context, host, port, &tls->below);
   if (status == PLUM_OK) {
     tls->ssl = SSL_new(shared->ssl);
@@ -127,9 +130,26 @@ static plum_status tls_status(tls_stream *tls, int result, plum_status otherwise
   return otherwise;
 }
 
+/* Why a handshake failed: what is wrong with the peer's certificate, or what OpenSSL says. */
+static void tell_why(tls_stream *tls)
+{
+  char text[512], why[256] = "the connection ended";
+  long verdict = SSL_get_verify_result(tls->ssl);
+  unsigned long error = ERR_peek_error();
+  if (tls->shared->log == NULL)
+    return;
+  if (verdict != X509_V_OK)
+    (void)snprintf(why, sizeof why, "%s", X509_verify_cert_error_string(verdict));
+  else if (error != 0)
+    ERR_error_string_n(error, why, sizeof why);
+  (void)snprintf(text, sizeof text, "no TLS handshake: %s", why);
+  tls->shared->log(tls->shared->log_context, 0, text);
+}
+
 static plum_status tls_connect(void *stream)
 {
   tls_stream *tls = stream;
+  int result, error;
   plum_status status = tls->plain->connect(tls->below);
   if (status != PLUM_OK) {
     tls->wants = PLUM_WRITE;
@@ -137,7 +157,11 @@ static plum_status tls_connect(void *stream)
   }
   tls->wants = 0;
   ERR_clear_error();
-  status = tls_status(tls, SSL_connect(tls->ssl), PLUM_E_TLS);
+  result = SSL_connect(tls->ssl);
+  error = result > 0 ? SSL_ERROR_NONE : SSL_get_error(tls->ssl, result);
+  if (error != SSL_ERROR_NONE && error != SSL_ERROR_WANT_READ && error != SSL_ERROR_WANT_WRITE)
+    tell_why(tls);
+  status = tls_status(tls, result, PLUM_E_TLS);
   if (status == PLUM_OK)
     tls->wants = 0;
   return status;
@@ -221,6 +245,13 @@ plum_status plum_openssl_set_identity(plum_transport *transport, const char *cer
              && SSL_CTX_check_private_key(ssl) == 1;
   ERR_clear_error();
   return well ? PLUM_OK : PLUM_E_INVALID;
+}
+
+void plum_openssl_set_log(plum_transport *transport, plum_log log, void *context)
+{
+  tls_context *shared = transport->context;
+  shared->log = log;
+  shared->log_context = context;
 }
 
 void plum_openssl_free(plum_transport *transport)

@@ -20,6 +20,9 @@ PLUM_API plum_status plum_openssl_new(const char *ca_file, plum_transport **tran
 PLUM_API plum_status plum_openssl_set_identity(plum_transport *transport,
                                                const char *certificate_file,
                                                const char *key_file);
+/* Says in words why a handshake failed, which plum_status cannot: by the thread that connects.
+ * Before the transport is used; NULL = say nothing. */
+PLUM_API void plum_openssl_set_log(plum_transport *transport, plum_log log, void *context);
 PLUM_API void plum_openssl_free(plum_transport *transport);
 
 #ifdef __cplusplus
