@@ -61,7 +61,8 @@ def test_days_off_bounds_and_a_backfill(browser: Browser, shared_daemon: Running
             "name": f"greet-{language}",
             "params": {"required": ["site"], "properties": {"site": {"type": "string"}}},
             "steps": [{"id": "say", "task": {"name": "builtin.echo"}}]})["workflowId"]
-        at.go(f"/schedules/new?workflow={flow}")
+        at.go(f"/workflows/{flow}")
+        at.part("schedule").click()
         at.write(at.part("name"), name)
         at.part("save").click()
         expect(at.part("payload-field").get_by_text(at.t("fault.required"))).to_be_visible()

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Route, expect
 
 from tests.api.live import Api
 from tests.daemon.running import Running
-from tests.ui.screen import screen
+from tests.ui.screen import WAIT_MS, screen
 
 pytestmark = pytest.mark.daemon
 
@@ -50,6 +50,33 @@ def test_a_laptop_that_slept_catches_up(browser: Browser, shared_daemon: Running
         api.done("POST", f"/v1/tasks/{task}?action=cancel")
         at.page.context.set_offline(False)
         at.state("Canceled")
+
+
+SEEN = """
+let seen = 'visible';
+Object.defineProperty(document, 'visibilityState', {get: () => seen});
+window.look = state => { seen = state; document.dispatchEvent(new Event('visibilitychange')); };
+"""
+"""A browser without windows takes all its tabs for seen."""
+
+
+def test_many_tabs_are_all_alive(browser: Browser, shared_daemon: Running) -> None:
+    """They share the six lines that a browser holds to one server."""
+    with Api(shared_daemon) as api, screen(browser, shared_daemon.url) as at:
+        task = api.task("of-many-tabs")["taskId"]
+        context = at.page.context
+        context.add_init_script(SEEN)
+        tabs = [at.page, *(context.new_page() for _ in range(8))]
+        for tab in tabs:
+            tab.goto(f"{at.base}/tasks/{task}", timeout=WAIT_MS)
+            expect(tab.locator("[data-test=state]")).to_have_attribute("data-state", "Pending")
+            tab.evaluate("look('hidden')")
+        api.done("POST", f"/v1/tasks/{task}?action=cancel")
+        for tab in tabs[:2]:
+            tab.evaluate("look('visible')")
+            expect(tab.locator("[data-test=state]")).to_have_attribute("data-state", "Canceled")
+            expect(tab.locator(".chip")).to_have_attribute("data-link", "live")
+        at.calm()
 
 
 def test_news_that_overtake_an_answer_are_not_lost(

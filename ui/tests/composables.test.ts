@@ -52,6 +52,7 @@ afterEach(() => {
   scope.stop();
   vi.useRealTimers();
   vi.unstubAllGlobals();
+  vi.restoreAllMocks();
 });
 
 function inside<T>(make: () => T): T {
@@ -309,6 +310,50 @@ describe("the line to the event log", () => {
     FakeSource.last.onopen?.();
     return events;
   }
+
+  /** Look at the page, or elsewhere. */
+  function look(state: "visible" | "hidden"): void {
+    vi.spyOn(document, "visibilityState", "get").mockReturnValue(state);
+    document.dispatchEvent(new Event("visibilitychange"));
+  }
+
+  it("is given back while nobody looks, and resumed where it was", async () => {
+    const events = await line();
+    FakeSource.last.say("stats", {}, "");
+    FakeSource.last.say("task", { taskId: "t" }, "17");
+    const first = FakeSource.last;
+    look("hidden");
+    vi.advanceTimersByTime(2_900);
+    expect(first.closed).toBe(false);
+    look("visible"); // only a glance elsewhere
+    vi.advanceTimersByTime(4_000);
+    expect(FakeSource.last).toBe(first);
+    first.say("stats", {}, "");
+    look("hidden");
+    vi.advanceTimersByTime(3_100);
+    expect(first.closed).toBe(true);
+    expect(events.linkState.value).toBe("connecting");
+    globalThis.dispatchEvent(new Event("online"));
+    expect(FakeSource.last).toBe(first);
+    look("visible");
+    expect(FakeSource.last).not.toBe(first);
+    expect(FakeSource.last.url).toContain("lastEventId=17");
+    FakeSource.last.onopen?.();
+    FakeSource.last.say("stats", {}, "");
+    expect(events.linkState.value).toBe("live");
+  });
+
+  it("is not opened by a tab that opens unseen", async () => {
+    FakeSource.all = [];
+    vi.stubGlobal("EventSource", FakeSource);
+    vi.resetModules();
+    look("hidden");
+    const events = await import("@/api/events");
+    events.connect();
+    expect(FakeSource.all).toHaveLength(0);
+    look("visible");
+    expect(FakeSource.all).toHaveLength(1);
+  });
 
   it("has everything fetched anew once, when it first stands", async () => {
     FakeSource.all = [];

@@ -83,6 +83,9 @@ type Listener<N extends NewsName> = (news: NewsByName[N]) => void;
 export type LinkState = "connecting" | "live" | "lost";
 
 const DIGEST_MS = 250;
+/** A browser holds six lines to one server, and all its tabs share them. So one that nobody looks at gives
+ * its line back after this time; looked at again it resumes where it was. */
+const UNSEEN_MS = 3_000;
 const SILENCE_MS = 8_000; // stats come each second, so silence means that the line is dead
 const BACKOFF_MS = [500, 1_000, 2_000, 4_000, 8_000] as const;
 const NAMES: readonly NewsName[] = [
@@ -129,6 +132,8 @@ let failures = 0;
 /** What was heard and is not told yet. */
 let waiting: (() => void)[] = [];
 let retry: ReturnType<typeof setTimeout> | undefined;
+let resting: ReturnType<typeof setTimeout> | undefined;
+let connected = false;
 
 /** How the line to plumd is. lostAt: Unix ms since when it is lost, 0 while live. */
 export const linkState = readonly(link);
@@ -222,20 +227,43 @@ function watch(): void {
   }
 }
 
-/** Open the line, once, when the app starts. */
+/** Give the line back: nobody looks. */
+function rest(): void {
+  clearTimeout(retry);
+  if (source === null && link.value !== "lost") return;
+  source?.close();
+  source = null;
+  lostAt.value = 0;
+  link.value = "connecting";
+}
+
+function isSeen(): boolean {
+  return document.visibilityState === "visible";
+}
+
+/** Somebody began to look, or to look elsewhere. */
+function turned(): void {
+  clearTimeout(resting);
+  if (!isSeen()) resting = setTimeout(rest, UNSEEN_MS);
+  else if (source === null && link.value === "connecting") open();
+  else watch();
+}
+
+/** Open the line, once, when the app starts; as soon as it is looked at. */
 export function connect(): void {
-  if (source !== null || retry !== undefined) return;
-  open();
+  if (connected) return;
+  connected = true;
+  if (isSeen()) open();
   setInterval(watch, 1_000);
   globalThis.addEventListener("online", () => retryNow());
-  document.addEventListener("visibilitychange", () => {
-    if (document.visibilityState === "visible") watch();
-  });
+  globalThis.addEventListener("pagehide", rest);
+  globalThis.addEventListener("pageshow", turned);
+  document.addEventListener("visibilitychange", turned);
 }
 
 /** Try again at once: the user asked, or the network came back. */
 export function retryNow(): void {
-  if (link.value === "lost") {
+  if (link.value === "lost" && isSeen()) {
     failures = 0;
     open();
   }
