@@ -94,11 +94,13 @@ def test_a_definition_names_a_key_and_a_run_another(api: Api) -> None:
 
 
 def test_a_task_that_may_not_begin_any_more(api: Api) -> None:
-    now = time.time_ns() // 1_000_000
-    refused(api.ask("POST", "/v1/tasks", {"name": "nobody", "expireAt": now - 1}), 422, "invalid",
-            "expireAt")
-    held = api.task("nobody.does", expireAt=now + 1_500, autoStart=False)
-    over = api.ended(api.task("nobody.does", expireAt=now + 1_500)["taskId"])
+    def soon() -> int:
+        return time.time_ns() // 1_000_000 + 1_500
+
+    refused(api.ask("POST", "/v1/tasks", {"name": "nobody", "expireAt": soon() - 1_501}), 422,
+            "invalid", "expireAt")
+    held = api.task("nobody.does", expireAt=soon(), autoStart=False)
+    over = api.ended(api.task("nobody.does", expireAt=soon())["taskId"])
     assert over["state"] == "Timeout"
     api.done("POST", f"/v1/tasks/{held['taskId']}?action=start")
     late = api.ended(held["taskId"])

@@ -26,6 +26,10 @@ def shown(api: Api, task_id: str) -> Shown:
     return msgspec.json.decode(api.get(f"/v1/tasks/{task_id}"), type=Shown)
 
 
+def start(api: Api, task_id: str) -> None:
+    assert api.post(f"/v1/tasks/{task_id}?action=start", {}).ok
+
+
 def blobs(daemon: Running) -> list[Path]:
     return [path for path in (daemon.data_dir / "blobs").rglob("*") if path.is_file()]
 
@@ -41,10 +45,12 @@ def test_what_needs_the_value_fails_and_all_else_goes_on(
         whole = api.submit("builtin.echo", payload=LARGE[1:])
         api.ended(whole.task_id)
         kept = set(blobs(daemon))
-        tasks = [api.submit(name, payload=LARGE, delaySec=delay) for name, delay in (
-            ("builtin.echo", 0.5), ("soak.async", 0))]
+        tasks = [api.submit(name, payload=LARGE, autoStart=False)
+                 for name in ("builtin.echo", "soak.async")]
         for path in set(blobs(daemon)) - kept:
             spoil(path)
+        for task in tasks:
+            start(api, task.task_id)
         assert shown(api, tasks[1].task_id).omitted == ("payload",)
         again = api.post(f"/v1/tasks/{tasks[1].task_id}?action=rerun", {})
         assert (again.status, b'"value_lost"' in again.body) == (500, True)
@@ -63,7 +69,7 @@ def test_what_needs_the_value_fails_and_all_else_goes_on(
 
 def test_a_large_echo_waits_for_a_disk_that_refuses(daemon: Running) -> None:
     with Api(daemon) as api:
-        task = api.submit("builtin.echo", payload=LARGE, delaySec=0.5)
+        task = api.submit("builtin.echo", payload=LARGE, autoStart=False)
         [payload] = blobs(daemon)
         folder = daemon.data_dir / "blobs"
         # Its name is a file, so that nothing can be put there: also where the test is root.
@@ -71,6 +77,7 @@ def test_a_large_echo_waits_for_a_disk_that_refuses(daemon: Running) -> None:
             stub = folder / f"{number:02x}"
             if stub != payload.parent:
                 stub.write_text("")
+        start(api, task.task_id)
         wait_for(lambda: api.task(task.task_id).state == "Running", "it has begun")
         assert api.submit("builtin.echo", payload="small").task_id
         for number in range(256):
