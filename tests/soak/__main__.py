@@ -33,6 +33,12 @@ class Id(msgspec.Struct, frozen=True, rename="camel"):
     workflow_id: str = ""
 
 
+class Past(msgspec.Struct, frozen=True):
+    """An event of the log."""
+
+    seq: int
+
+
 class Soak:
     """One soak in a folder. pauses: seconds between two deaths, from .. to."""
 
@@ -134,12 +140,12 @@ class Soak:
         return False
 
     def wait_for_listener(self, listener: Listener) -> None:
-        """Until it has heard all that there is to hear, or hears nothing more."""
-        last, still = -1, 0
-        while still < 10:
+        """Until it has heard the newest event of the log; one that is never told is found later."""
+        answer = Caller(self.daemon.port).call("GET", "/v1/events/history?limit=1")
+        [newest] = msgspec.json.decode(answer.body, type=list[Past])
+        until = time.monotonic() + REST_S
+        while listener.last_id < newest.seq and time.monotonic() < until:
             time.sleep(LOOK_S)
-            still = still + 1 if listener.last_id == last else 0
-            last = listener.last_id
         listener.enough.set()
 
     def audit(self, listener: Listener, fleet: Fleet, record: Path) -> Auditor:

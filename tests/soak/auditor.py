@@ -15,7 +15,7 @@ from tests.soak.ledger import Ask, Ledger
 from tests.soak.wire import Caller, Frame, Run, Task, frames
 
 PAGE = 1000
-SILENCE_S = 2.0
+SILENCE_S = 30.0
 SHOWN = 5
 
 
