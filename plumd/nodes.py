@@ -422,6 +422,11 @@ class Nodes:
         live = self._live.get(node_id)
         return live is None or live.row.lost_ms > 0
 
+    def is_drained(self, node_id: str) -> bool:
+        """Whether somebody drained it."""
+        live = self._live.get(node_id)
+        return live is not None and live.row.draining
+
     def for_placement(self) -> Sequence[Node]:
         """All nodes as placement sees them, by id."""
         now_ms = self.clock.now().wall_ms

@@ -24,11 +24,11 @@ from plumd.errors import (
     SessionUnknown,
     TooLarge,
 )
-from plumd.model import CoreCommand, Drain, Join, Leave
+from plumd.model import Drain, Join, Leave
 from plumd.outbox import Line
 from plumd.sdk.protocol import ITEMS_MAX, DaemonEnd, Down, RemoteProtocolError, Up
 from plumd.store.blobs import Blobs
-from plumd.stream.session import Session, check_names, join_of, pairs, registered_of
+from plumd.stream.session import Session, check_names, join_of, joining, pairs, registered_of
 
 WAIT_S_MAX: Final = 60.0
 SWEEP_SESSIONS: Final = 256
@@ -64,7 +64,7 @@ class Exchanges:
             join = msgspec.structs.replace(session.rename(up.tasks), holding=join.holding)
         turn = session.begin_turn()
         session.forget_given()
-        commands: list[CoreCommand] = [join]
+        commands = joining(self.engine, join)
         if up.drain:
             commands.append(Drain(worker_id))
         ask = await session.take_in(up, commands)

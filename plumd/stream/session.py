@@ -22,6 +22,7 @@ from plumd.model import (
     OS_PROCESS_POOL,
     Ahead,
     CoreCommand,
+    Drain,
     Ending,
     Finish,
     Join,
@@ -105,6 +106,14 @@ def join_of(worker_id: str, register: Register, holding: Sequence[str]) -> Join:
         labels=tuple(sorted(register.labels.items())), capacity=register.capacity,
         lease_ms=math.ceil(lease_s(register.beat_sec) * 1000), instance_id=register.instance_id,
         app_name=register.app_name, app_version=register.app_version, holding=pairs(holding))
+
+
+def joining(engine: Engine, join: Join) -> list[CoreCommand]:
+    """The commands by which a worker is here again. The agent of a node that is drained takes no
+    tasks, whoever was started anew."""
+    is_agent = join.worker_id == AGENT_PREFIX + join.node_id
+    drained = is_agent and engine.outbox.is_drained(join.node_id)
+    return [join, Drain(join.worker_id)] if drained else [join]
 
 
 class Asked:

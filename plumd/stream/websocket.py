@@ -31,7 +31,7 @@ from plumd.sdk.protocol import (
     Up,
 )
 from plumd.store.blobs import Blobs
-from plumd.stream.session import Session, check_names, join_of, registered_of
+from plumd.stream.session import Session, check_names, join_of, joining, registered_of
 
 log = logging.getLogger("plumd.stream")
 REGISTER_S_MAX: Final = 10
@@ -87,7 +87,7 @@ class Streams:
         self.engine.outbox.register(worker_id, session, Line("websocket", request.peer))
         self._open.add(session)
         try:
-            ask = await session.take_in(up, [join])
+            ask = await session.take_in(up, joining(self.engine, join))
             if ask.replies[0].code:
                 raise Overloaded(ask.replies[0].detail)
             await self._talk(ws, end, session, registered_of(join, up.register.beat_sec))

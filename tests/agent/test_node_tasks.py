@@ -111,6 +111,24 @@ def test_a_node_runs_what_names_it_and_nothing_else(daemon: Running) -> None:
                      "nothing is left behind")
 
 
+def test_a_drained_node_takes_no_tasks_whoever_was_started_anew(daemon: Running) -> None:
+    with node(daemon, "n1") as agent:
+        with Api(daemon) as api:
+            assert ended(api, run(api, "true")).state == "Succeeded"
+            assert api.post("/v1/nodes/n1?action=drain").status == 200
+        agent.kill()
+        daemon.kill()
+        daemon.start()
+        with Api(daemon) as api:
+            waiting = run(api, "echo at last")
+            agent.start()
+            wait_for(lambda: "workers_draining" in api.get(f"/v1/tasks/{waiting}/why").decode(),
+                     "the agent is there, and takes nothing")
+            assert api.task(waiting).state == "Pending"
+            assert api.post("/v1/nodes/n1?action=undrain").status == 200
+            assert ended(api, waiting).state == "Succeeded"
+
+
 def test_output_is_told_while_it_comes(daemon: Running) -> None:
     with node(daemon, "n1") as agent, Api(daemon) as api:
         task = run(api, "echo one; printf 'half '; while ! test -e go; do sleep 0.05; done;"
