@@ -20,7 +20,7 @@ import trio
 from plumd.agent.assigned import Assigned, Assignments, Named
 from plumd.agent.beats import Beats
 from plumd.agent.http import CallFailed, Http
-from plumd.agent.instance import Instance, Kept, Surroundings, read_kept, write_kept
+from plumd.agent.instance import Instance, Kept, Surroundings, clear, read_kept, write_kept
 from plumd.agent.settings import Settings
 from plumd.executors import shim
 
@@ -84,9 +84,17 @@ class Fleet:
         if not self._root.exists():
             return
         for folder in self._root.iterdir():
-            kept = read_kept(folder)
+            try:
+                kept = read_kept(folder)
+            except OSError as error:        # it may be there again, so it stays as it is
+                log.warning("what was kept of an instance cannot be read", extra={
+                    "folder": folder.name, "reason": str(error)})
+                continue
             if kept is not None:
                 self.instances[kept.assigned.instance_id] = Instance(folder, kept, self._around)
+            else:
+                log.warning("what nobody knows of is removed", extra={"folder": folder.name})
+                clear(folder)
 
     async def run(self) -> None:
         """Keep them, until canceled; what runs is left running."""

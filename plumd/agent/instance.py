@@ -35,6 +35,8 @@ log = logging.getLogger("plumd.agent")
 UNMOVED_RUNS: Final = 3
 """So many runs that are over keep their directories while the disk takes no more."""
 LOG_BYTES_MAX: Final = 16 << 20
+STRAY_S: Final = 5.0
+"""So long a process that nobody knows may take to be killed."""
 TERM_AT: Final = 2 / 3
 """Of a lease: then the instance is asked to end, so that it has a while before it is killed."""
 
@@ -427,6 +429,24 @@ def remove_unstarted(directory: Path) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def clear(folder: Path) -> None:
+    """Remove the directory of an instance that nobody knows any more, as after a loss of power, and
+    end whatever still runs there."""
+    for number in run_numbers(folder):
+        directory = folder / "runs" / str(number)
+        with suppress(OSError):
+            line = shim.connect(directory)
+            if line is not None:
+                with line:
+                    line.settimeout(STRAY_S)
+                    line.send(shim.stop_request(0, "unknown"))
+                    while line.recv(256):
+                        pass
+        if shim.was_claimed(directory) and shim.read_status(directory) is None:
+            shim.end_leftovers(directory)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def run_numbers(folder: Path) -> list[int]:
     """The numbers of all runs that have a directory, in order."""
     with suppress(FileNotFoundError):
@@ -442,8 +462,8 @@ def write_kept(folder: Path, kept: Kept) -> None:
 
 
 def read_kept(folder: Path) -> Kept | None:
-    """What an earlier agent wrote down."""
-    with suppress(OSError, msgspec.DecodeError):
+    """What an earlier agent wrote down; None: nothing that can be understood. Raises OSError."""
+    with suppress(FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
         return msgspec.json.decode((folder / "assigned").read_bytes(), type=Kept)
     return None
 

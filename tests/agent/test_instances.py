@@ -237,6 +237,23 @@ def test_instances_outlive_their_agent(agent: Agent, controller: Controller) -> 
     assert is_alive(pids["i8"])
 
 
+def test_what_nobody_can_read_any_more_is_ended_and_removed(agent: Agent,
+                                                            controller: Controller) -> None:
+    for name in ("i1", "i2"):
+        controller.want(name, startCmd="echo $$ > pid; exec sleep 600")
+    pids = {name: pid_of(agent, name) for name in ("i1", "i2")}
+    runs(controller, "i1")
+    agent.kill()
+    (agent.data_dir / "instances" / "i1" / "assigned").write_bytes(b"")
+    (agent.data_dir / "instances" / "half" / "app").mkdir(parents=True)
+    controller.drop("i1")
+    agent.start()
+    wait_for(lambda: not is_alive(pids["i1"]), "it is ended")
+    wait_for(lambda: [one.name for one in (agent.data_dir / "instances").iterdir()] == ["i2"],
+             "nothing of it stays")
+    assert is_alive(pids["i2"])
+
+
 def test_a_controller_that_is_away_changes_nothing(tmp_path: Path) -> None:
     with Controller() as first:
         url, _ = first.app("a.zip", {"start.sh": SERVICE})
