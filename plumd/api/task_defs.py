@@ -132,9 +132,9 @@ class TaskDefs:
 
     async def delete(self, request: Request) -> Response:
         """Remove a definition that no workflow uses; its tasks stay."""
-        found = self.known(request)
+        found, version = self.known(request), if_match(request.headers)
         await self.context.engine.write(
-            lambda tx: definitions.delete_task_def(tx, found.id))
+            lambda tx: definitions.delete_task_def(tx, found.id, version))
         self.context.catalog.forget()
         return Response(204)
 
@@ -189,7 +189,7 @@ def routes(handlers: TaskDefs) -> list[Route]:
               body=TaskDefWrite, answers={200: TaskDefView}, query=(IF_MATCH,),
               body_bytes_max=BODY_MAX),
         Route("DELETE", one, handlers.delete, "Delete a task definition", tag, write,
-              answers={204: None}),
+              answers={204: None}, query=(IF_MATCH,)),
         Route("GET", one + "/versions", handlers.versions, "List all versions", tag, read,
               answers={200: list[TaskDefView]}, query=(LIMIT, CURSOR)),
         Route("POST", one, handlers.act, "Run a task definition", tag, "tasks:write",

@@ -193,14 +193,14 @@ class Workflows:
 
     async def delete(self, request: Request) -> Response:
         """Remove a workflow with its history; not while a run goes on."""
-        found = self.known(request)
+        found, version = self.known(request), if_match(request.headers)
 
         def write(tx: Tx) -> None:
             # The engine stands still while it commits, and what begins in this very commit is
             # among the live runs already, but not in a row yet.
             if any(run.plan.workflow_id == found.id for run in self.engine.runs.live.values()):
                 raise WrongState("a run of this workflow goes on; cancel it first")
-            definitions.hide_workflow(tx, found.id)
+            definitions.hide_workflow(tx, found.id, version)
 
         await self.engine.write(write)
         self.context.catalog.forget()
@@ -271,7 +271,7 @@ def routes(handlers: Workflows) -> list[Route]:
               body=WorkflowWrite, answers={200: WorkflowView}, query=(IF_MATCH,),
               body_bytes_max=BODY_MAX),
         Route("DELETE", one, handlers.delete, "Delete a workflow and its history", tag, write,
-              answers={204: None}),
+              answers={204: None}, query=(IF_MATCH,)),
         Route("POST", one, handlers.act, "Run a workflow, or go back to an older version", tag,
               "workflows:run", body=WorkflowActed, body_optional=True,
               answers={200: WorkflowView, 201: RunView}, hot=True,

@@ -115,8 +115,7 @@ def update(tx: Tx, kind: Kind[Body], number: int, body: Body,
     old = get(tx.db, kind, number)
     if old is None:
         raise NotFound(f"no such {kind.word}")
-    if if_version is not None and if_version != old.version:
-        raise VersionMismatch(f"the current version is {old.version}, not {if_version}")
+    still(old, if_version)
     if body.name != old.body.name and by_name(tx.db, kind, body.name) is not None:
         raise Exists(f"a {kind.word} named {body.name!r} exists", field="name")
     new = old.version + 1
@@ -126,14 +125,21 @@ def update(tx: Tx, kind: Kind[Body], number: int, body: Body,
     return Versioned(number, new, body, old.created_ms, tx.now_ms)
 
 
-def delete_task_def(tx: Tx, number: int) -> None:
+def still(old: Versioned[Body], if_version: int | None) -> None:
+    """Raises VersionMismatch when a version was named and another one is current."""
+    if if_version is not None and if_version != old.version:
+        raise VersionMismatch(f"the current version is {old.version}, not {if_version}")
+
+
+def delete_task_def(tx: Tx, number: int, if_version: int | None) -> None:
     """Remove a task definition; tasks that it made, and its versions, stay.
 
-    Raises: NotFound; WrongState while a workflow, schedule or trigger uses it.
+    Raises: NotFound, VersionMismatch; WrongState while a workflow, schedule or trigger uses it.
     """
     old = get(tx.db, TASK_DEFS, number)
     if old is None:
         raise NotFound("no such task definition")
+    still(old, if_version)
     in_use(tx, number)
     tx.db.execute(SQL["delete_def"], (number,))
     tx.emit("taskDef", id_text(number), "deleted", old.body.name, tx.now_ms)
@@ -167,15 +173,16 @@ def every_step(body: WorkflowBody) -> Iterator[StepBody]:
             waiting.append(step.compensate)
 
 
-def hide_workflow(tx: Tx, number: int) -> None:
+def hide_workflow(tx: Tx, number: int, if_version: int | None) -> None:
     """Take a workflow away at once; its runs are removed in slices afterwards.
 
-    Raises: NotFound; WrongState while another workflow has it as a step, or a schedule or trigger
-    uses it.
+    Raises: NotFound, VersionMismatch; WrongState while another workflow has it as a step, or a
+    schedule or trigger uses it.
     """
     old = get(tx.db, WORKFLOWS, number)
     if old is None:
         raise NotFound("no such workflow")
+    still(old, if_version)
     for row in tx.db.execute(SQL["workflows_using"]):
         body = WORKFLOWS.decode(row[0])
         if body.name != old.body.name and any(step.workflow == id_text(number)

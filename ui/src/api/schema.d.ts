@@ -6484,7 +6484,10 @@ export interface operations {
     delete_task_defs_id: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                "If-Match"?: string;
+            };
             path: {
                 id: string;
             };
@@ -6779,7 +6782,10 @@ export interface operations {
     delete_workflows_id: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                "If-Match"?: string;
+            };
             path: {
                 id: string;
             };
