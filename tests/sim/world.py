@@ -40,11 +40,14 @@ SHM = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 
 
 class SimClock:
-    """Trio's virtual time, on both clocks."""
+    """Trio's virtual time, on both clocks; that of the wall can be set."""
+
+    def __init__(self) -> None:
+        self.set_ns = 0
 
     def now(self) -> Instant:
         now_ns = round(trio.current_time() * 1e9)
-        return Instant(now_ns, EPOCH_NS + now_ns)
+        return Instant(now_ns, EPOCH_NS + now_ns + self.set_ns)
 
 
 GRAPH = b"""{"name": "graph", "steps": [
@@ -63,6 +66,7 @@ class World:
 
     def __init__(self, seed: int, folder: Path) -> None:
         self.rng = Random(seed)
+        self.clock = SimClock()
         self.folder = folder
         self.truth = Truth()
         self.starts = Starts()
@@ -115,7 +119,7 @@ class World:
     def build(self) -> None:
         """A fresh process on the same disk; who asked the old one never learns."""
         self.asks = []
-        clock = SimClock()
+        clock = self.clock
         self.store = FaultyStore(self.folder / "plum.db", clock, self.truth)
         catalog = Catalog(self.store)
         planner = Planner(catalog)
@@ -158,7 +162,8 @@ class World:
         deeds = (
             (30, self.submit), (6, self.cancel), (30, self.work), (8, self.begin_run),
             (2, self.cancel_run), (5, self.break_line), (2, self.restart_worker),
-            (3, self.disk_fault), (2, self.kill), (4, self.pause))
+            (3, self.disk_fault), (2, self.kill), (4, self.pause),
+            (1, self.set_clock))
         deed = self.rng.choices([one for _, one in deeds], [weight for weight, _ in deeds])[0]
         self.trace.append(deed.__name__)
         deed()
@@ -246,6 +251,12 @@ class World:
 
     def restart_worker(self) -> None:
         self.rng.choice(self.workers).restart()
+
+    def set_clock(self) -> None:
+        """By a person or by NTP. Back by a little only: the waits of runs last so much longer when
+        the daemon dies before it sees that.
+        """
+        self.clock.set_ns += self.rng.choice((-500, 200, 3_600_000)) * 1_000_000
 
     def pause(self) -> None:
         """A worker is silent past its lease."""
