@@ -27,7 +27,7 @@ from plumd.expressions import (
     truth,
     walk,
 )
-from plumd.flow.data import DECODE, WrongAt, expressions_of, fill_bytes, template_of
+from plumd.flow.data import WrongAt, expressions_of, fill_bytes, read, template_of
 from plumd.flow.graph import Template
 from plumd.model import INLINE_BYTES_MAX
 
@@ -57,7 +57,8 @@ def rules_of(filter_: str, payload: msgspec.Raw | msgspec.UnsetType,
     wanted = expression(filter_, "filter")
     ident = expression(event_id, "eventId")
     try:
-        template = template_of(DEFAULT if payload is UNSET else DECODE(bytes(payload)), "payload")
+        template = template_of(DEFAULT if payload is UNSET else read(bytes(payload), "payload"),
+                               "payload")
     except WrongAt as error:
         raise Invalid(str(error), field=error.where) from None
     inside = expressions_of(template)

@@ -12,7 +12,7 @@ from plumd.errors import Invalid, NotFound
 from plumd.expressions import Value
 from plumd.flow import params
 from plumd.flow.compile import compile_graph
-from plumd.flow.data import DECODE
+from plumd.flow.data import read
 from plumd.flow.graph import Graph, RunPlan
 from plumd.model import Submit, id_text, parse_id
 from plumd.store import definitions
@@ -183,7 +183,5 @@ class Planner:
 
 def completed(graph: Graph, payload: bytes | None) -> bytes | None:
     """A run's payload with the defaults of its parameters. Raises: Invalid."""
-    if graph.params is None:
-        return payload
-    given: Value = None if payload is None else DECODE(payload)
-    return ENCODE(params.complete(graph.params, given))
+    given: Value = None if payload is None else read(payload, "payload")
+    return payload if graph.params is None else ENCODE(params.complete(graph.params, given))

@@ -18,7 +18,7 @@ from plumd.api.workflows import STEPS_MAX, Workflows
 from plumd.bodies import WorkflowBody
 from plumd.errors import Invalid, NotFound, TooLarge
 from plumd.flow import BeginRun
-from plumd.flow.data import DECODE
+from plumd.flow.data import DECODE, read
 from plumd.flow.old_dag import DagEdge, DagNode, Translation
 from plumd.flow.outline import Outline, outline
 from plumd.flow.rules import STEP_STATES, StepState
@@ -142,7 +142,7 @@ class Dags:
 
 def inner(text: bytes) -> bytes:
     """A payload that came as a text: the JSON in it, or the text itself."""
-    value = DECODE(text)
+    value = read(text, "taskPayload")
     assert isinstance(value, str)
     try:
         DECODE(value.encode())

@@ -13,6 +13,7 @@ from plumd.api.task_views import NULL, id_of, time_of
 from plumd.bodies import ScheduleBody, TaskDefBody
 from plumd.cron import CronError, Timing
 from plumd.errors import Invalid, TooLarge
+from plumd.flow.data import read
 from plumd.model import INLINE_BYTES_MAX, TASK_STATES, Submit, id_text, parse_id
 from plumd.schedules import Schedules
 from plumd.store.definitions import Catalog, Versioned
@@ -193,10 +194,12 @@ def body_of(given: ScheduleWrite, catalog: Catalog) -> ScheduleBody:
 
 
 def check_payload(payload: bytes | None) -> None:
-    """Raises: TooLarge."""
+    """Raises: TooLarge, Invalid."""
     if payload is not None and len(payload) > INLINE_BYTES_MAX:
         raise TooLarge(f"a schedule's payload takes at most {INLINE_BYTES_MAX} bytes",
                        field="payload")
+    if payload is not None:
+        read(payload, "payload")
 
 
 def target_of(given: ScheduleWrite, catalog: Catalog) -> tuple[str, str]:

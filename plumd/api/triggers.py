@@ -23,7 +23,7 @@ from plumd.api.tasks import before_of
 from plumd.clock import draw_token
 from plumd.errors import Invalid, NotFound
 from plumd.expressions import Failure
-from plumd.flow.data import DECODE
+from plumd.flow.data import read
 from plumd.listeners import Listeners
 from plumd.mapping import Happening
 from plumd.model import TASK_STATES, id_text, parse_id
@@ -349,7 +349,7 @@ def taken_view(row: TakenRow) -> TakenView:
 
 def tried(body: TriggerBody, asked: EventAsked) -> TestView:
     """What a trigger makes of an event. Raises: Invalid."""
-    event = DECODE(bytes(asked.event))
+    event = read(bytes(asked.event), "event")
     if not isinstance(event, dict):
         raise Invalid("an event is an object", field="event")
     rules = mapping.rules_of(body.filter, body.payload, body.event_id)

@@ -19,6 +19,7 @@ from plumd.api.run_views import RunShows, RunView, StepRunView, run_state
 from plumd.api.tasks import before_of, states_of
 from plumd.errors import Invalid, NotFound, TooLarge, WrongState
 from plumd.flow import BeginRun, CancelRun, RunAct, RunPlan
+from plumd.flow.data import read
 from plumd.flow.graph import Seed
 from plumd.flow.repeat import cut_to, seeds_of
 from plumd.flow.why import causes_of
@@ -311,6 +312,8 @@ def payload_of(given: Raw | UnsetType) -> bytes | None:
     payload = flow.raw(given)
     if payload is not None and len(payload) > INLINE_BYTES_MAX:
         raise TooLarge(f"a run's payload takes at most {INLINE_BYTES_MAX} bytes", field="payload")
+    if payload is not None:
+        read(payload, "payload")
     return payload
 
 

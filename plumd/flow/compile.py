@@ -13,7 +13,7 @@ from plumd.bodies import StepBody, WorkflowBody
 from plumd.errors import Invalid
 from plumd.expressions import Expr, Path, Ref, Wrong, parse, references
 from plumd.flow import params, undo
-from plumd.flow.data import DECODE, WrongAt, expressions_of, template_of
+from plumd.flow.data import WrongAt, expressions_of, read, template_of
 from plumd.flow.graph import (
     STEP_KINDS,
     Fixed,
@@ -88,7 +88,7 @@ class Compiler:
         self.resolve = resolve
         self.drafts: dict[str, Draft] = {}
         self.schema = (None if body.params is UNSET
-                       else params.schema_of(DECODE(bytes(body.params))))
+                       else params.schema_of(read(bytes(body.params), "params")))
         self.pins = self.chars = 0
 
     def graph(self) -> Graph:
@@ -285,7 +285,7 @@ class Compiler:
         """Raises: Invalid."""
         self.take(value.count(b"${") * REFERENCE_CHARS, where)
         try:
-            return template_of(DECODE(value), where)
+            return template_of(read(value, where), where)
         except WrongAt as error:
             raise Invalid(str(error), field=error.where) from None
 

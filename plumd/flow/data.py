@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from plumd.errors import Invalid
 from plumd.expressions import (
     Expr,
     Failure,
@@ -152,6 +153,15 @@ def decoded(data: bytes) -> Value:
         return DECODE(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Failure(f"it is no JSON: {error}") from None
+
+
+def read(data: bytes, where: str) -> Value:
+    """JSON that came as a part of something. Raises: Invalid: what is well-formed may still mean
+    nothing, as a number beyond all doubles or half of a character."""
+    try:
+        return DECODE(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Invalid(f"{error}", field=where) from None
 
 
 def extract(result: bytes | None, keep: Sequence[Path]) -> dict[Path, Value]:

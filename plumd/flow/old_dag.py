@@ -18,7 +18,7 @@ from msgspec import UNSET, Meta, Raw
 from plumd.bodies import NeedBody, Position, StepBody
 from plumd.errors import Invalid
 from plumd.expressions import Value
-from plumd.flow.data import DECODE, ENCODE
+from plumd.flow.data import DECODE, ENCODE, read
 from plumd.flow.rules import RULES
 from plumd.model import SEC_MAX
 
@@ -193,7 +193,7 @@ class Translation:
 
     def payload(self, node: DagNode, loops: Sequence[str]) -> Raw | msgspec.UnsetType:
         """What it says, and the variables of the loops around it."""
-        value: Value = DECODE(bytes(node.payload_json))
+        value = read(bytes(node.payload_json), "payloadJson")
         if isinstance(value, str):
             # A text that is no JSON is the payload itself.
             with suppress(msgspec.DecodeError, UnicodeEncodeError):
@@ -229,7 +229,7 @@ class Translation:
         path = f"steps[{quoted(source)}].result"
         for part in said.field.split(".") if said.field else ():
             path += f"[{part}]" if part.isascii() and part.isdigit() else f"[{quoted(part)}]"
-        value = DECODE(bytes(said.value))
+        value = read(bytes(said.value), f"{where}.value")
         text = value if isinstance(value, str) else ENCODE(value).decode()
         number = number_of(value)
         if said.operator in ("==", "!="):

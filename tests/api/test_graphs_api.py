@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.api.live import WAIT_S, Api, Json, refused, serving, whole
@@ -287,3 +289,44 @@ def test_what_could_not_work_is_refused_with_its_place(api: Api, steps: list[Jso
     refused(api.ask("POST", "/v1/workflows", {"name": "bad", "steps": steps}), 422, "invalid",
             field)
     assert api.count() == before
+
+
+@pytest.mark.parametrize("odd", [b"1e400", b'{"a":[-1e999]}'])
+def test_a_value_that_means_nothing_is_refused_wherever_it_comes(api: Api, odd: bytes) -> None:
+    """It is well-formed JSON, so that it cannot be read is seen only where it is looked into."""
+    name = str(time.monotonic_ns())
+    step: Json = {"id": "say", "task": {"name": "builtin.echo"}}
+    made = api.made("/v1/workflows", {"name": name, "steps": [
+        step, {"id": "ask", "type": "approval"}]})
+    strict_one = api.made("/v1/workflows", {
+        "name": f"{name}/strict", "params": {"properties": {"n": {}}}, "steps": [step]})
+    run = api.made(f"/v1/workflows/{made['workflowId']}?action=run")["runId"]
+    flow = str(made["workflowId"]).encode()
+
+    def asked(path: str, field: str, body: bytes) -> None:
+        refused(api.ask("POST", path, body), 422, "invalid", field)
+
+    for one in (made, strict_one):
+        asked(f"/v1/workflows/{one['workflowId']}?action=run", "payload",
+              b'{"payload":{"n":%b}}' % odd)
+    asked(f"/v1/workflow-runs/{run}?action=rerun", "payload", b'{"payload":%b}' % odd)
+    asked(f"/v1/workflow-runs/{run}/steps/ask?action=approve", "payload", b'{"payload":%b}' % odd)
+    for key, field in (("payload", "steps[0].payload"), ("params", "params"), ("result", "result")):
+        value = b'{"default":%b,"title":"${run.id}"}' % odd
+        here = b'"steps":[{"id":"a","task":{"name":"builtin.echo"}%b}]%b' % (
+            (b',"payload":' + value, b"") if key == "payload"
+            else (b"", b',"%b":%b' % (key.encode(), value)))
+        asked("/v1/workflows", field, b'{"name":"%b/odd",%b}' % (name.encode(), here))
+    asked("/v1/schedules", "payload", b'{"name":"%b","workflowId":"%b","everySec":1,"payload":%b}'
+          % (name.encode(), flow, odd))
+    asked("/v1/triggers", "payload", b'{"name":"%b","workflowId":"%b","kind":"webhook",'
+          b'"payload":%b}' % (name.encode(), flow, odd))
+    api.done("POST", f"/v1/workflow-runs/{run}/steps/ask?action=approve")
+    # Where nobody looks into it, it goes through as it is, and what refers to it has no value.
+    kept = whole(api.ask("POST", "/v1/workflows", b'{"name":"%b/kept","steps":['
+                 b'{"id":"say","task":{"name":"builtin.echo"},"payload":{"n":%b}},'
+                 b'{"id":"more","task":{"name":"builtin.echo"},"payload":"${steps.say.result.echo.n}"}'
+                 b"]}" % (name.encode(), odd)), 201)
+    over = api.made(f"/v1/workflows/{kept['workflowId']}?action=run", {"payload": {"a": 1}},
+                    prefer=f"wait={WAIT_S}")
+    assert states(over) == {"say": "Succeeded", "more": "Failed"}
