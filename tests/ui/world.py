@@ -146,6 +146,11 @@ def fill(api: Api) -> dict[str, str]:
     hello = workflow(api, "hello", {"definitionId": echo}, {"definitionId": count})
     runs = [str(api.made(f"/v1/workflows/{flow}?action=run")["runId"])
             for flow in (hello, nightly)]
+    release = workflow(api, "release", {
+        "id": "each", "type": "map", "items": 3,
+        "body": [{"id": "try", "task": {"name": "builtin.echo"}}]},
+        {"id": "ask", "name": "Ask the shift", "type": "approval", "timeoutSec": 86_400})
+    asking = api.made(f"/v1/workflows/{release}?action=run")["runId"]
     register_services(api)
     alarm(api)
     fill_keys(api)
@@ -191,6 +196,7 @@ def fill(api: Api) -> dict[str, str]:
         "trigger-new": "/triggers/new", "trigger-edit": f"/triggers/{after}/edit",
         "schedules": "/schedules", "schedule": f"/schedules/{nightly_at_two}",
         "schedule-new": "/schedules/new", "schedule-edit": f"/schedules/{nightly_at_two}/edit",
+        "run-asks": f"/runs/{asking}", "run-rounds": f"/runs/{asking}?step=each",
         "run": f"/runs/{runs[1]}", "run-compare": f"/runs/{runs[1]}/compare", "workers": "/workers",
         "worker": f"/workers/{worker['workerId']}", "services": "/services",
         "devices": "/devices", "device": f"/devices/{device['resourceId']}",
