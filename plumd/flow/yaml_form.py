@@ -99,11 +99,11 @@ def scalar(text: str, *, plain: bool, line: int, column: int) -> Value:
 
 # ---------------------------------------------------------------- writing
 
-_WORD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_WORD: Final = re.compile(r"[^\W\d][\w./-]*")
 _SHOWN: Final = (r"\x20-\x7e\xa1-\u061b\u061d-\u200a\u2010-\u2027\u202f-\u205f\u2070-\ud7ff"
                  r"\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff")
 """What stands for itself: no control characters, and none that turns the direction of text."""
-_PLAIN: Final = rf"[A-Za-z0-9_$/.(][{_SHOWN}]*"
+_PLAIN: Final = rf"[\w$/.(][{_SHOWN}]*"
 _LITERAL: Final = rf"(?=\S)[\t\n{_SHOWN}]*"
 _ESCAPED: Final = rf"[^{_SHOWN}]|[\"\\]"
 _SHORT: Final = {"\n": "\\n", "\t": "\\t", "\r": "\\r", '"': '\\"', "\\": "\\\\"}

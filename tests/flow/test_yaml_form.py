@@ -19,7 +19,7 @@ TEXTS = st.text(st.characters(codec="utf-8"), max_size=30) | st.sampled_from((
     ".5", "-1", "---", "...", "- a", "a: b", "a #b", "#", "key:", " x", "x ", "a\nb", "a\nb\n",
     "\n", "a\n\n", " a\nb", "a\n b", "a\n  \nb", "a\n ", "a\r\nb", "\t", "${params.x}", "<<", "=",
     "!x", "&a", "*a", "|", ">", "%", "@", "`", "{", "[", "'", '"', "2026-11-25", "\ufeff", "\x85",
-    "\u2028", "\U0001f600", "\\", ""))
+    "\u2028", "\U0001f600", "\\", "", "测量", "站点: 北", "二、三", "٣", "x²", "ª", "नमस्ते"))
 SCALARS = (st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1)
            | st.floats(allow_nan=False, allow_infinity=False) | TEXTS)
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4)
@@ -78,6 +78,10 @@ steps:
     when: params.x > 1
 """
     assert read(write(value))[0].value == value
+
+
+def test_names_of_any_script_need_no_quotes() -> None:
+    assert write({"站点": "北京", "needs": ["测量", "b-1"]}) == "站点: 北京\nneeds: [测量, b-1]\n"
 
 
 def test_words_of_the_newer_yaml() -> None:
