@@ -164,7 +164,7 @@ def test_a_proxy_that_answers_502(words: tuple[str, ...], workshop: Workshop,
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         program = workshop.program(HERE / "scenarios.c", "asan")
         with Program(tmp_path / "out", program, url, "behind", *words) as running:
-            running.wait_for("HTTP 502", 2)
+            running.wait_for("HTTP 502 <html></html>", 2)
             running.end(signal.SIGTERM)
         tool_said = run(workshop.program(HERE / "client_tool.c", "asan"), url, "get", "1", code=18)
         assert "status 18 502" in tool_said

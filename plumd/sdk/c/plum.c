@@ -5076,6 +5076,23 @@ static void line_connected(plum_worker *worker, int64_t now)
   plum_buffer_free(&more);
 }
 
+/* Says why there is no stream, with as much of the answer's body as came with its head. */
+static plum_status line_refused(plum_worker *worker)
+{
+  conn *line = &worker->line;
+  int code = plum_http_reader_status(worker->http);
+  plum_http_event event = PLUM_HTTP_MORE;
+  plum_piece said = {"", 0};
+  size_t used;
+  plum_status status = http_status_of(code);
+  if (plum_http_reader_feed(worker->http, line->in + line->in_at, line->in_size - line->in_at,
+                            &used, &event, &said) != PLUM_OK || event != PLUM_HTTP_BODY)
+    said.size_bytes = 0;
+  worker_say(worker, 0, "the daemon refuses the stream: HTTP %d %.*s", code,
+             (int)said.size_bytes, said.data);
+  return status == PLUM_OK ? PLUM_E_PROTOCOL : status;
+}
+
 /* The answer to the upgrade. */
 static plum_status line_upgraded(plum_worker *worker)
 {
@@ -5088,12 +5105,8 @@ static plum_status line_upgraded(plum_worker *worker)
   line->in_at += used;
   if (status != PLUM_OK || event == PLUM_HTTP_MORE)
     return status;
-  if (!plum_ws_accepted(worker->http, worker->key)) {
-    int code = plum_http_reader_status(worker->http);
-    worker_say(worker, 0, "the daemon refuses the stream: HTTP %d", code);
-    status = http_status_of(code);
-    return status == PLUM_OK ? PLUM_E_PROTOCOL : status;
-  }
+  if (!plum_ws_accepted(worker->http, worker->key))
+    return line_refused(worker);
   plum_ws_reader_free(worker->ws);
   worker->ws = NULL;
   status = plum_ws_reader_new(PLUM_MESSAGE_BYTES_MAX, &worker->ws);
