@@ -146,7 +146,8 @@ cdef class Worker:
     cdef int32_t ahead      # how many it takes beyond its capacity
     cdef int kind
     cdef int64_t lease_ns, expires_ns, last_use
-    cdef bint attached, draining
+    cdef bint attached
+    cdef int draining       # who wants that: DRAIN_OWN | DRAIN_ASKED
     cdef int64_t missed_since, missed_last      # calls that never came to it, 0 = the last one did
     cdef dict classes       # numbers of the classes it is eligible for, in order
 
@@ -174,6 +175,7 @@ cdef class Scheduler:
     cdef Py_ssize_t worker_room, turn_room
     cdef list classes, free_classes, workers, free_workers
     cdef dict class_of, classes_of_pool, worker_of, workers_of_pool, naps
+    cdef set drained        # ids of workers that are to take nothing new, here or not
     cdef dict idle
     cdef list dirty_classes
     cdef set dirty_set

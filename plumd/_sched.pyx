@@ -59,6 +59,10 @@ cdef enum:
     CONFLICT_CANCEL = 2
 
 cdef enum:
+    DRAIN_OWN = 1
+    DRAIN_ASKED = 2
+
+cdef enum:
     SESSION = 0
     CALLBACK = 1
     LOCAL = 2
@@ -103,6 +107,7 @@ cdef class Scheduler:
         self.free_task = -1
         self.classes, self.free_classes, self.workers, self.free_workers = [], [], [], []
         self.class_of, self.classes_of_pool, self.worker_of = {}, {}, {}
+        self.drained = set()
         self.workers_of_pool, self.naps, self.idle = {}, {}, {}
         self.dirty_classes, self.dirty_set = [], set()
         memset(&self.met, 0, sizeof(Meters))
@@ -720,6 +725,10 @@ cdef class Scheduler:
             self.leases.put(self.lease_at, worker.expires_ns, worker.slot, worker.slot)
         refresh(self, worker)
 
+    def load_drained(self, ids):
+        """Whom others let take nothing new, before the workers."""
+        self.drained.update(ids)
+
     def load_limit(self, command, now):
         """Enter a named limit of before the restart, before the tasks."""
         self.now_ns = now.mono_ns
@@ -830,7 +839,7 @@ cdef class Scheduler:
         cdef Worker worker = self.worker_of.get(worker_id)
         if worker is None:
             return None
-        return (worker.attached, worker.draining, worker.running, worker.capacity,
+        return (worker.attached, worker.draining != 0, worker.running, worker.capacity,
                 worker.expires_ns)
 
     def held_by(self, str worker_id):

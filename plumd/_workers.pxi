@@ -34,6 +34,7 @@ cdef on_join(Scheduler self, command, int64_t now_ns, int64_t now_ms):
     if worker is not None and worker.session != command.session:
         self.kicks.append((worker.worker_id, worker.session))
         lose_all(self, worker, "worker_restarted", now_ns, now_ms)
+        worker.draining &= ~DRAIN_OWN
         restarted = True
     back = worker is not None
     changed = place(self, command, worker)
@@ -101,6 +102,7 @@ cdef bint place(Scheduler self, command, Worker worker) except -1:
         worker.head = -1
         self.arrivals += 1      # never used: before all others, in order of arrival
         worker.last_use = self.arrivals - NEVER
+        worker.draining = DRAIN_ASKED if command.worker_id in self.drained else 0
         self.worker_of[command.worker_id] = worker
     worker.worker_id, worker.session = command.worker_id, command.session
     worker.node_id, worker.kind = command.node_id, command.kind
@@ -153,6 +155,7 @@ cdef int tell_worker(Scheduler self, Worker worker, str what, int64_t now_ms) ex
 
 cdef on_leave(Scheduler self, command, int64_t now_ns, int64_t now_ms):
     cdef Worker worker = self.worker_of.get(command.worker_id)
+    self.drained.discard(command.worker_id)
     if worker is None:
         return Reply("not_found", "no such worker is here")
     lose_all(self, worker, "worker_left", now_ns, now_ms)
@@ -174,10 +177,21 @@ cdef on_ahead(Scheduler self, command):
 
 cdef on_drain(Scheduler self, command, int64_t now_ms):
     cdef Worker worker = self.worker_of.get(command.worker_id)
-    if worker is None:
+    cdef int before
+    if worker is None and command.own:
         return Reply("not_found", "no such worker is here")
-    if worker.draining != <bint> command.on:
-        worker.draining = command.on
+    if not command.on:
+        self.drained.discard(command.worker_id)
+    elif not command.own:
+        self.drained.add(command.worker_id)
+    if worker is None:
+        return ACCEPTED     # it is so when it comes
+    before = worker.draining
+    if command.on:
+        worker.draining |= DRAIN_OWN if command.own else DRAIN_ASKED
+    else:
+        worker.draining = 0
+    if (before == 0) != (worker.draining == 0):
         tell_worker(self, worker, "draining" if command.on else "resumed", now_ms)
     refresh(self, worker)
     return ACCEPTED

@@ -35,7 +35,7 @@ from plumd.planner import Planner
 from plumd.runs import Runs
 from plumd.schedules import Backfill, Schedules, Trigger
 from plumd.starts import MakeTask, plain_task
-from plumd.store import events, limits, quarantine, tasks
+from plumd.store import events, limits, quarantine, tasks, workers
 from plumd.store.events import Event
 from plumd.store.quarantine import Unreadable
 from plumd.store.store import Call, Change, Done, Store, Tx
@@ -404,6 +404,7 @@ class Engine:
         now = self.clock.now()
         bad: list[Unreadable] = []
         self.core = _sched.Scheduler(self.limits, self._seed)
+        self.core.load_drained(self.store.peek(workers.drained))
         for join in (*self._locals, *quarantine.readable_workers(self.store.point, bad)):
             self.core.load_worker(join, now)
         for limit in self.store.peek(limits.commands):

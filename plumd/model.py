@@ -269,10 +269,14 @@ class Leave(msgspec.Struct, frozen=True):
 
 
 class Drain(msgspec.Struct, frozen=True):
-    """Command: a worker takes no new attempts but ends those that it has (on=False undoes it)."""
+    """Command: a worker takes no new attempts but ends those that it has (on=False undoes it).
+
+    own: it says so itself, which holds for its session; what others say holds until they undo it.
+    """
 
     worker_id: str
     on: bool = True
+    own: bool = False
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):

@@ -13,7 +13,7 @@ from plumd.api.paging import CURSOR, LIMIT_MAX, cursor_key, next_link
 from plumd.api.params import query_choice, query_int
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_views import time_of
-from plumd.errors import Invalid, NotFound, TooMany, WrongState
+from plumd.errors import Invalid, NotFound, TooMany
 from plumd.executors.grpc_client import SCHEME, target_of
 from plumd.executors.targets import CallFailed
 from plumd.model import Detach, Drain, Join, Leave, WorkerKind, attempt_text
@@ -257,9 +257,9 @@ class Workers:
         if not action:
             raise Invalid(f"action is one of {', '.join(ACTIONS)}", field="action")
         row = self.known(request)
-        reply = await self.engine.call(Drain(row.join.worker_id, action == "drain"))
-        if reply.code:
-            raise WrongState("the worker is offline")
+        worker_id, on = row.join.worker_id, action == "drain"
+        await self.engine.call_all([Drain(worker_id, on)],
+                                   lambda tx: workers.set_drained(tx.db, worker_id, on))
         return answer(200, self.view(row, whole=True))
 
     async def delete(self, request: Request) -> Response:

@@ -50,6 +50,16 @@ def get(db: apsw.Connection, worker_id: str) -> WorkerRow | None:
     return None
 
 
+def set_drained(db: apsw.Connection, worker_id: str, on: bool) -> None:
+    """Somebody let a worker take nothing new, or take it again; it holds until it leaves."""
+    db.execute(SQL["drain"], (on, worker_id))
+
+
+def drained(db: apsw.Connection) -> list[str]:
+    """The workers that are to take nothing new."""
+    return [row[0] for row in db.execute(SQL["drained"])]
+
+
 def delete(db: apsw.Connection, worker_id: str) -> bool:
     """Forget a worker that is not here; False when it was not known."""
     db.execute(SQL["delete"], (worker_id,))

@@ -3,6 +3,12 @@ INSERT INTO workers (id, body, kind, registered_ms, offline_ms) VALUES (?,?,?,?,
 ON CONFLICT (id) DO UPDATE SET body = excluded.body, kind = excluded.kind,
     registered_ms = excluded.registered_ms, offline_ms = 0;
 
+-- name: drain
+UPDATE workers SET drained = ? WHERE id = ?;
+
+-- name: drained
+SELECT id FROM workers WHERE drained;
+
 -- name: offline
 UPDATE workers SET offline_ms = ? WHERE id = ?;
 

@@ -24,7 +24,7 @@ from plumd.errors import (
     SessionUnknown,
     TooLarge,
 )
-from plumd.model import Drain, Join, Leave
+from plumd.model import Join, Leave
 from plumd.outbox import Line
 from plumd.sdk.protocol import ITEMS_MAX, DaemonEnd, Down, RemoteProtocolError, Up
 from plumd.store.blobs import Blobs
@@ -64,9 +64,7 @@ class Exchanges:
             join = msgspec.structs.replace(session.rename(up.tasks), holding=join.holding)
         turn = session.begin_turn()
         session.forget_given()
-        commands = joining(self.engine, join)
-        if up.drain:
-            commands.append(Drain(worker_id))
+        commands = joining(self.engine, join, up.drain)
         ask = await session.take_in(up, commands)
         session.ack = 0
         if ask.replies[0].code:

@@ -95,7 +95,7 @@ class TaskService:
 
     def drain(self) -> None:
         """Let no more attempts come to these workers: the daemon is leaving."""
-        drains = [Drain(session.join.worker_id) for session in self._open]
+        drains = [Drain(session.join.worker_id, own=True) for session in self._open]
         try:
             self.engine.post(drains, urgent=True)
         except PlumError:

@@ -87,7 +87,7 @@ class Streams:
         self.engine.outbox.register(worker_id, session, Line("websocket", request.peer))
         self._open.add(session)
         try:
-            ask = await session.take_in(up, joining(self.engine, join))
+            ask = await session.take_in(up, joining(self.engine, join, up.drain))
             if ask.replies[0].code:
                 raise Overloaded(ask.replies[0].detail)
             await self._talk(ws, end, session, registered_of(join, up.register.beat_sec))
@@ -149,7 +149,7 @@ class Streams:
                 if session.in_hand >= IN_HAND_MAX:
                     await ask.done.wait()
             if up.drain:
-                await self.engine.call_all([Drain(worker_id)], urgent=True)
+                await self.engine.call_all([Drain(worker_id, own=True)], urgent=True)
             if up.bye:
                 await self.engine.call_all([Leave(worker_id)], urgent=True)
                 with trio.move_on_after(CLOSE_S):

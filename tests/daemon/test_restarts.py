@@ -173,3 +173,21 @@ def test_a_graph_goes_on_exactly_where_it_stood(daemon: Running) -> None:
         assert done["result"] == [10, 20, 30, 41, 51, 61]
         tasks = api.tasks(f"&runId={run.run_id}&limit=100")
         assert len(tasks) == len({task.step_id for task in tasks}) == 13
+
+
+def test_a_worker_that_was_drained_stays_so_until_it_is_resumed(daemon: Running) -> None:
+    path = "/v1/embedded-workers/w"
+    register = {"session": "s", "holding": [],
+                "register": {"session": "s", "tasks": ["t"]}}
+    with Api(daemon) as api:
+        assert api.post(f"{path}/exchange", register).status == 200
+        assert api.post(f"{path}?action=drain").status == 200
+        crash(daemon, api)
+        assert api.post(f"{path}/exchange", register).status == 200
+        task = api.submit("t")
+        assert msgspec.json.decode(api.get(path))["health"] == "Draining"
+        assert api.task(task.task_id).state == "Pending"
+        assert api.post(f"{path}?action=resume").status == 200
+        crash(daemon, api)
+        given = api.post(f"{path}/exchange", register, prefer="wait=10")
+        assert task.task_id in given.body.decode(), given

@@ -63,7 +63,7 @@ class Worker:
     join: Join
     expires_ns: int
     attached: bool = True
-    draining: bool = False
+    own_drain: bool = False
     last_use: int = 0
     ahead: int = 0
 
@@ -82,6 +82,7 @@ class Plain:
         self.tasks: dict[int, Task] = {}
         self.over: dict[int, S] = {}
         self.workers: dict[str, Worker] = {}
+        self.drained: set[str] = set()
         self.uses = self.arrivals = 0
         self.starts: list[tuple[str, int, int]] = []
         self.set_ms = 0         # how far the wall clock was set
@@ -161,6 +162,8 @@ class Plain:
         else:
             held_before = True
             worker.join = command
+        if restarted:
+            worker.own_drain = False
         if restarted or not worker.attached:
             worker.ahead = 0
         worker.attached = True
@@ -192,6 +195,7 @@ class Plain:
 
     def leave(self, command: Leave, ns: int) -> str:
         worker = self.workers.get(command.worker_id)
+        self.drained.discard(command.worker_id)
         if worker is None:
             return "not_found"
         self.lose(worker, ns)
@@ -200,10 +204,19 @@ class Plain:
 
     def drain(self, command: Drain) -> str:
         worker = self.workers.get(command.worker_id)
-        if worker is None:
+        if worker is None and command.own:
             return "not_found"
-        worker.draining = command.on
+        if not command.on:
+            self.drained.discard(command.worker_id)
+        elif not command.own:
+            self.drained.add(command.worker_id)
+        if worker is not None:
+            worker.own_drain = command.on and (command.own or worker.own_drain)
         return ""
+
+    def drains(self, worker: Worker) -> bool:
+        """Whether it takes nothing new."""
+        return worker.own_drain or worker.join.worker_id in self.drained
 
     def beat(self, worker_id: str, session: str, ns: int) -> bool:
         worker = self.workers.get(worker_id)
@@ -346,7 +359,7 @@ class Plain:
 
     def choices(self, task: Task) -> list[Worker]:
         return [worker for worker in self.workers.values()
-                if worker.attached and not worker.draining
+                if worker.attached and not self.drains(worker)
                 and not worker.full
                 and task.pool in worker.join.tasks and suits(task.submit, worker.join)]
 

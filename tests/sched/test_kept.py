@@ -355,6 +355,32 @@ def test_a_draining_worker_gets_nothing_more(room: Room) -> None:
     assert room.starts == [("w", 1, 1)]
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_what_a_worker_says_of_itself_ends_with_its_session(room: Room, own: bool) -> None:
+    room.join("w", "one")
+    room.do(Drain("w", own=own))
+    room.do(Submit(1, "t"))
+    room.join("w", "one")
+    assert not room.starts
+    room.join("w", "two")
+    assert room.starts == ([("w", 1, 1)] if own else [])
+    room.do(Drain("w", own=True))
+    room.do(Drain("w", on=False))
+    assert room.starts == [("w", 1, 1)]
+
+
+def test_who_was_drained_stays_so_until_it_leaves(room: Room) -> None:
+    room.join("w", "one")
+    room.do(Drain("w"))
+    room.do(Submit(1, "t"))
+    room.wait(2 * LEASE_MS)
+    room.join("w", "two")
+    assert not room.starts
+    room.do(Leave("w"))
+    room.join("w", "three")
+    assert room.starts == [("w", 1, 1)]
+
+
 def callback(worker_id: str, capacity: int = 1) -> Join:
     return Join(worker_id, WorkerKind.CALLBACK, "", ("t",), capacity=capacity, lease_ms=LEASE_MS,
                 url="http://x")

@@ -118,7 +118,7 @@ class CoreMachine(RuleBasedStateMachine):
                 if worker.attached and worker.join.kind != WorkerKind.LOCAL]
         busy = [min(len(worker.held), worker.join.capacity) for worker in live]
         assert self.core.slots() == (
-            sum(taken if worker.draining else worker.join.capacity
+            sum(taken if self.plain.drains(worker) else worker.join.capacity
                 for worker, taken in zip(live, busy, strict=True)), sum(busy))
 
     @initialize()
@@ -201,7 +201,8 @@ class CoreMachine(RuleBasedStateMachine):
         self.both(command, lambda: self.plain.ahead(command))
 
     @precondition(lambda self: self.plain.workers)
-    @rule(data=st.data(), what=st.sampled_from(("detach", "leave", "drain", "resume", "beat")))
+    @rule(data=st.data(), what=st.sampled_from((
+        "detach", "leave", "drain", "say_drain", "resume", "beat")))
     def worker_news(self, data: st.DataObject, what: str) -> None:
         worker = data.draw(st.sampled_from(WORKERS))
         known = self.plain.workers.get(worker)
@@ -216,7 +217,7 @@ class CoreMachine(RuleBasedStateMachine):
             leave = Leave(worker)
             self.both(leave, lambda: self.plain.leave(leave, self.ns))
         else:
-            drain = Drain(worker, what == "drain")
+            drain = Drain(worker, what != "resume", what == "say_drain")
             self.both(drain, lambda: self.plain.drain(drain))
 
     @rule(step_ms=st.sampled_from((1, 30, 101, 250, 1100)))
@@ -274,7 +275,7 @@ class CoreMachine(RuleBasedStateMachine):
             "target_mismatch": bool(serving),
             "workers_busy": any(worker.full for worker in serving),
             "workers_away": any(not worker.attached for worker in serving),
-            "workers_draining": any(worker.draining for worker in serving),
+            "workers_draining": any(self.plain.drains(worker) for worker in serving),
         }
         assert truth[code], (code, task)
 

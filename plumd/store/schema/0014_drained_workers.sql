@@ -1,0 +1,3 @@
+-- Workers that somebody let take nothing new: so it stays, whoever is started anew.
+
+ALTER TABLE workers ADD COLUMN drained INTEGER NOT NULL DEFAULT 0;
