@@ -144,9 +144,8 @@ def inspect(path: Path) -> Meta:
             check_content(archive, items, path.stat().st_size)
             meta = archive.read(META)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, EOFError,
-            NotImplementedError, RuntimeError, ValueError, OverflowError, OSError,
-            MemoryError) as error:
-        # All that zipfile says to a hostile file; NotImplementedError: to an unknown packing.
+            RuntimeError, ValueError, OverflowError, OSError, MemoryError) as error:
+        # All that zipfile says to a hostile file; RuntimeError: to an unknown packing.
         raise refuse("no_zip", why=str(error)) from None
     try:
         return parse_meta(meta.decode())

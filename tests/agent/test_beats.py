@@ -21,10 +21,10 @@ async def test_a_name_server_that_is_silent_holds_up_no_beat(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, answers, patient = socket.getaddrinfo, threading.Event(), []
 
-    def slow(host: str, port: int, *more: object, **named: object) -> object:
+    def slow(host: str, port: int, *more: int, **named: int) -> object:
         if named.get("type") == socket.SOCK_DGRAM:      # the question for our own address
             patient.append(answers.wait(WAIT_S))
-        return asked(host, port, *more, **named)    # type: ignore[arg-type]  # handed on as it is
+        return asked(host, port, *more, **named)
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
     with Controller() as controller:
