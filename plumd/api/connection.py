@@ -342,9 +342,16 @@ class Connection:
         return await self._send_bytes(data)
 
     async def _send_bytes(self, data: bytes) -> bool:
-        """Send whole slices, shielded but bounded; a client that does not take one is given up."""
-        async with self._send_lock:
+        """Send whole slices, shielded but bounded; a client that does not take one is given up.
+
+        Waiting for another's send is shielded too, for `kill` ends that one: what HTTP/2 says in
+        the name of a request that is being cancelled is said of the whole connection.
+        """
+        with trio.CancelScope(shield=True):
+            await self._send_lock.acquire()
+        try:
             if self.scope.cancel_called:
+                await trio.lowlevel.checkpoint_if_cancelled()   # an endless answer ends here
                 return False
             for start in range(0, len(data), SEND_SLICE_BYTES):
                 piece = data[start:start + SEND_SLICE_BYTES]
@@ -360,6 +367,8 @@ class Connection:
                 if sending.cancel_called:
                     self.scope.cancel()
                     return False
+        finally:
+            self._send_lock.release()
         return True
 
     async def _linger(self) -> None:
@@ -468,7 +477,10 @@ class Connection:
         if self._closing:
             return
         if idle and self.front.draining and not self.fresh:
-            self._begin_close()
+            if self.protocol is not None and self.protocol.goes_away:
+                self._let_go()
+            else:
+                self._begin_close()
         elif idle:
             self._reading.deadline = trio.current_time() + self.limits.idle_s
         else:
@@ -488,6 +500,14 @@ class Connection:
             self._reading.cancel()
         else:
             self._reading.deadline = trio.current_time() + self.limits.linger_s
+
+
+    def _let_go(self) -> None:
+        """HTTP/2 clients are told GOAWAY and end the connection themselves. Ending it right behind
+        that word would let some take the end of the line for the end of their streams.
+        """
+        self._closing = True
+        self._reading.deadline = trio.current_time() + self.limits.linger_s
 
 
 def _path_of(head: Head) -> str:

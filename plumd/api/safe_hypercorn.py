@@ -259,6 +259,11 @@ class SafeProtocol(ProtocolWrapper):
         kind = SafeH2 if alpn_protocol == "h2" else SafeH11
         self.protocol = self._made(kind)
 
+    @property
+    def goes_away(self) -> bool:
+        """Whether the client is told that the connection ends before it does."""
+        return isinstance(self.protocol, SafeH2)
+
     def _made(self, kind: type[SafeH2 | SafeH11]) -> SafeH2 | SafeH11:
         return kind(self.app, self.config, self.context, self.task_group, self.state, self.ssl,
                     self.client, self.server, self.send)

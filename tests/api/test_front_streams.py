@@ -362,6 +362,7 @@ class H2Client:
         self.statuses: dict[int, int] = {}
         self.bodies: dict[int, bytes] = {}
         self.ended: set[int] = set()
+        self.sent_away = False
 
     async def flush(self) -> None:
         await self.stream.send_all(self.state.data_to_send())
@@ -374,14 +375,18 @@ class H2Client:
         await self.flush()
         return number
 
+    async def more(self) -> bool:
+        """Take in what comes next. False: nothing more will come."""
+        data = await self.stream.receive_some(65536)
+        for event in self.state.receive_data(data):
+            self.take(event)
+        await self.flush()
+        return bool(data)
+
     async def until_end(self, number: int) -> int:
         """The status of a stream, when it has ended."""
         while number not in self.ended:
-            data = await self.stream.receive_some(65536)
-            assert data, "closed"
-            for event in self.state.receive_data(data):
-                self.take(event)
-            await self.flush()
+            assert await self.more(), "closed"
         return self.statuses.get(number, 0)
 
     def take(self, event: h2.events.Event) -> None:
@@ -392,6 +397,8 @@ class H2Client:
             self.state.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
         elif isinstance(event, h2.events.StreamEnded | h2.events.StreamReset):
             self.ended.add(event.stream_id)
+        elif isinstance(event, h2.events.ConnectionTerminated):
+            self.sent_away = True
 
 
 async def open_h2(stream: trio.abc.Stream) -> H2Client:
@@ -435,6 +442,41 @@ async def test_http2_bodies_need_no_length(body: bytes, media: str, status: int)
             client.state.send_data(number, body, end_stream=True)
             await client.flush()
             assert await client.until_end(number) == status
+
+
+async def test_http2_client_that_is_sent_away_ends_the_connection_itself() -> None:
+    """The end of the line right behind the last answer could be taken for the answer's failure."""
+    limits = msgspec.structs.replace(LIMITS, linger_s=60, grace_s=60)
+    async with running(ROUTES, limits=limits) as served:
+        client = await open_h2((await served.connect()).stream)
+        async with client.stream:
+            number = await client.request("GET", "/v1/events")
+            while not client.bodies.get(number):
+                assert await client.more()
+            served.shutdown.set()
+            while not client.sent_away:
+                assert await client.more()
+            assert number in client.ended
+            with trio.move_on_after(0.2):
+                assert await client.more(), "the daemon ended the connection"
+            assert not served.stopped.is_set()
+        with trio.fail_after(10):
+            await served.stopped.wait()
+
+
+async def test_http2_client_that_stays_is_left_in_time() -> None:
+    async with running(ROUTES) as served:
+        client = await open_h2((await served.connect()).stream)
+        async with client.stream:
+            number = await client.request("GET", "/v1/events")
+            while not client.bodies.get(number):
+                assert await client.more()
+            served.shutdown.set()
+            while await client.more():
+                pass
+            assert client.sent_away
+            with trio.fail_after(2):
+                await served.stopped.wait()
 
 
 async def test_http2_stream_that_fails_is_reset(caplog: pytest.LogCaptureFixture) -> None:

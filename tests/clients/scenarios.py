@@ -99,7 +99,7 @@ def slow_handler(stage: Stage) -> None:
 def burst(stage: Stage) -> None:
     ids = stage.bulk([echo(number) for number in range(BURST)])
     assert stage.results(ids) == list(range(BURST))
-    stage.once(*ids)
+    stage.each_once(ids)
     assert stage.idle()
 
 

@@ -123,4 +123,14 @@ class Stage:
         tasks = {each.partition(".")[0] for each in attempt_ids}
         of_tasks = {each: count for each, count in starts.items()
                     if each.partition(".")[0] in tasks}
-        assert of_tasks == dict.fromkeys(attempt_ids, 1)
+        wrong = {each: of_tasks.get(each, 0) for each in {*of_tasks, *attempt_ids}
+                 if each not in attempt_ids or of_tasks.get(each) != 1}
+        assert not wrong, wrong
+
+    def each_once(self, task_ids: list[str]) -> None:
+        """Each of these tasks was started once. Its attempt need not be the first: what a worker
+        has asked for ahead and cannot begin soon, it gives back to be given anew.
+        """
+        starts = Counter(each.partition(".")[0] for each in self.starts().elements())
+        wrong = {each: starts[each] for each in task_ids if starts[each] != 1}
+        assert not wrong, wrong
