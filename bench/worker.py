@@ -1,7 +1,8 @@
 """The worker process of a measurement: python -m bench.worker URL CAPACITY NAME MODE.
 
 MODE: noop answers null, stamp answers the time at which it was called, block never answers, fib
-answers the payload's Fibonacci number, sleep answers after 0.1 s.
+finds the payload's Fibonacci number and answers how many milliseconds all that it found have taken
+so far, sleep answers after 0.1 s.
 """
 
 from __future__ import annotations
@@ -38,6 +39,15 @@ def main() -> None:
         del payload
         await trio.sleep_forever()
 
+    spent_ms = 0.0
+
+    def work(payload: object) -> float:
+        nonlocal spent_ms
+        begun = time.perf_counter()
+        fib(int(str(payload)))
+        spent_ms += (time.perf_counter() - begun) * 1000
+        return spent_ms
+
     async def sleep(payload: object) -> None:
         del payload
         await trio.sleep(0.1)
@@ -45,7 +55,7 @@ def main() -> None:
     if mode in ("block", "sleep"):
         worker.task(name)(block if mode == "block" else sleep)
     elif mode == "fib":
-        worker.task(name, inline=True)(lambda payload: fib(int(str(payload))))
+        worker.task(name, inline=True)(work)
     else:
         worker.task(name, inline=True)(stamp if mode == "stamp" else noop)
 
