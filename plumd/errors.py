@@ -96,7 +96,7 @@ class SessionUnknown(PlumError):
 
 
 class VersionMismatch(PlumError):
-    """If-Match named another version than the current one."""
+    """If-Match or If-None-Match asked for another version than the current one."""
 
     code, status = "version_mismatch", 412
 

@@ -50,7 +50,7 @@ async def test_what_waits_is_not_pruned(tmp_path: Path, clock: MockClock) -> Non
 
         assert await engine.write(write) == 1
         assert store.peek(webhooks.waiting, 5) == 1
-        await engine.write(lambda tx: webhooks.delete(tx, 5))
+        await engine.write(lambda tx: webhooks.delete(tx, 5, None))
         await engine.write(lambda tx: webhooks.note(tx, [Note(5, 3, "kv", b"{}")]))
         assert store.peek(webhooks.waiting, 5) == 0, "it is noted for nobody"
 

@@ -8,12 +8,11 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from plumd.api.context import Context, answer
+from plumd.api.context import Context, answer, etag
 from plumd.api.decode import strict
-from plumd.api.openapi import IF_MATCH
-from plumd.api.params import if_match
+from plumd.api.openapi import IF_MATCH, IF_NONE_MATCH
+from plumd.api.params import if_version
 from plumd.api.routes import Request, Response, Route
-from plumd.api.task_defs import etag
 from plumd.clock import draw_token
 from plumd.errors import Invalid, NotFound
 from plumd.executors.targets import CallFailed
@@ -100,7 +99,7 @@ class Brokers:
     async def put(self, request: Request) -> Response:
         """Write a broker; sessions begin anew with what it says."""
         name = name_of(request.params["name"])
-        given, version = strict(request.body, BrokerWrite), if_match(request.headers)
+        given, version = strict(request.body, BrokerWrite), if_version(request.headers)
         check_url(given.url)
         old = self.store.peek(brokers.get, name)
         client_id = given.client_id or (
@@ -114,8 +113,8 @@ class Brokers:
 
     async def delete(self, request: Request) -> Response:
         """Remove a broker that nothing uses."""
-        name = request.params["name"]
-        await self.save(lambda tx: brokers.delete(tx, name))
+        name, version = request.params["name"], if_version(request.headers)
+        await self.save(lambda tx: brokers.delete(tx, name, version))
         return Response(204)
 
 
@@ -149,7 +148,7 @@ def routes(handlers: Brokers) -> list[Route]:
              answers={200: list[BrokerView]}),
         read("GET", one, handlers.get, "Get a broker", answers={200: BrokerView}),
         write("PUT", one, handlers.put, "Write a broker", body=BrokerWrite,
-              answers={200: BrokerView}, query=(IF_MATCH,)),
+              answers={200: BrokerView}, query=(IF_MATCH, IF_NONE_MATCH)),
         write("DELETE", one, handlers.delete, "Delete a broker that nothing uses",
-              answers={204: None}),
+              answers={204: None}, query=(IF_MATCH,)),
     ]

@@ -74,6 +74,11 @@ def answer(status: int, value: object, *headers: tuple[str, str]) -> Response:
     return Response(status, ENCODE(value), headers=headers)
 
 
+def etag(version: int) -> tuple[str, str]:
+    """The ETag header of a version."""
+    return "etag", f'"{version}"'
+
+
 class Note:
     """Remembers a request's answer in the commit that makes it true; without a key it is empty."""
 

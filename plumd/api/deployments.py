@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from plumd.api.context import ENCODE, Context, Note, again_as_it_was, answer, id_param, once
+from plumd.api.context import ENCODE, Context, Note, again_as_it_was, answer, etag, id_param, once
 from plumd.api.decode import lenient, strict
 from plumd.api.deployment_bodies import (
     DeploymentAnew,
@@ -25,9 +25,8 @@ from plumd.api.deployment_bodies import (
 )
 from plumd.api.openapi import IDEMPOTENCY_KEY, IF_MATCH
 from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
-from plumd.api.params import idempotency_key, if_match, query_choice
+from plumd.api.params import idempotency_key, if_version, query_choice
 from plumd.api.routes import Query, Request, Response, Route
-from plumd.api.task_defs import etag
 from plumd.api.tasks import before_of
 from plumd.deployments import Deployments
 from plumd.errors import Invalid, NotFound
@@ -103,7 +102,7 @@ class DeploymentRoutes:
 
     async def update(self, request: Request) -> Response:
         """Say it anew; what runs follows, copy by copy."""
-        given, version = strict(request.body, DeploymentAnew), if_match(request.headers)
+        given, version = strict(request.body, DeploymentAnew), if_version(request.headers)
         row = self.known(request)
         body = self.body(request, given)
         await self.room.ask(lambda: self.room.edit(row.number, body, version, "updated"))
@@ -111,8 +110,8 @@ class DeploymentRoutes:
 
     async def delete(self, request: Request) -> Response:
         """Forget it; its copies end."""
-        row = self.known(request)
-        await self.room.ask(lambda: self.room.delete(row.number))
+        row, version = self.known(request), if_version(request.headers)
+        await self.room.ask(lambda: self.room.delete(row.number, version))
         return Response(204)
 
     async def act(self, request: Request) -> Response:
@@ -122,12 +121,12 @@ class DeploymentRoutes:
             raise Invalid(f"action is one of {', '.join(ACTIONS)}", field="action")
         given = lenient(request.body, Scale) if request.body.strip() else Scale()
         idempotency_key(request.headers)
-        version, room = if_match(request.headers), self.room
+        version, room = if_version(request.headers), self.room
         row = self.known(request)
         if action == "start":
-            await room.ask(lambda: room.start(row.number))
+            await room.ask(lambda: room.start(row.number, version))
         elif action == "stop":
-            await room.ask(lambda: room.stop(row.number))
+            await room.ask(lambda: room.stop(row.number, version))
         elif action == "rollback":
             await room.ask(lambda: room.roll_back(row.number, given.version or 0, version))
         else:
@@ -231,7 +230,7 @@ def routes(handlers: DeploymentRoutes) -> list[Route]:
         write("PUT", one, handlers.update, "Write a deployment anew; what runs follows",
               body=DeploymentAnew, answers={200: DeploymentView}, query=(IF_MATCH,)),
         write("DELETE", one, handlers.delete, "Delete a deployment; its instances end",
-              answers={204: None}),
+              answers={204: None}, query=(IF_MATCH,)),
         write("POST", one, handlers.act, "Start, stop, scale or roll back a deployment",
               body=Scale, body_optional=True, answers={200: DeploymentView}, lenient=True,
               query=(IF_MATCH, Query("action", str, "What to do", required=True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated, Final, TypeAlias
@@ -10,11 +9,11 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from plumd.api.context import Context, Note, again_as_it_was, answer, once
+from plumd.api.context import Context, Note, again_as_it_was, answer, etag, once
 from plumd.api.decode import lenient
-from plumd.api.openapi import IDEMPOTENCY_KEY
+from plumd.api.openapi import IDEMPOTENCY_KEY, IF_MATCH, IF_NONE_MATCH
 from plumd.api.paging import CURSOR, LIMIT_MAX, cursor_key, next_link
-from plumd.api.params import query_int
+from plumd.api.params import if_version, query_int
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.errors import Invalid, NotFound
 from plumd.expiry import Expiry
@@ -28,7 +27,7 @@ from plumd.kv_checks import (
 )
 from plumd.model import BULK_BYTES_MAX, BULK_ITEMS_MAX
 from plumd.store import kv, leases
-from plumd.store.kv import ANY, Entry, Type, Write
+from plumd.store.kv import Entry, Type, Write
 from plumd.store.store import Tx
 
 PUT_BYTES_MAX: Final = 6 * VALUE_BYTES_MAX + (64 << 10)
@@ -43,7 +42,6 @@ ENCODE: Final = msgspec.json.Encoder().encode
 Guard: TypeAlias = tuple[leases.Key, int]
 """A lock and the token that must have it."""
 
-_TAG: Final = re.compile(r'"?([0-9]{1,18})"?')
 
 TtlSec = Annotated[float, Meta(gt=0, le=315_360_000)]
 Version = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
@@ -112,26 +110,6 @@ class Keys(msgspec.Struct, frozen=True, rename="camel"):
     namespace: str
 
 
-def condition(request: Request) -> int | None:
-    """What If-Match and If-None-Match ask for, as Write.if_version. Raises: Invalid.
-
-    Source: RFC 9110 sections 13.1.1 and 13.1.2.
-    """
-    match, none_match = (request.headers.get(name) for name in ("if-match", "if-none-match"))
-    if none_match is not None:
-        if none_match.strip() != "*" or match is not None:
-            raise Invalid("If-None-Match is * here, and stands alone", field="If-None-Match")
-        return 0
-    if match is None:
-        return None
-    if match.strip() == "*":
-        return ANY
-    found = _TAG.fullmatch(match.strip())
-    if found is None:
-        raise Invalid('If-Match is one version, like "3", or *', field="If-Match")
-    return int(found[1])
-
-
 def guard_of(namespace: str, lock: str | None, token: int | None) -> Guard | None:
     """The lock that a write stands under, as ?lock= and ?token= or a batch name it.
 
@@ -186,7 +164,7 @@ class KeyValues:
         body = lenient(request.body, ValueGiven)
         field = "If-None-Match" if "if-none-match" in request.headers else "If-Match"
         one = Write(key, check_value(body.value, body.type), body.type, ttl_ms(body.ttl_sec),
-                    condition(request), field)
+                    if_version(request.headers), field)
         guard = guard_in(request, namespace)
 
         async def fresh(note: Note) -> Response:
@@ -207,7 +185,7 @@ class KeyValues:
     async def delete(self, request: Request) -> Response:
         """What is not there is deleted already, unless a version of it is asked for."""
         namespace, key = names_of(request)
-        one = Write(key, None, if_version=condition(request), field="If-Match")
+        one = Write(key, None, if_version=if_version(request.headers), field="If-Match")
         guard = guard_in(request, namespace)
 
         def remove(tx: Tx) -> None:
@@ -331,7 +309,7 @@ def names_of(request: Request) -> tuple[str, str]:
 
 def tagged(entry: Entry) -> Response:
     """An entry, with its version as ETag."""
-    return answer(200, entry, ("etag", f'"{entry.version}"'))
+    return answer(200, entry, etag(entry.version))
 
 
 def routes(handlers: KeyValues) -> list[Route]:
@@ -339,9 +317,6 @@ def routes(handlers: KeyValues) -> list[Route]:
     old = partial(Route, tag="kv", lenient=True, trusted=True)
     read, write = "kv:read", "kv:write"
     prefix = Query("prefix", str, "Only keys that begin like this")
-    if_match = Query("If-Match", str, 'Only if it is at this version, like "3", or * for any; '
-                     "else the answer is 412, with what is there as `current`.")
-    if_none_match = Query("If-None-Match", str, "*: only if it is not there; else 412.")
     one = "/v1/kv/{ns}/{key...}"
     guard = (Query("lock", str, "A lock of the namespace: only while `token` has it; else 409."),
              Query("token", int, "The token that came with the lock"))
@@ -360,10 +335,10 @@ def routes(handlers: KeyValues) -> list[Route]:
             hot=True),
         old("PUT", one, handlers.put, "Write a value", permission=write, body=ValueGiven,
             answers={200: Entry}, body_bytes_max=PUT_BYTES_MAX,
-            query=(if_match, if_none_match, *guard, IDEMPOTENCY_KEY)),
+            query=(IF_MATCH, IF_NONE_MATCH, *guard, IDEMPOTENCY_KEY)),
         old("GET", one, handlers.get, "Get a value", permission=read, answers={200: Entry}),
         old("DELETE", one, handlers.delete, "Delete a value", permission=write,
-            answers={204: None}, query=(if_match, *guard)),
+            answers={204: None}, query=(IF_MATCH, *guard)),
         Route("DELETE", "/v1/kv/{ns}", handlers.clear, "Delete a namespace's keys", "kv", write,
               answers={200: Cleared}, query=(prefix, *guard)),
     ]

@@ -8,13 +8,12 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from plumd.api.context import Context, answer
+from plumd.api.context import Context, answer, etag
 from plumd.api.decode import strict
-from plumd.api.openapi import IF_MATCH
+from plumd.api.openapi import IF_MATCH, IF_NONE_MATCH
 from plumd.api.paging import CURSOR, LIMIT, cursor_key, next_link, page_limit
-from plumd.api.params import if_match
+from plumd.api.params import if_version
 from plumd.api.routes import Request, Response, Route
-from plumd.api.task_defs import etag
 from plumd.errors import Invalid, NotFound
 from plumd.model import SetLimit
 from plumd.store import limits
@@ -69,7 +68,7 @@ class NamedLimits:
         given = strict(request.body, LimitWrite)
         if given.concurrency is None and given.rate is None:
             raise Invalid("a limit has concurrency, rate or both", field="concurrency")
-        rate, version = given.rate, if_match(request.headers)
+        rate, version = given.rate, if_version(request.headers)
         command = SetLimit(key, given.concurrency or 0, 0 if rate is None else rate.count,
                            0 if rate is None else round(rate.per_sec * 1000))
         row = await self.engine.write(lambda tx: limits.put(tx, command, version))
@@ -92,8 +91,8 @@ class NamedLimits:
 
     async def delete(self, request: Request) -> Response:
         """Remove a limit; tasks that name one of their own keep to that."""
-        key = request.params["key"]
-        await self.engine.write(lambda tx: limits.delete(tx, key))
+        key, version = request.params["key"], if_version(request.headers)
+        await self.engine.write(lambda tx: limits.delete(tx, key, version))
         await self.tell_core(key)
         return Response(204)
 
@@ -116,6 +115,7 @@ def routes(handlers: NamedLimits) -> list[Route]:
              answers={200: list[LimitView]}, query=(LIMIT, CURSOR)),
         read(one, handlers.get, "Get a limit", answers={200: LimitView}),
         write("PUT", one, handlers.put, "Limit a concurrency key", body=LimitWrite,
-              answers={200: LimitView}, query=(IF_MATCH,)),
-        write("DELETE", one, handlers.delete, "Remove a limit", answers={204: None}),
+              answers={200: LimitView}, query=(IF_MATCH, IF_NONE_MATCH)),
+        write("DELETE", one, handlers.delete, "Remove a limit", answers={204: None},
+              query=(IF_MATCH,)),
     ]

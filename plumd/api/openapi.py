@@ -33,7 +33,9 @@ IDEMPOTENCY_KEY: Final = Query(
 PREFER: Final = Query(
     "Prefer", str, "wait=N: the answer comes at the end, or after N seconds (at most 60).")
 IF_MATCH: Final = Query(
-    "If-Match", str, 'Only if this is still the version, like "3"; else the answer is 412.')
+    "If-Match", str, 'Only if this is still the version, like "3", or * for any; else 412.')
+IF_NONE_MATCH: Final = Query(
+    "If-None-Match", str, "*: only if it is not there yet; else 412.")
 LAST_EVENT_ID: Final = Query(
     "Last-Event-ID", str, "The number of the last event that was read; the next ones follow.")
 

@@ -1,7 +1,7 @@
 """Path, query and header values become typed ones here, or an error that names the parameter.
 
-Source: RFC 3986 (percent-encoding), RFC 9110 section 13.1.1 (If-Match), RFC 7240 (Prefer),
-the HTTPAPI draft of the Idempotency-Key header.
+Source: RFC 3986 (percent-encoding), RFC 9110 sections 13.1.1 and 13.1.2 (If-Match,
+If-None-Match), RFC 7240 (Prefer), the HTTPAPI draft of the Idempotency-Key header.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from plumd.errors import Invalid, Malformed
+from plumd.store.precondition import ABSENT, ANY
 
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
 WAIT_S_MAX: Final = 60
@@ -88,17 +89,25 @@ def query_text(query: Mapping[str, str], name: str, *, chars_max: int = 1024) ->
     return text
 
 
-def if_match(headers: Mapping[str, str]) -> int | None:
-    """The version that If-Match names; None when there is no condition (no header, or `*`).
+def if_version(headers: Mapping[str, str]) -> int | None:
+    """The version that If-Match or If-None-Match asks for, as `precondition.check` takes it; None
+    without either.
 
-    Raises Invalid when it is no single version tag: ours look like `"3"`.
+    Raises Invalid when If-Match is neither `*` nor a single version tag, which look like `"3"`, or
+    If-None-Match is not `*` alone.
     """
-    text = headers.get("if-match")
-    if text is None or text.strip() == "*":
+    match, none_match = headers.get("if-match"), headers.get("if-none-match")
+    if none_match is not None:
+        if none_match.strip() != "*" or match is not None:
+            raise Invalid("If-None-Match is * here, and stands alone", field="If-None-Match")
+        return ABSENT
+    if match is None:
         return None
-    found = _VERSION_TAG.fullmatch(text.strip())
+    if match.strip() == "*":
+        return ANY
+    found = _VERSION_TAG.fullmatch(match.strip())
     if found is None:
-        raise Invalid('If-Match must be one version tag, like "3"', field="If-Match")
+        raise Invalid('If-Match is one version, like "3", or *', field="If-Match")
     return int(found[1])
 
 

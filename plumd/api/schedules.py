@@ -15,14 +15,15 @@ from plumd.api.context import (
     Note,
     again_as_it_was,
     answer,
+    etag,
     id_param,
     once,
     replayed,
 )
 from plumd.api.decode import strict
-from plumd.api.openapi import IDEMPOTENCY_KEY, IF_MATCH
+from plumd.api.openapi import IDEMPOTENCY_KEY, IF_MATCH, IF_NONE_MATCH
 from plumd.api.paging import CURSOR, LIMIT, cursor_key, next_link, page_limit
-from plumd.api.params import idempotency_key, if_match, query_choice, query_int
+from plumd.api.params import idempotency_key, if_version, query_choice, query_int
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.schedule_bodies import (
     BackfillView,
@@ -40,7 +41,6 @@ from plumd.api.schedule_bodies import (
     schedule_view,
     slot_views,
 )
-from plumd.api.task_defs import etag
 from plumd.api.tasks import BODY_MAX, before_of
 from plumd.bodies import ScheduleBody
 from plumd.cron import CronError, Days, Timing
@@ -49,7 +49,7 @@ from plumd.errors import CODES, Invalid, NotFound
 from plumd.model import id_text, parse_id
 from plumd.schedules import Backfill, Trigger
 from plumd.slots import keeps_slots, plan_of
-from plumd.store import schedules
+from plumd.store import precondition, schedules
 from plumd.store.keys import Answer
 from plumd.store.schedules import STATES, CalendarBody, Plan, ScheduleRow
 from plumd.store.store import Call, Tx
@@ -139,7 +139,7 @@ class Schedules:
         """Write it anew; slots of the new timing begin now."""
         row = self.known(request)
         body = body_of(strict(request.body, ScheduleWrite), self.context.catalog)
-        return await self.replace(row, body, if_match(request.headers))
+        return await self.replace(row, body, if_version(request.headers))
 
     async def replace(self, row: ScheduleRow, body: ScheduleBody,
                       version: int | None) -> Response:
@@ -152,8 +152,8 @@ class Schedules:
 
     async def delete(self, request: Request) -> Response:
         """Remove a schedule; what it started goes on."""
-        row = self.known(request)
-        await self.save(row.id, lambda tx: schedules.delete(tx, row.id))
+        row, version = self.known(request), if_version(request.headers)
+        await self.save(row.id, lambda tx: schedules.delete(tx, row.id, version))
         return Response(204)
 
     async def page(self, request: Request) -> Response:
@@ -175,13 +175,15 @@ class Schedules:
             raise Invalid(f"action is one of {', '.join(ACTIONS)}", field="action")
         asked = strict(request.body, TriggerAsked) if request.body.strip() else TriggerAsked()
         idempotency_key(request.headers)    # one that is none is refused, also where none is needed
+        version = if_version(request.headers)
         row = self.known(request)
         if action in ("pause", "resume"):
             enabled = action == "resume"
             if row.body.enabled == enabled:
+                precondition.check(row.version, version)
                 return self.shown(row.id, 200)
             body = msgspec.structs.replace(row.body, enabled=enabled)
-            return await self.replace(row, body, if_match(request.headers))
+            return await self.replace(row, body, version)
         carry_out = self.trigger if action == "trigger" else self.backfill
         return await carry_out(row, asked, request)
 
@@ -335,7 +337,7 @@ class Schedules:
             Days(given.days)
         except CronError as error:
             raise Invalid(str(error), field=error.field) from None
-        body, version = CalendarBody(given.days, given.description), if_match(request.headers)
+        body, version = CalendarBody(given.days, given.description), if_version(request.headers)
         row = await self.engine.write(
             lambda tx: schedules.put_calendar(tx, name, body, version))
         self.room.forget_calendars()
@@ -343,8 +345,8 @@ class Schedules:
 
     async def delete_calendar(self, request: Request) -> Response:
         """Remove a calendar that no schedule uses."""
-        name = request.params["name"]
-        await self.engine.write(lambda tx: schedules.delete_calendar(tx, name))
+        name, version = request.params["name"], if_version(request.headers)
+        await self.engine.write(lambda tx: schedules.delete_calendar(tx, name, version))
         self.room.forget_calendars()
         return Response(204)
 
@@ -378,11 +380,12 @@ def routes(handlers: Schedules) -> list[Route]:
         write("PUT", one, handlers.update, "Write a schedule anew", body=ScheduleWrite,
               answers={200: ScheduleView}, query=(IF_MATCH,), body_bytes_max=BODY_MAX),
         write("DELETE", one, handlers.delete, "Delete a schedule; what it started goes on",
-              answers={204: None}),
+              answers={204: None}, query=(IF_MATCH,)),
         write("POST", one, handlers.act, "Pause, resume, trigger or backfill a schedule",
               body=TriggerAsked, body_optional=True,
               answers={200: ScheduleView, 201: FireView, 202: BackfillView},
-              query=(IDEMPOTENCY_KEY,
+              query=(IDEMPOTENCY_KEY, msgspec.structs.replace(
+                  IF_MATCH, help=f"Of pause and resume. {IF_MATCH.help}"),
                      Query("action", str, "What to do", required=True, choices=ACTIONS))),
         read("GET", one + "/preview", handlers.preview, "The next slots of a schedule",
              answers={200: list[SlotView]}, query=ahead),
@@ -393,7 +396,7 @@ def routes(handlers: Schedules) -> list[Route]:
              answers={200: list[CalendarView]}, query=(LIMIT, CURSOR)),
         read("GET", calendars, handlers.calendar, "Get a calendar", answers={200: CalendarView}),
         write("PUT", calendars, handlers.put_calendar, "Write a calendar of blackout days",
-              body=CalendarWrite, answers={200: CalendarView}, query=(IF_MATCH,)),
+              body=CalendarWrite, answers={200: CalendarView}, query=(IF_MATCH, IF_NONE_MATCH)),
         write("DELETE", calendars, handlers.delete_calendar,
-              "Delete a calendar that no schedule uses", answers={204: None}),
+              "Delete a calendar that no schedule uses", answers={204: None}, query=(IF_MATCH,)),
     ]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, Raw
 
-from plumd.api.context import Context, Note, answer, id_param, once, replayed
+from plumd.api.context import Context, Note, answer, etag, id_param, once, replayed
 from plumd.api.decode import strict
 from plumd.api.openapi import IF_MATCH, PREFER
 from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
-from plumd.api.params import if_match, query_choice, query_int
+from plumd.api.params import if_version, query_choice, query_int
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_bodies import RunAsked, TaskDefWrite, definition_of, run_of
 from plumd.api.task_views import NULL, TaskView
@@ -61,11 +61,6 @@ def def_view(found: Versioned[TaskDefBody]) -> TaskDefView:
         concurrency_key=body.concurrency_key, concurrency_limit=body.concurrency_limit,
         on_conflict=body.on_conflict, description=body.description, created_at=found.created_ms,
         updated_at=found.updated_ms)
-
-
-def etag(version: int) -> tuple[str, str]:
-    """The ETag header of a version."""
-    return "etag", f'"{version}"'
 
 
 class TaskDefs:
@@ -124,7 +119,7 @@ class TaskDefs:
         """A new version; with If-Match only when nobody was faster."""
         found = self.known(request)
         body = definition_of(strict(request.body, TaskDefWrite))
-        version = if_match(request.headers)
+        version = if_version(request.headers)
         made = await self.context.engine.write(
             lambda tx: definitions.update(tx, TASK_DEFS, found.id, body, version))
         self.context.catalog.forget()
@@ -132,7 +127,7 @@ class TaskDefs:
 
     async def delete(self, request: Request) -> Response:
         """Remove a definition that no workflow uses; its tasks stay."""
-        found, version = self.known(request), if_match(request.headers)
+        found, version = self.known(request), if_version(request.headers)
         await self.context.engine.write(
             lambda tx: definitions.delete_task_def(tx, found.id, version))
         self.context.catalog.forget()

@@ -10,14 +10,13 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from msgspec.structs import replace
 
 from plumd import mapping, signing
-from plumd.api.context import Context, Note, answer, id_param, once, replayed
+from plumd.api.context import Context, Note, answer, etag, id_param, once, replayed
 from plumd.api.decode import strict
 from plumd.api.openapi import IDEMPOTENCY_KEY, IF_MATCH
 from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
-from plumd.api.params import if_match, query_choice
+from plumd.api.params import if_version, query_choice
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_bodies import Name
-from plumd.api.task_defs import etag
 from plumd.api.task_views import NULL
 from plumd.api.tasks import before_of
 from plumd.clock import draw_token
@@ -30,7 +29,7 @@ from plumd.model import TASK_STATES, id_text, parse_id
 from plumd.mqtt import Brokers
 from plumd.mqtt_packets import filter_problem
 from plumd.news import TOPICS
-from plumd.store import brokers, triggers
+from plumd.store import brokers, precondition, triggers
 from plumd.store.keys import Answer
 from plumd.store.store import Call, Tx
 from plumd.store.triggers import STATES, After, TakenRow, TriggerBody, TriggerRow
@@ -217,7 +216,7 @@ class Triggers:
         """Write it anew; a webhook keeps its place, and its secret unless another one is given."""
         row = self.known(request)
         body, secret = self.body_of(request)
-        return await self.replace(row, body, secret, if_match(request.headers))
+        return await self.replace(row, body, secret, if_version(request.headers))
 
     async def replace(self, row: TriggerRow, body: TriggerBody, given: str | None,
                       version: int | None) -> Response:
@@ -229,8 +228,8 @@ class Triggers:
 
     async def delete(self, request: Request) -> Response:
         """Remove a trigger; what it started goes on."""
-        row = self.known(request)
-        await self.save(lambda tx: triggers.delete(tx, row.id))
+        row, version = self.known(request), if_version(request.headers)
+        await self.save(lambda tx: triggers.delete(tx, row.id, version))
         return Response(204)
 
     async def act(self, request: Request) -> Response:
@@ -238,10 +237,11 @@ class Triggers:
         action = query_choice(request.query, "action", ACTIONS)
         if not action:
             raise Invalid(f"action is one of {', '.join(ACTIONS)}", field="action")
-        version = if_match(request.headers)
+        version = if_version(request.headers)
         row = self.known(request)
         enabled = action == "resume"
         if row.body.enabled == enabled:
+            precondition.check(row.version, version)
             return self.shown(row.id, 200)
         return await self.replace(row, replace(row.body, enabled=enabled), None, version)
 
@@ -378,7 +378,7 @@ def routes(handlers: Triggers) -> list[Route]:
         write("PUT", one, handlers.update, "Write a trigger anew", body=TriggerWrite,
               answers={200: TriggerView}, query=(IF_MATCH,)),
         write("DELETE", one, handlers.delete, "Delete a trigger; what it started goes on",
-              answers={204: None}),
+              answers={204: None}, query=(IF_MATCH,)),
         write("POST", one, handlers.act, "Pause or resume a trigger", answers={200: TriggerView},
               query=(IF_MATCH, Query("action", str, "What to do", required=True,
                                      choices=ACTIONS))),

@@ -10,14 +10,13 @@ from msgspec import Meta, Raw
 from msgspec.structs import replace
 
 from plumd import mapping, signing
-from plumd.api.context import Context, Note, answer, id_param, once, replayed
+from plumd.api.context import Context, Note, answer, etag, id_param, once, replayed
 from plumd.api.decode import strict
 from plumd.api.openapi import IDEMPOTENCY_KEY, IF_MATCH
 from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
-from plumd.api.params import if_match, query_choice
+from plumd.api.params import if_version, query_choice
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_bodies import Name
-from plumd.api.task_defs import etag
 from plumd.api.task_views import time_of
 from plumd.api.tasks import before_of
 from plumd.api.triggers import HEARD, Secret, Source
@@ -26,7 +25,7 @@ from plumd.errors import Invalid, NotFound
 from plumd.executors.outgoing import request_of
 from plumd.executors.targets import CallFailed, parse
 from plumd.model import id_text, parse_id
-from plumd.store import brokers, webhooks
+from plumd.store import brokers, precondition, webhooks
 from plumd.store.keys import Answer
 from plumd.store.store import Call, Store, Tx
 from plumd.store.webhooks import STATES, DeliveryRow, WebhookBody, WebhookRow
@@ -136,7 +135,7 @@ class Webhooks:
         """Write it anew; it keeps its secret unless another one is given."""
         row = self.known(request)
         body, secret = body_of(request, row, self.store)
-        return await self.replace(row, body, secret or row.secret, if_match(request.headers))
+        return await self.replace(row, body, secret or row.secret, if_version(request.headers))
 
     async def replace(self, row: WebhookRow, body: WebhookBody, secret: str,
                       version: int | None) -> Response:
@@ -146,8 +145,8 @@ class Webhooks:
 
     async def delete(self, request: Request) -> Response:
         """Remove a webhook; nothing more is delivered."""
-        row = self.known(request)
-        await self.save(lambda tx: webhooks.delete(tx, row.id))
+        row, version = self.known(request), if_version(request.headers)
+        await self.save(lambda tx: webhooks.delete(tx, row.id, version))
         return Response(204)
 
     async def act(self, request: Request) -> Response:
@@ -155,10 +154,11 @@ class Webhooks:
         action = query_choice(request.query, "action", ACTIONS)
         if not action:
             raise Invalid(f"action is one of {', '.join(ACTIONS)}", field="action")
-        version = if_match(request.headers)
+        version = if_version(request.headers)
         row = self.known(request)
         enabled = action == "resume"
         if row.body.enabled == enabled:
+            precondition.check(row.version, version)
             return self.shown(row.id, 200)
         return await self.replace(row, replace(row.body, enabled=enabled), row.secret, version)
 
@@ -297,7 +297,7 @@ def routes(handlers: Webhooks) -> list[Route]:
         write("PUT", one, handlers.update, "Write a webhook anew", body=WebhookWrite,
               answers={200: WebhookView}, query=(IF_MATCH,)),
         write("DELETE", one, handlers.delete, "Delete a webhook; nothing more is delivered",
-              answers={204: None}),
+              answers={204: None}, query=(IF_MATCH,)),
         write("POST", one, handlers.act, "Pause or resume a webhook", answers={200: WebhookView},
               query=(IF_MATCH, Query("action", str, "What to do", required=True,
                                      choices=ACTIONS))),

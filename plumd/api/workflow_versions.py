@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from plumd.api.context import Context, answer, id_param
+from plumd.api.context import Context, answer, etag, id_param
 from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
 from plumd.api.params import query_int
 from plumd.api.routes import Query, Request, Response, Route
-from plumd.api.task_defs import etag
 from plumd.api.tasks import before_of
 from plumd.api.workflow_files import portable_of
 from plumd.api.workflows import Workflows, WorkflowView, workflow_view

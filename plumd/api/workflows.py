@@ -10,15 +10,14 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from msgspec.structs import replace
 
 from plumd import flow
-from plumd.api.context import ENCODE, Context, Note, answer, id_param, once, replayed
+from plumd.api.context import ENCODE, Context, Note, answer, etag, id_param, once, replayed
 from plumd.api.decode import strict
 from plumd.api.openapi import IF_MATCH, PREFER
 from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
-from plumd.api.params import if_match, query_choice
+from plumd.api.params import if_version, query_choice
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.run_views import RunView
 from plumd.api.task_bodies import Name, Seconds, TaskDefWrite, definition_of
-from plumd.api.task_defs import etag
 from plumd.api.tasks import BODY_MAX, before_of
 from plumd.api.workflow_runs import WorkflowActed, WorkflowRuns, asked_of
 from plumd.bodies import StepBody, WorkflowBody
@@ -185,7 +184,7 @@ class Workflows:
         """A new version; runs that go on keep theirs."""
         found = self.known(request)
         body = self.body_of(request)
-        version = if_match(request.headers)
+        version = if_version(request.headers)
         made = await self.engine.write(
             lambda tx: definitions.update(tx, WORKFLOWS, found.id, body, version))
         self.context.catalog.forget()
@@ -193,7 +192,7 @@ class Workflows:
 
     async def delete(self, request: Request) -> Response:
         """Remove a workflow with its history; not while a run goes on."""
-        found, version = self.known(request), if_match(request.headers)
+        found, version = self.known(request), if_version(request.headers)
 
         def write(tx: Tx) -> None:
             # The engine stands still while it commits, and what begins in this very commit is
@@ -244,7 +243,7 @@ class Workflows:
             raise Invalid("only a run takes a payload", field="payload")
         if asked.up_to is not None:
             raise Invalid("only a run takes this", field="upTo")
-        version = if_match(request.headers)
+        version = if_version(request.headers)
         if asked.version is None:
             raise Invalid("the version to go back to", field="version")
         found = self.known(request)

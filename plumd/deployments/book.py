@@ -11,12 +11,12 @@ import trio
 
 from plumd import artifacts
 from plumd.clock import Clock
-from plumd.errors import NotFound, VersionMismatch
+from plumd.errors import NotFound
 from plumd.fleet import PHASES, Body, Copy, DeploymentEntry, Phase, Rollout, Slot, Used
 from plumd.nodes import Nodes
 from plumd.placement import Board, Need, Reason
 from plumd.services import Registry, Verdict
-from plumd.store import deployments
+from plumd.store import deployments, precondition
 from plumd.store.apps import AppRow
 from plumd.store.deployments import DeploymentRow
 from plumd.store.store import Store, Tx, Write
@@ -155,8 +155,7 @@ class Book:
         row = self._rows.get(number)
         if row is None:
             raise NotFound("no such deployment")
-        if if_version is not None and if_version != row.version:
-            raise VersionMismatch(f"the current version is {row.version}, not {if_version}")
+        precondition.check(row.version, if_version)
         return row
 
     def _copy(self, number: int) -> Copy:

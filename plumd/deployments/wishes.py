@@ -89,9 +89,9 @@ class Wishes(Book):
         for slot in sorted(wanted - have):
             self._begin(number, slot)
 
-    def start(self, number: int) -> None:
-        """Let it run. Raises: NotFound."""
-        row = self._row(number)
+    def start(self, number: int, if_version: int | None = None) -> None:
+        """Let it run. Raises: NotFound, VersionMismatch."""
+        row = self._row(number, if_version)
         if row.running:
             return
         for copy in list(self._of[number].values()):
@@ -108,9 +108,9 @@ class Wishes(Book):
         self._rewrite(msgspec.structs.replace(row, running=True, rollout=None), "started")
         self._ring_all(number)
 
-    def stop(self, number: int) -> None:
-        """Let it run no more; its copies keep their names. Raises: NotFound."""
-        row = self._row(number)
+    def stop(self, number: int, if_version: int | None = None) -> None:
+        """Let it run no more; its copies keep their names. Raises: NotFound, VersionMismatch."""
+        row = self._row(number, if_version)
         if row.running:
             self._rewrite(msgspec.structs.replace(row, running=False, rollout=None), "stopped")
             self._ring_all(number)
@@ -133,9 +133,9 @@ class Wishes(Book):
                                  f"{entry.artifact_url}", field="version")
         return self.edit(number, body, None, f"back to version {wanted}")
 
-    def delete(self, number: int) -> None:
-        """Forget it; its copies end. Raises: NotFound."""
-        self._row(number)
+    def delete(self, number: int, if_version: int | None = None) -> None:
+        """Forget it; its copies end. Raises: NotFound, VersionMismatch."""
+        self._row(number, if_version)
         for copy in list(self._of[number].values()):
             self._drop(copy)
         del self._rows[number], self._of[number]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 import apsw
 import msgspec
 
-from plumd.errors import NotFound, VersionMismatch, WrongState
-from plumd.store import sql, triggers, webhooks
+from plumd.errors import NotFound, WrongState
+from plumd.store import precondition, sql, triggers, webhooks
 
 if TYPE_CHECKING:
     from plumd.store.store import Tx
@@ -63,19 +63,23 @@ def every(db: apsw.Connection) -> list[BrokerRow]:
 def put(tx: Tx, name: str, body: BrokerBody, password: str, if_version: int | None) -> None:
     """Write a broker. Raises: VersionMismatch."""
     old = get(tx.db, name)
-    version = 0 if old is None else old.version
-    if if_version is not None and if_version != version:
-        raise VersionMismatch(f"the current version is {version}, not {if_version}")
+    version = precondition.ABSENT if old is None else old.version
+    precondition.check(version, if_version)
     tx.db.execute(SQL["put"], (name, version + 1, ENCODE(body), password, tx.now_ms))
     if old is not None and (old.body.url, old.body.client_id) != (body.url, body.client_id):
         tx.db.execute(SQL["forget"], (name,))       # another session counts anew
     tx.emit("broker", name, "created" if old is None else "updated", tx.now_ms)
 
 
-def delete(tx: Tx, name: str) -> None:
-    """Remove a broker. Raises: NotFound; WrongState while a trigger or webhook uses it."""
-    if get(tx.db, name) is None:
+def delete(tx: Tx, name: str, if_version: int | None) -> None:
+    """Remove a broker.
+
+    Raises: NotFound, VersionMismatch; WrongState while a trigger or webhook uses it.
+    """
+    old = get(tx.db, name)
+    if old is None:
         raise NotFound("no such broker")
+    precondition.check(old.version, if_version)
     for shape in triggers.listening(tx.db):
         row = triggers.row_of(shape)
         if row.body.broker == name:

@@ -10,9 +10,9 @@ import apsw
 import msgspec
 
 from plumd.bodies import StepBody, TaskDefBody, WorkflowBody
-from plumd.errors import Exists, NotFound, VersionMismatch, WrongState
+from plumd.errors import Exists, NotFound, WrongState
 from plumd.model import id_text
-from plumd.store import sql
+from plumd.store import precondition, sql
 from plumd.store.store import Store, Tx
 
 SQL: Final = sql.load("definitions")
@@ -115,7 +115,7 @@ def update(tx: Tx, kind: Kind[Body], number: int, body: Body,
     old = get(tx.db, kind, number)
     if old is None:
         raise NotFound(f"no such {kind.word}")
-    still(old, if_version)
+    precondition.check(old.version, if_version)
     if body.name != old.body.name and by_name(tx.db, kind, body.name) is not None:
         raise Exists(f"a {kind.word} named {body.name!r} exists", field="name")
     new = old.version + 1
@@ -123,12 +123,6 @@ def update(tx: Tx, kind: Kind[Body], number: int, body: Body,
     tx.db.execute(kind.update, (body.name, new, tx.now_ms, number))
     tx.emit(topic_of(kind), id_text(number), "updated", body.name, tx.now_ms)
     return Versioned(number, new, body, old.created_ms, tx.now_ms)
-
-
-def still(old: Versioned[Body], if_version: int | None) -> None:
-    """Raises VersionMismatch when a version was named and another one is current."""
-    if if_version is not None and if_version != old.version:
-        raise VersionMismatch(f"the current version is {old.version}, not {if_version}")
 
 
 def delete_task_def(tx: Tx, number: int, if_version: int | None) -> None:
@@ -139,7 +133,7 @@ def delete_task_def(tx: Tx, number: int, if_version: int | None) -> None:
     old = get(tx.db, TASK_DEFS, number)
     if old is None:
         raise NotFound("no such task definition")
-    still(old, if_version)
+    precondition.check(old.version, if_version)
     in_use(tx, number)
     tx.db.execute(SQL["delete_def"], (number,))
     tx.emit("taskDef", id_text(number), "deleted", old.body.name, tx.now_ms)
@@ -182,7 +176,7 @@ def hide_workflow(tx: Tx, number: int, if_version: int | None) -> None:
     old = get(tx.db, WORKFLOWS, number)
     if old is None:
         raise NotFound("no such workflow")
-    still(old, if_version)
+    precondition.check(old.version, if_version)
     for row in tx.db.execute(SQL["workflows_using"]):
         body = WORKFLOWS.decode(row[0])
         if body.name != old.body.name and any(step.workflow == id_text(number)

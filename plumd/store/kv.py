@@ -14,13 +14,12 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from plumd.errors import PreconditionFailed
-from plumd.store import sql
+from plumd.store import precondition, sql
 from plumd.store.store import Tx
 
 SQL: Final = sql.load("kv")
 Type: TypeAlias = Literal["string", "int", "double", "bool", "bytes"]
 TYPES: Final[tuple[Type, ...]] = get_args(Type)
-ANY: Final = -1
 ABOVE_ALL: Final = b""
 """Sorts behind every text."""
 
@@ -43,8 +42,7 @@ class Entry(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 class Write(msgspec.Struct, frozen=True):
     """One key's write. value: None deletes it.  ttl_ms: 0 = for ever.
 
-    if_version: only if it is at this version, 0 = only if it is not there, ANY = only if it is;
-    None = in any case.  field: what a refusal names.
+    if_version: as `precondition.check` takes it.  field: what a refusal names.
     """
 
     key: str
@@ -141,7 +139,7 @@ def _write(tx: Tx, namespace: str, one: Write) -> int:
 def _check(one: Write, current: Entry | None) -> None:
     """Raises: PreconditionFailed."""
     version = 0 if current is None else current.version
-    if one.if_version == version or (one.if_version == ANY and version):
+    if precondition.is_met(version, one.if_version):
         return
     state = f"it is at version {version}" if version else "it is not there"
     raise PreconditionFailed(f"the key {one.key!r} is not as it was asked for: {state}",

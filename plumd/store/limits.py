@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 import apsw
 import msgspec
 
-from plumd.errors import NotFound, VersionMismatch
+from plumd.errors import NotFound
 from plumd.model import SetLimit
-from plumd.store import sql
+from plumd.store import precondition, sql
 
 if TYPE_CHECKING:
     from plumd.store.store import Tx
@@ -50,9 +50,8 @@ def commands(db: apsw.Connection) -> list[SetLimit]:
 def put(tx: Tx, command: SetLimit, if_version: int | None) -> LimitRow:
     """Write a limit. Raises: VersionMismatch."""
     old = get(tx.db, command.key)
-    version = 0 if old is None else old.version
-    if if_version is not None and if_version != version:
-        raise VersionMismatch(f"the current version is {version}, not {if_version}")
+    version = precondition.ABSENT if old is None else old.version
+    precondition.check(version, if_version)
     tx.db.execute(SQL["put"], (command.key, version + 1, command.concurrency, command.rate_count,
                                command.rate_per_ms, tx.now_ms))
     tx.emit("limit", command.key, "updated" if old else "created", tx.now_ms)
@@ -60,9 +59,11 @@ def put(tx: Tx, command: SetLimit, if_version: int | None) -> LimitRow:
                     command.rate_per_ms, tx.now_ms)
 
 
-def delete(tx: Tx, key: str) -> None:
-    """Remove a limit. Raises: NotFound."""
-    tx.db.execute(SQL["delete"], (key,))
-    if not tx.db.changes():
+def delete(tx: Tx, key: str, if_version: int | None) -> None:
+    """Remove a limit. Raises: NotFound, VersionMismatch."""
+    old = get(tx.db, key)
+    if old is None:
         raise NotFound("no such limit")
+    precondition.check(old.version, if_version)
+    tx.db.execute(SQL["delete"], (key,))
     tx.emit("limit", key, "deleted", tx.now_ms)

@@ -11,9 +11,9 @@ import msgspec
 
 from plumd import cron
 from plumd.bodies import ScheduleBody
-from plumd.errors import Exists, NotFound, VersionMismatch, WrongState
+from plumd.errors import Exists, NotFound, WrongState
 from plumd.model import id_text
-from plumd.store import sql
+from plumd.store import precondition, sql
 
 if TYPE_CHECKING:
     from plumd.store.store import Tx
@@ -218,8 +218,7 @@ def update(tx: Tx, old: ScheduleRow, body: ScheduleBody, plan: Plan,
     now = get(tx.db, old.id)
     if now is None:
         raise NotFound("no such schedule")
-    if if_version is not None and if_version != now.version:
-        raise VersionMismatch(f"the current version is {now.version}, not {if_version}")
+    precondition.check(now.version, if_version)
     if now.version != old.version:
         raise WrongState("somebody else has changed it in this moment; look and try again")
     if body.name != now.body.name and by_name(tx.db, body.name) is not None:
@@ -260,11 +259,15 @@ def _use_calendars(tx: Tx, number: int, body: ScheduleBody) -> None:
         tx.db.execute(SQL["use_calendar"], (name, number))
 
 
-def delete(tx: Tx, number: int) -> None:
-    """Remove a schedule; what it started goes on, its history goes by age. Raises: NotFound."""
+def delete(tx: Tx, number: int, if_version: int | None) -> None:
+    """Remove a schedule; what it started goes on, its history goes by age.
+
+    Raises: NotFound, VersionMismatch.
+    """
     old = get(tx.db, number)
     if old is None:
         raise NotFound("no such schedule")
+    precondition.check(old.version, if_version)
     tx.db.execute(SQL["drop_queued"], ("deleted", tx.now_ms, number))
     tx.db.execute(SQL["leave_calendars"], (number,))
     tx.db.execute(SQL["delete_plan"], (number,))
@@ -349,18 +352,19 @@ def calendars(db: apsw.Connection, after: str, limit: int) -> list[CalendarRow]:
 def put_calendar(tx: Tx, name: str, body: CalendarBody, if_version: int | None) -> CalendarRow:
     """Write a calendar. Raises: VersionMismatch."""
     old = calendar(tx.db, name)
-    version = 0 if old is None else old.version
-    if if_version is not None and if_version != version:
-        raise VersionMismatch(f"the current version is {version}, not {if_version}")
+    version = precondition.ABSENT if old is None else old.version
+    precondition.check(version, if_version)
     tx.db.execute(SQL["put_calendar"], (name, version + 1, ENCODE(body), tx.now_ms))
     tx.emit("calendar", name, "created" if old is None else "updated", tx.now_ms)
     return CalendarRow(name, version + 1, body, tx.now_ms)
 
 
-def delete_calendar(tx: Tx, name: str) -> None:
-    """Remove a calendar. Raises: NotFound; WrongState while a schedule uses it."""
-    if calendar(tx.db, name) is None:
+def delete_calendar(tx: Tx, name: str, if_version: int | None) -> None:
+    """Remove a calendar. Raises: NotFound, VersionMismatch; WrongState while a schedule uses it."""
+    old = calendar(tx.db, name)
+    if old is None:
         raise NotFound("no such calendar")
+    precondition.check(old.version, if_version)
     for row in tx.db.execute(SQL["uses_calendar"], (name,)):
         raise WrongState(f"the schedule {row[0]!r} uses this calendar")
     tx.db.execute(SQL["delete_calendar"], (name,))

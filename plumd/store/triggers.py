@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 import apsw
 import msgspec
 
-from plumd.errors import Exists, NotFound, VersionMismatch
+from plumd.errors import Exists, NotFound
 from plumd.model import id_text
 from plumd.store import events as log
-from plumd.store import sql
+from plumd.store import precondition, sql
 
 if TYPE_CHECKING:
     from plumd.store.store import Tx
@@ -165,8 +165,7 @@ def update(tx: Tx, number: int, body: TriggerBody, key: str, secret: str,
     old = get(tx.db, number)
     if old is None:
         raise NotFound("no such trigger")
-    if if_version is not None and if_version != old.version:
-        raise VersionMismatch(f"the current version is {old.version}, not {if_version}")
+    precondition.check(old.version, if_version)
     if body.name != old.body.name and by_name(tx.db, body.name) is not None:
         raise Exists(f"a trigger named {body.name!r} exists", field="name")
     woken = body.enabled and not old.body.enabled
@@ -185,11 +184,15 @@ def watched(body: TriggerBody) -> str:
     return "" if body.after is None else body.after.workflow_id
 
 
-def delete(tx: Tx, number: int) -> None:
-    """Remove a trigger; what it started goes on, its history goes by age. Raises: NotFound."""
+def delete(tx: Tx, number: int, if_version: int | None) -> None:
+    """Remove a trigger; what it started goes on, its history goes by age.
+
+    Raises: NotFound, VersionMismatch.
+    """
     old = get(tx.db, number)
     if old is None:
         raise NotFound("no such trigger")
+    precondition.check(old.version, if_version)
     tx.db.execute(SQL["delete"], (number,))
     tx.emit("trigger", id_text(number), "deleted", old.body.name, tx.now_ms)
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 import apsw
 import msgspec
 
-from plumd.errors import Exists, NotFound, VersionMismatch, WrongState
+from plumd.errors import Exists, NotFound, WrongState
 from plumd.model import id_text
 from plumd.store import events as log
-from plumd.store import sql
+from plumd.store import precondition, sql
 
 if TYPE_CHECKING:
     from plumd.store.store import Tx
@@ -159,8 +159,7 @@ def update(tx: Tx, number: int, body: WebhookBody, secret: str, if_version: int 
     old = get(tx.db, number)
     if old is None:
         raise NotFound("no such webhook")
-    if if_version is not None and if_version != old.version:
-        raise VersionMismatch(f"the current version is {old.version}, not {if_version}")
+    precondition.check(old.version, if_version)
     if body.name != old.body.name and by_name(tx.db, body.name) is not None:
         raise Exists(f"a webhook named {body.name!r} exists", field="name")
     woken = body.enabled and not old.body.enabled
@@ -173,11 +172,15 @@ def update(tx: Tx, number: int, body: WebhookBody, secret: str, if_version: int 
     tx.emit("webhook", id_text(number), what, body.name, tx.now_ms)
 
 
-def delete(tx: Tx, number: int) -> None:
-    """Remove a webhook with what waits; its history goes by age. Raises: NotFound."""
+def delete(tx: Tx, number: int, if_version: int | None) -> None:
+    """Remove a webhook with what waits; its history goes by age.
+
+    Raises: NotFound, VersionMismatch.
+    """
     old = get(tx.db, number)
     if old is None:
         raise NotFound("no such webhook")
+    precondition.check(old.version, if_version)
     tx.db.execute(SQL["give_up"], (number,))
     tx.db.execute(SQL["delete"], (number,))
     tx.emit("webhook", id_text(number), "deleted", old.body.name, tx.now_ms)

@@ -17,7 +17,7 @@ from plumd.api.decode import DEPTH_MAX, lenient, strict
 from plumd.api.paging import cursor_key, next_link, page_limit
 from plumd.api.params import (
     idempotency_key,
-    if_match,
+    if_version,
     parse_query,
     prefer_wait_s,
     query_bool,
@@ -28,6 +28,7 @@ from plumd.api.params import (
 )
 from plumd.api.routes import Request
 from plumd.errors import Invalid, Malformed
+from plumd.store.precondition import ABSENT, ANY
 
 
 class Step(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
@@ -282,15 +283,25 @@ def test_query_words() -> None:
 
 
 @pytest.mark.parametrize(("text", "expected"), [
-    (None, None), ("*", None), ('"3"', 3), ("3", 3), (' "12" ', 12), ("", -1), ('"x"', -1),
-    ('W/"3"', -1), ('"3", "4"', -1), ("-3", -1), ('"' + "9" * 30 + '"', -1)])
+    (None, None), ("*", ANY), ('"3"', 3), ("3", 3), (' "12" ', 12), ("0", ABSENT)])
 def test_if_match(text: str | None, expected: int | None) -> None:
-    headers = {} if text is None else {"if-match": text}
-    if expected == -1:
-        with pytest.raises(Invalid, match="If-Match"):
-            if_match(headers)
-    else:
-        assert if_match(headers) == expected
+    assert if_version({} if text is None else {"if-match": text}) == expected
+
+
+@pytest.mark.parametrize("text", [
+    "", '"x"', 'W/"3"', '"3", "4"', "-1", "-3", '"' + "9" * 30 + '"', '"*"'])
+def test_an_if_match_that_is_none(text: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        if_version({"if-match": text})
+    assert caught.value.field == "If-Match"
+
+
+def test_if_none_match_is_for_those_who_only_create() -> None:
+    assert if_version({"if-none-match": " * "}) == ABSENT
+    for headers in ({"if-none-match": '"3"'}, {"if-none-match": "*", "if-match": '"3"'}):
+        with pytest.raises(Invalid) as caught:
+            if_version(headers)
+        assert caught.value.field == "If-None-Match"
 
 
 @pytest.mark.parametrize(("text", "expected"), [

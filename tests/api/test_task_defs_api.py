@@ -91,25 +91,6 @@ def test_if_match_lets_one_of_many_through(api: Api) -> None:
     assert api.get(path)["version"] == 4
 
 
-@pytest.mark.parametrize(("path", "more"), [("task-defs", {}), ("workflows", {"steps": []})])
-def test_what_somebody_has_changed_meanwhile_is_not_deleted(
-        api: Api, path: str, more: Json) -> None:
-    body = {"name": "guarded", **more}
-    made = api.made(f"/v1/{path}", body)
-    where = f"/v1/{path}/{made['defId' if path == 'task-defs' else 'workflowId']}"
-
-    def delete(tag: str) -> httpx.Response:
-        return httpx.delete(api.daemon.url + where, headers={"if-match": tag}, trust_env=False,
-                            timeout=WAIT_S)
-
-    api.done("PUT", where, body)
-    refused(delete('"1"'), 412, "version_mismatch")
-    refused(delete("one"), 422, "invalid", "If-Match")
-    assert api.get(where)["version"] == 2
-    assert delete('"2"').status_code == 204
-    refused(api.ask("GET", where), 404, "not_found")
-
-
 def test_a_run_takes_the_definition_and_what_lies_over_it(api: Api) -> None:
     made = make(api, "layered", defaultPayload={"a": 1, "b": 1}, labels={"x": "1", "y": "1"},
                 priority=2, maxRetries=4, timeoutSec=7)

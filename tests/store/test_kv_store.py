@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from plumd.errors import PlumError, PreconditionFailed
 from plumd.store import kv
 from plumd.store.events import Event
-from plumd.store.kv import ANY, Write
+from plumd.store.kv import Write
+from plumd.store.precondition import ANY
 from plumd.store.store import Change, Store, Tx
 
 T = TypeVar("T")

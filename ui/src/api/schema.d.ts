@@ -6394,7 +6394,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
                 "If-Match"?: string;
             };
             path: {
@@ -6485,7 +6485,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
                 "If-Match"?: string;
             };
             path: {
@@ -6681,7 +6681,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
                 "If-Match"?: string;
             };
             path: {
@@ -6729,7 +6729,7 @@ export interface operations {
             header?: {
                 /** @description wait=N: the answer comes at the end, or after N seconds (at most 60). */
                 Prefer?: string;
-                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
                 "If-Match"?: string;
                 /** @description Sent again with the same body within 24 h, the same answer comes back and nothing is made twice; with another body the answer is 422. */
                 "Idempotency-Key"?: string;
@@ -6783,7 +6783,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
                 "If-Match"?: string;
             };
             path: {
@@ -7485,7 +7485,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
                 "If-Match"?: string;
             };
             path: {
@@ -7533,6 +7533,8 @@ export interface operations {
             header?: {
                 /** @description Sent again with the same body within 24 h, the same answer comes back and nothing is made twice; with another body the answer is 422. */
                 "Idempotency-Key"?: string;
+                /** @description Of pause and resume. Only if this is still the version, like "3", or * for any; else 412. */
+                "If-Match"?: string;
             };
             path: {
                 id: string;
@@ -7591,7 +7593,10 @@ export interface operations {
     delete_schedules_id: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
+                "If-Match"?: string;
+            };
             path: {
                 id: string;
             };
@@ -7785,8 +7790,10 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
                 "If-Match"?: string;
+                /** @description *: only if it is not there yet; else 412. */
+                "If-None-Match"?: string;
             };
             path: {
                 name: string;
@@ -7827,7 +7834,10 @@ export interface operations {
     delete_calendars_name: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
+                "If-Match"?: string;
+            };
             path: {
                 name: string;
             };
@@ -7980,7 +7990,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
                 "If-Match"?: string;
             };
             path: {
@@ -8026,7 +8036,7 @@ export interface operations {
                 action: "pause" | "resume";
             };
             header?: {
-                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
                 "If-Match"?: string;
             };
             path: {
@@ -8064,7 +8074,10 @@ export interface operations {
     delete_triggers_id: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
+                "If-Match"?: string;
+            };
             path: {
                 id: string;
             };
@@ -8292,8 +8305,10 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
                 "If-Match"?: string;
+                /** @description *: only if it is not there yet; else 412. */
+                "If-None-Match"?: string;
             };
             path: {
                 name: string;
@@ -8334,7 +8349,10 @@ export interface operations {
     delete_brokers_name: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
+                "If-Match"?: string;
+            };
             path: {
                 name: string;
             };
@@ -8487,7 +8505,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
                 "If-Match"?: string;
             };
             path: {
@@ -8533,7 +8551,7 @@ export interface operations {
                 action: "pause" | "resume";
             };
             header?: {
-                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
                 "If-Match"?: string;
             };
             path: {
@@ -8571,7 +8589,10 @@ export interface operations {
     delete_webhooks_id: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
+                "If-Match"?: string;
+            };
             path: {
                 id: string;
             };
@@ -9099,8 +9120,10 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
                 "If-Match"?: string;
+                /** @description *: only if it is not there yet; else 412. */
+                "If-None-Match"?: string;
             };
             path: {
                 /** @description The rest of the path; slashes are sent as they are. */
@@ -9142,7 +9165,10 @@ export interface operations {
     delete_limits_key: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
+                "If-Match"?: string;
+            };
             path: {
                 /** @description The rest of the path; slashes are sent as they are. */
                 key: string;
@@ -10505,9 +10531,9 @@ export interface operations {
                 token?: number;
             };
             header?: {
-                /** @description Only if it is at this version, like "3", or * for any; else the answer is 412, with what is there as `current`. */
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
                 "If-Match"?: string;
-                /** @description *: only if it is not there; else 412. */
+                /** @description *: only if it is not there yet; else 412. */
                 "If-None-Match"?: string;
                 /** @description Sent again with the same body within 24 h, the same answer comes back and nothing is made twice; with another body the answer is 422. */
                 "Idempotency-Key"?: string;
@@ -10559,7 +10585,7 @@ export interface operations {
                 token?: number;
             };
             header?: {
-                /** @description Only if it is at this version, like "3", or * for any; else the answer is 412, with what is there as `current`. */
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
                 "If-Match"?: string;
             };
             path: {
@@ -12337,7 +12363,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
                 "If-Match"?: string;
             };
             path: {
@@ -12383,7 +12409,7 @@ export interface operations {
                 action: "start" | "stop" | "scale" | "rollback";
             };
             header?: {
-                /** @description Only if this is still the version, like "3"; else the answer is 412. */
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
                 "If-Match"?: string;
             };
             path: {
@@ -12425,7 +12451,10 @@ export interface operations {
     delete_deployments_id: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
+                "If-Match"?: string;
+            };
             path: {
                 id: string;
             };
