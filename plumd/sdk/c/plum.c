@@ -610,6 +610,39 @@ static const char *json_skip(const char *at, const char *end, int depth_max)
   }
 }
 
+/* Behind a string of text that json_skip has been over. */
+static const char *json_pass_string(const char *at, const char *end)
+{
+  const char *back;
+  for (at++; (at = memchr(at, '"', (size_t)(end - at))) != NULL; at++) {
+    for (back = at; back[-1] == '\\'; back--)
+      ;
+    if ((at - back) % 2 == 0)
+      return at + 1;
+  }
+  return end;
+}
+
+/* Behind a value of text that json_skip has been over: nothing is checked again. */
+static const char *json_pass(const char *at, const char *end)
+{
+  int depth = 0;
+  if (*at != '"' && *at != '{' && *at != '[')
+    return json_skip_plain(at, end);
+  while (at < end) {
+    char c = *at;
+    if (c == '"') {
+      at = json_pass_string(at, end);
+    } else {
+      depth += (c == '{' || c == '[') - (c == '}' || c == ']');
+      at++;
+    }
+    if (depth == 0)
+      return at;
+  }
+  return end;
+}
+
 static plum_json_type json_type_at(char c)
 {
   switch (c) {
@@ -668,13 +701,13 @@ int plum_json_next(plum_json_cursor *cursor, plum_json *key, plum_json *value)
   if (at == end)
     return 0;
   if (cursor->is_object) {
-    behind = json_skip_string(at, end);
+    behind = json_pass_string(at, end);
     name.text = at;
     name.size_bytes = (size_t)(behind - at);
     name.type = PLUM_JSON_STRING;
     at = json_space(json_space(behind, end) + 1, end);
   }
-  behind = json_skip(at, end, JSON_DEPTH_ROOM);
+  behind = json_pass(at, end);
   if (key != NULL)
     *key = name;
   value->text = at;
