@@ -27,8 +27,8 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
 from plumd.model import (
-    ACCEPTED, Ahead, Cancel, Cause, Detach, Drain, Ended, Finish, Join, Leave, Nap, Reply,
-    Meters as Counted, SetLimit, Start, Submit,
+    ACCEPTED, AGENT_PREFIX, Ahead, Cancel, Cause, Detach, Drain, Ended, Finish, Join, Leave, Nap,
+    Reply, Meters as Counted, SetLimit, Start, Submit,
 )
 
 cdef enum:

@@ -155,7 +155,8 @@ cdef int tell_worker(Scheduler self, Worker worker, str what, int64_t now_ms) ex
 
 cdef on_leave(Scheduler self, command, int64_t now_ns, int64_t now_ms):
     cdef Worker worker = self.worker_of.get(command.worker_id)
-    self.drained.discard(command.worker_id)
+    if not command.worker_id.startswith(AGENT_PREFIX):      # whose node is still drained
+        self.drained.discard(command.worker_id)
     if worker is None:
         return Reply("not_found", "no such worker is here")
     lose_all(self, worker, "worker_left", now_ns, now_ms)

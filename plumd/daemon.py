@@ -214,7 +214,6 @@ class Daemon:
         self.devices.load()
         self.nodes = Nodes(self.store, clock, self.engine.write, config.node_ttl_sec)
         self.nodes.drain_worker = self.drain_worker
-        self.outbox.is_drained = self.nodes.is_drained
         self.nodes.load()
         self.deployments = Deployments(self.store, clock, self.engine.write, self.engine.new_id,
                                        self.nodes, self.registry)

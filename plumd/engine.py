@@ -35,7 +35,7 @@ from plumd.planner import Planner
 from plumd.runs import Runs
 from plumd.schedules import Backfill, Schedules, Trigger
 from plumd.starts import MakeTask, plain_task
-from plumd.store import events, limits, quarantine, tasks, workers
+from plumd.store import events, limits, nodes, quarantine, tasks, workers
 from plumd.store.events import Event
 from plumd.store.quarantine import Unreadable
 from plumd.store.store import Call, Change, Done, Store, Tx
@@ -405,6 +405,7 @@ class Engine:
         bad: list[Unreadable] = []
         self.core = _sched.Scheduler(self.limits, self._seed)
         self.core.load_drained(self.store.peek(workers.drained))
+        self.core.load_drained(self.store.peek(nodes.drained_agents))
         for join in (*self._locals, *quarantine.readable_workers(self.store.point, bad)):
             self.core.load_worker(join, now)
         for limit in self.store.peek(limits.commands):

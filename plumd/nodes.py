@@ -269,6 +269,7 @@ class Nodes:
                 await self._write(lambda tx: nodes.delete(tx, node_id))
                 del self._live[node_id]
                 self._places = []
+        self.drain_worker(node_id, False)
         self._tell(node_id)
 
     async def _change(self, node_id: str, decide: Callable[
@@ -421,11 +422,6 @@ class Nodes:
         """Whether it is silent, or not known."""
         live = self._live.get(node_id)
         return live is None or live.row.lost_ms > 0
-
-    def is_drained(self, node_id: str) -> bool:
-        """Whether somebody drained it."""
-        live = self._live.get(node_id)
-        return live is not None and live.row.draining
 
     def for_placement(self) -> Sequence[Node]:
         """All nodes as placement sees them, by id."""

@@ -105,18 +105,10 @@ def failed_by(given: Given, lost: ValueLost) -> Finish:
                   error=TaskError(lost.code, f"the payload: {lost.detail}"), retryable=False)
 
 
-def no_node(node_id: str) -> bool:
-    """Where nobody drains nodes."""
-    del node_id
-    return False
-
-
 class Outbox:
     """worker id -> carrier; sessions come and go, the daemon's own executors stay."""
 
     def __init__(self, store: Store) -> None:
-        self.is_drained: Callable[[str], bool] = no_node
-        """Whether a node's agent takes no attempts: a door asks that lets it in."""
         self._store = store
         self._inputs = Inputs()
         self._carriers: dict[str, Carrier] = {}

@@ -198,6 +198,7 @@ async def test_drain_labels_bounds_and_removal(tmp_path: Path, clock: MockClock)
         await nodes.remove("a")
     nodes.users = lambda _name: 0
     await nodes.remove("a")
+    assert drained[1:] == [("a", False), ("a", False)], "its name is another machine's now"
     for name in ("a", "b"):
         with pytest.raises(NotFound):
             await nodes.remove(name)

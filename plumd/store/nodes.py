@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 import apsw
 import msgspec
 
+from plumd.model import AGENT_PREFIX
 from plumd.store import sql
 from plumd.store.store import Tx
 
@@ -79,6 +80,11 @@ def every(db: apsw.Connection) -> list[NodeRow]:
     """All nodes, by id."""
     found: Iterator[Row] = sql.rows(db, SQL["all"])
     return [_node(row) for row in found]
+
+
+def drained_agents(db: apsw.Connection) -> list[str]:
+    """The agents of nodes that are drained, as workers."""
+    return [AGENT_PREFIX + row.node_id for row in every(db) if row.draining]
 
 
 def get(db: apsw.Connection, node_id: str) -> NodeRow | None:

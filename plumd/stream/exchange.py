@@ -64,7 +64,7 @@ class Exchanges:
             join = msgspec.structs.replace(session.rename(up.tasks), holding=join.holding)
         turn = session.begin_turn()
         session.forget_given()
-        commands = joining(self.engine, join, up.drain)
+        commands = joining(join, up.drain)
         ask = await session.take_in(up, commands)
         session.ack = 0
         if ask.replies[0].code:

@@ -108,15 +108,9 @@ def join_of(worker_id: str, register: Register, holding: Sequence[str]) -> Join:
         app_name=register.app_name, app_version=register.app_version, holding=pairs(holding))
 
 
-def joining(engine: Engine, join: Join, drain: bool) -> list[CoreCommand]:
-    """The commands by which a worker is here again. The agent of a node that is drained takes no
-    tasks, whoever was started anew; nor does a worker that says drain."""
-    commands: list[CoreCommand] = [join]
-    if join.worker_id == AGENT_PREFIX + join.node_id and engine.outbox.is_drained(join.node_id):
-        commands.append(Drain(join.worker_id))
-    if drain:
-        commands.append(Drain(join.worker_id, own=True))
-    return commands
+def joining(join: Join, drain: bool) -> list[CoreCommand]:
+    """The commands by which a worker is here again."""
+    return [join, Drain(join.worker_id, own=True)] if drain else [join]
 
 
 class Asked:

@@ -87,7 +87,7 @@ class Streams:
         self.engine.outbox.register(worker_id, session, Line("websocket", request.peer))
         self._open.add(session)
         try:
-            ask = await session.take_in(up, joining(self.engine, join, up.drain))
+            ask = await session.take_in(up, joining(join, up.drain))
             if ask.replies[0].code:
                 raise Overloaded(ask.replies[0].detail)
             await self._talk(ws, end, session, registered_of(join, up.register.beat_sec))

@@ -129,6 +129,20 @@ def test_a_drained_node_takes_no_tasks_whoever_was_started_anew(daemon: Running)
             assert ended(api, waiting).state == "Succeeded"
 
 
+def test_a_drained_node_takes_no_tasks_until_it_is_undrained_or_deleted(daemon: Running) -> None:
+    with node(daemon, "n1") as agent, Api(daemon) as api:
+        assert api.post("/v1/nodes/n1?action=drain").status == 200
+        agent.kill()
+        assert api.call("DELETE", "/v1/embedded-workers/node:n1").status == 204
+        agent.start()
+        waiting = run(api, "echo at last")
+        wait_for(lambda: "workers_draining" in api.get(f"/v1/tasks/{waiting}/why").decode(),
+                 "whoever forgets its agent does not undrain a node")
+        assert api.task(waiting).state == "Pending"
+        assert api.call("DELETE", "/v1/nodes/n1").status == 204
+        assert ended(api, waiting).state == "Succeeded"
+
+
 def test_output_is_told_while_it_comes(daemon: Running) -> None:
     with node(daemon, "n1") as agent, Api(daemon) as api:
         task = run(api, "echo one; printf 'half '; while ! test -e go; do sleep 0.05; done;"

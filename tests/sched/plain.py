@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from plumd.model import (
+    AGENT_PREFIX,
     Ahead,
     Cancel,
     Detach,
@@ -195,7 +196,8 @@ class Plain:
 
     def leave(self, command: Leave, ns: int) -> str:
         worker = self.workers.get(command.worker_id)
-        self.drained.discard(command.worker_id)
+        if not command.worker_id.startswith(AGENT_PREFIX):
+            self.drained.discard(command.worker_id)
         if worker is None:
             return "not_found"
         self.lose(worker, ns)

@@ -381,6 +381,19 @@ def test_who_was_drained_stays_so_until_it_leaves(room: Room) -> None:
     assert room.starts == [("w", 1, 1)]
 
 
+def test_an_agent_stays_drained_until_its_node_is_not(room: Room) -> None:
+    room.join("node:n", "one")
+    room.do(Drain("node:n"))
+    room.do(Submit(1, "t"))
+    room.do(Leave("node:n"))
+    room.join("node:n", "two")
+    assert not room.starts
+    room.do(Leave("node:n"))
+    room.do(Drain("node:n", on=False))
+    room.join("node:n", "three")
+    assert room.starts == [("node:n", 1, 1)]
+
+
 def callback(worker_id: str, capacity: int = 1) -> Join:
     return Join(worker_id, WorkerKind.CALLBACK, "", ("t",), capacity=capacity, lease_ms=LEASE_MS,
                 url="http://x")
