@@ -35,7 +35,7 @@ LIMITS = Limits(idle_classes_max=2, backoff_base_ms=100, backoff_cap_ms=500, los
                 stop_grace_ms=300, age_ms_per_priority=50)
 NAMES = ("a", "b", "builtin.delay")
 TARGETS = (("", ""), ("", ""), ("node", "n1"), ("worker", "w1"), ("labels", "x=1"))
-WORKERS = ("w0", "w1", "w2")
+WORKERS = ("w0", "w1", "node:w2")
 
 
 class CoreMachine(RuleBasedStateMachine):
