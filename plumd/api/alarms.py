@@ -10,7 +10,16 @@ from msgspec import Meta
 from plumd.alarms import Alarms as AlarmRoom
 from plumd.api.context import Context, Note, again_as_it_was, answer, id_param, once
 from plumd.api.decode import strict
-from plumd.api.paging import CURSOR, LIMIT, cursor_key, next_link, page_limit
+from plumd.api.paging import (
+    ALL_OR_LIMIT,
+    CURSOR,
+    LIMIT,
+    all_or_limit,
+    cursor_id,
+    cursor_key,
+    page_limit,
+    page_of,
+)
 from plumd.api.params import query_choice
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.errors import Invalid, NotFound
@@ -97,9 +106,10 @@ class Alarms:
                         sum(key[0] == rule_id for key in self.room.active))
 
     async def rules(self, request: Request) -> Response:
-        """All of them."""
-        del request
-        return answer(200, [self.rule_view(number) for number in sorted(self.room.rules)])
+        """Oldest first; all of them unless ?limit= is given."""
+        after = cursor_id(request)
+        found = [number for number in sorted(self.room.rules) if number > after]
+        return page_of(request, found, all_or_limit(request), self.rule_view, lambda number: number)
 
     async def rule(self, request: Request) -> Response:
         """One."""
@@ -141,8 +151,7 @@ class Alarms:
         active = query_choice(request.query, "state", STATES, "active") == "active"
         found = await self.store.read(
             alarms.page, request.query.get("resourceId", ""), active, before, limit + 1)
-        link = ((next_link(request, id_text(found[limit - 1].id)),) if len(found) > limit else ())
-        return answer(200, [view(one) for one in found[:limit]], *link)
+        return page_of(request, found, limit, view, lambda one: id_text(one.id))
 
     async def get(self, request: Request) -> Response:
         """One."""
@@ -167,7 +176,7 @@ def routes(handlers: Alarms) -> list[Route]:
     rules, one = "/v1/alarm-rules", "/v1/alarms/{id}"
     return [
         Route("GET", rules, handlers.rules, "List rules about states", tag, read,
-              answers={200: list[RuleView]}),
+              answers={200: list[RuleView]}, query=(ALL_OR_LIMIT, CURSOR)),
         Route("POST", rules, handlers.create, "Make a rule", tag, write, body=Rule,
               answers={201: RuleView}),
         Route("GET", rules + "/{id}", handlers.rule, "Get a rule", tag, read,

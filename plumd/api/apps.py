@@ -12,10 +12,9 @@ from werkzeug.sansio import multipart
 
 from plumd.api.context import Context, answer, id_param
 from plumd.api.openapi import ZipFile
-from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
+from plumd.api.paging import CURSOR, LIMIT, cursor_id, page_limit, page_of
 from plumd.api.problem import problem_of
 from plumd.api.routes import Query, Request, Response, Route
-from plumd.api.tasks import before_of
 from plumd.api.ui import has
 from plumd.artifacts import Artifacts, range_of
 from plumd.errors import Invalid, Malformed, NotFound
@@ -117,9 +116,8 @@ class Apps:
         """Newest first, of a name if one is asked for."""
         limit = page_limit(request)
         rows = await self.context.store.read(
-            apps.page, request.query.get("name", ""), before_of(request), limit)
-        link = (next_link(request, str(rows[-1].number)),) if len(rows) == limit else ()
-        return answer(200, [view(row) for row in rows], *link)
+            apps.page, request.query.get("name", ""), cursor_id(request), limit + 1)
+        return page_of(request, rows, limit, view, lambda row: row.number)
 
     async def delete(self, request: Request) -> Response:
         """Forget an app that no deployment uses."""

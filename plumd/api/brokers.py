@@ -11,6 +11,7 @@ from msgspec import Meta
 from plumd.api.context import Context, answer, etag
 from plumd.api.decode import strict
 from plumd.api.openapi import IF_MATCH, IF_NONE_MATCH
+from plumd.api.paging import ALL_OR_LIMIT, CURSOR, all_or_limit, cursor_key, page_of
 from plumd.api.params import if_version
 from plumd.api.routes import Request, Response, Route
 from plumd.clock import draw_token
@@ -87,9 +88,10 @@ class Brokers:
         return row
 
     async def page(self, request: Request) -> Response:
-        """All brokers by name; there are few."""
-        del request
-        return answer(200, [self.view(row) for row in await self.store.read(brokers.every)])
+        """Brokers by name; all of them unless ?limit= is given."""
+        after = cursor_key(request) or ""
+        found = [row for row in await self.store.read(brokers.every) if row.name > after]
+        return page_of(request, found, all_or_limit(request), self.view, lambda row: row.name)
 
     async def get(self, request: Request) -> Response:
         """One broker."""
@@ -145,7 +147,7 @@ def routes(handlers: Brokers) -> list[Route]:
     one = "/v1/brokers/{name}"
     return [
         read("GET", "/v1/brokers", handlers.page, "List message brokers by name",
-             answers={200: list[BrokerView]}),
+             answers={200: list[BrokerView]}, query=(ALL_OR_LIMIT, CURSOR)),
         read("GET", one, handlers.get, "Get a broker", answers={200: BrokerView}),
         write("PUT", one, handlers.put, "Write a broker", body=BrokerWrite,
               answers={200: BrokerView}, query=(IF_MATCH, IF_NONE_MATCH)),

@@ -24,10 +24,18 @@ from plumd.api.deployment_bodies import (
     version_view,
 )
 from plumd.api.openapi import IDEMPOTENCY_KEY, IF_MATCH
-from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
+from plumd.api.paging import (
+    ALL_OR_LIMIT,
+    CURSOR,
+    LIMIT,
+    all_or_limit,
+    cursor_id,
+    next_link,
+    page_limit,
+    page_of,
+)
 from plumd.api.params import idempotency_key, if_version, query_choice
 from plumd.api.routes import Query, Request, Response, Route
-from plumd.api.tasks import before_of
 from plumd.deployments import Deployments
 from plumd.errors import Invalid, NotFound
 from plumd.fleet import PHASES, Body
@@ -97,8 +105,12 @@ class DeploymentRoutes:
     def shown(self, number: int) -> Response:
         """A deployment as it is now."""
         row = self.current(number)
-        copies = self.store.peek(instances.of_deployment, number)
-        return answer(200, deployment_view(row, copies, self.room), etag(row.version))
+        return answer(200, self.view_of(row), etag(row.version))
+
+    def view_of(self, row: DeploymentRow) -> DeploymentView:
+        """A deployment as the API shows it."""
+        copies = self.store.peek(instances.of_deployment, row.number)
+        return deployment_view(row, copies, self.room)
 
     async def update(self, request: Request) -> Response:
         """Say it anew; what runs follows, copy by copy."""
@@ -144,36 +156,37 @@ class DeploymentRoutes:
         """Newest first, of a name if one is asked for."""
         limit = page_limit(request)
         rows = await self.store.read(
-            deployments.page, request.query.get("name", ""), before_of(request), limit)
-        link = (next_link(request, str(rows[-1].number)),) if len(rows) == limit else ()
-        return answer(200, [
-            deployment_view(row, self.store.peek(instances.of_deployment, row.number), self.room)
-            for row in rows], *link)
+            deployments.page, request.query.get("name", ""), cursor_id(request), limit + 1)
+        return page_of(request, rows, limit, self.view_of, lambda row: row.number)
 
     async def versions(self, request: Request) -> Response:
         """What it said over time, newest first."""
-        row, limit = self.known(request), page_limit(request)
-        rows = await self.store.read(deployments.versions, row.number, before_of(request), limit)
-        link = (next_link(request, str(rows[-1].version)),) if len(rows) == limit else ()
-        return answer(200, [version_view(one) for one in rows], *link)
+        found, limit = self.known(request), page_limit(request)
+        rows = await self.store.read(
+            deployments.versions, found.number, cursor_id(request), limit + 1)
+        return page_of(request, rows, limit, version_view, lambda row: row.version)
 
     async def instances_of(self, request: Request) -> Response:
         """All copies of a deployment, those that end too."""
         row = self.known(request)
-        copies = self.store.peek(instances.of_deployment, row.number)
-        return answer(200, [instance_view(copy, row, self.room) for copy in copies])
+        after = cursor_id(request)
+        copies = [copy for copy in self.store.peek(instances.of_deployment, row.number)
+                  if copy.number > after]
+        return page_of(request, copies, all_or_limit(request),
+                       lambda copy: instance_view(copy, row, self.room), lambda copy: copy.number)
 
     async def instances(self, request: Request) -> Response:
         """Copies of all deployments, oldest first."""
         query, limit = request.query, page_limit(request)
         node, state = query.get("nodeId", ""), query_choice(query, "state", STATES)
+        after = cursor_id(request)
         if node:
             copies = self.store.peek(instances.of_node, node)
-            copies = [copy for copy in copies if copy.number > before_of(request)]
+            copies = [copy for copy in copies if copy.number > after]
         else:
-            copies = await self.store.read(instances.page, before_of(request), limit)
+            copies = await self.store.read(instances.page, after, limit + 1)
         page = copies[:limit]
-        link = (next_link(request, str(page[-1].number)),) if len(page) == limit else ()
+        link = (next_link(request, str(page[-1].number)),) if len(copies) > limit else ()
         rows = {number: self.store.peek(deployments.get, number)
                 for number in {copy.deployment for copy in page}}
         return answer(200, [instance_view(copy, rows[copy.deployment], self.room)
@@ -236,7 +249,7 @@ def routes(handlers: DeploymentRoutes) -> list[Route]:
               query=(IF_MATCH, Query("action", str, "What to do", required=True,
                                      choices=ACTIONS))),
         read(one + "/instances", handlers.instances_of, "List a deployment's instances",
-             answers={200: list[InstanceView]}),
+             answers={200: list[InstanceView]}, query=(ALL_OR_LIMIT, CURSOR)),
         read(one + "/versions", handlers.versions, "List a deployment's versions, newest first",
              answers={200: list[VersionView]}, query=(LIMIT, CURSOR)),
         read("/v1/instances", handlers.instances, "List instances of all deployments",

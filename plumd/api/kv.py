@@ -12,7 +12,7 @@ from msgspec import Meta
 from plumd.api.context import Context, Note, again_as_it_was, answer, etag, once
 from plumd.api.decode import lenient
 from plumd.api.openapi import IDEMPOTENCY_KEY, IF_MATCH, IF_NONE_MATCH
-from plumd.api.paging import CURSOR, LIMIT_MAX, cursor_key, next_link
+from plumd.api.paging import ALL_OR_LIMIT, CURSOR, all_or_limit, cursor_key, next_link
 from plumd.api.params import if_version, query_int
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.errors import Invalid, NotFound
@@ -263,7 +263,7 @@ class KeyValues:
         """The whole namespace, slice by slice if it is large; a page of it with ?limit=."""
         namespace = check_namespace(request.params["ns"])
         prefix = request.query.get("prefix", "")
-        limit = query_int(request.query, "limit", 0, low=1, high=LIMIT_MAX)
+        limit = all_or_limit(request)
         after = cursor_key(request)
         entries, more = await self.slice(namespace, prefix, after, limit or SLICE_ITEMS)
         if limit:
@@ -325,8 +325,7 @@ def routes(handlers: KeyValues) -> list[Route]:
             answers={200: Namespaces}),
         old("GET", "/v1/kv/{ns}", handlers.page, "List a namespace's values by key",
             permission=read, answers={200: list[Entry]},
-            query=(prefix, Query("limit", int,
-                                 f"How many to show, 1 to {LIMIT_MAX} (default all)"), CURSOR)),
+            query=(prefix, ALL_OR_LIMIT, CURSOR)),
         old("GET", "/v1/kv/{ns}/keys", handlers.keys, "List a namespace's keys", permission=read,
             answers={200: Keys}, query=(prefix,)),
         old("POST", "/v1/kv/{ns}/batch", handlers.batch,

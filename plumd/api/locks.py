@@ -10,7 +10,7 @@ from msgspec import Meta
 from plumd.api.context import answer
 from plumd.api.decode import strict
 from plumd.api.kv import Token
-from plumd.api.paging import CURSOR, LIMIT, cursor_key, next_link, page_limit
+from plumd.api.paging import CURSOR, LIMIT, cursor_key, page_limit, page_of
 from plumd.api.params import prefer_wait_s, query_choice
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.errors import Invalid, NotFound
@@ -124,10 +124,8 @@ class Locks:
             except msgspec.DecodeError:
                 raise Invalid("this cursor was not made by the daemon", field="cursor") from None
             found = [one for one in found if (one.lease.scope, one.lease.name) > last]
-        shown = [view(one) for one in found[:limit]]
-        link = (next_link(request, msgspec.json.encode(
-            (shown[-1].namespace, shown[-1].name)).decode()),) if len(found) > limit else ()
-        return answer(200, shown, *link)
+        return page_of(request, found, limit, view, lambda one: msgspec.json.encode(
+            (one.lease.scope, one.lease.name)).decode())
 
 
 def key_of(request: Request) -> Key:

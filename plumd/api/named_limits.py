@@ -11,7 +11,7 @@ from msgspec import Meta
 from plumd.api.context import Context, answer, etag
 from plumd.api.decode import strict
 from plumd.api.openapi import IF_MATCH, IF_NONE_MATCH
-from plumd.api.paging import CURSOR, LIMIT, cursor_key, next_link, page_limit
+from plumd.api.paging import CURSOR, LIMIT, cursor_key, page_limit, page_of
 from plumd.api.params import if_version
 from plumd.api.routes import Request, Response, Route
 from plumd.errors import Invalid, NotFound
@@ -85,9 +85,8 @@ class NamedLimits:
     async def page(self, request: Request) -> Response:
         """All limits, by key."""
         limit = page_limit(request)
-        rows = await self.store.read(limits.page, cursor_key(request) or "", limit)
-        link = (next_link(request, rows[-1].key),) if len(rows) == limit else ()
-        return answer(200, [limit_view(row) for row in rows], *link)
+        rows = await self.store.read(limits.page, cursor_key(request) or "", limit + 1)
+        return page_of(request, rows, limit, limit_view, lambda row: row.key)
 
     async def delete(self, request: Request) -> Response:
         """Remove a limit; tasks that name one of their own keep to that."""

@@ -12,8 +12,8 @@ from msgspec import Meta
 
 from plumd.api.context import Context, answer
 from plumd.api.decode import lenient, strict
-from plumd.api.paging import CURSOR, LIMIT_MAX, cursor_key, next_link
-from plumd.api.params import query_choice, query_int
+from plumd.api.paging import ALL_OR_LIMIT, CURSOR, all_or_limit, cursor_key, page_of
+from plumd.api.params import query_choice
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.watch import KEEPALIVE_S, STILL_HERE, WAKE_S_MIN
 from plumd.errors import Invalid
@@ -141,15 +141,12 @@ class NodeRoutes:
         health = query_choice(request.query, "health", HEALTHS)
         label = label_of(request.query.get("label", ""))
         after = cursor_key(request) or ""
-        limit = query_int(request.query, "limit", 0, low=1, high=LIMIT_MAX)
         found = [seen for seen in self.nodes.every()
                  if seen.row.node_id > after and health in ("", seen.health)
                  and (label is None or seen.row.all_labels.get(label[0]) == label[1])]
         counts = self.counts()
-        if not limit or len(found) <= limit:
-            return answer(200, [view(seen, counts) for seen in found])
-        return answer(200, [view(seen, counts) for seen in found[:limit]],
-                      next_link(request, found[limit - 1].row.node_id))
+        return page_of(request, found, all_or_limit(request), lambda seen: view(seen, counts),
+                       lambda seen: seen.row.node_id)
 
     async def get(self, request: Request) -> Response:
         """One node."""
@@ -224,8 +221,7 @@ def routes(handlers: NodeRoutes) -> list[Route]:
         read("/v1/nodes", handlers.page, "List nodes", answers={200: list[NodeView]}, trusted=True,
              query=(Query("health", str, "Only those", choices=HEALTHS),
                     Query("label", str, "key=value: only with this label"),
-                    Query("limit", int, f"How many to show, 1 to {LIMIT_MAX} (default all)"),
-                    CURSOR)),
+                    ALL_OR_LIMIT, CURSOR)),
         read(one, handlers.get, "Get a node", answers={200: NodeView}, trusted=True),
         write("POST", one, handlers.act, "Drain a node, or let it take instances again",
               body=NodeAsked, body_optional=True, answers={200: NodeView},

@@ -210,7 +210,7 @@ def _parameters(route: Route, by_type: Mapping[str, object]) -> list[Node]:
             parameter["x-plum-rest"] = True
         found.append(parameter)
     queries = route.query
-    creates = route.method == "POST" and 201 in route.answers
+    creates = route.method == "POST" and 201 in route.answers and not route.lenient
     if creates and all(query.name != IDEMPOTENCY_KEY.name for query in queries):
         queries = (*queries, IDEMPOTENCY_KEY)
     for query in queries:

@@ -11,7 +11,16 @@ from msgspec import UNSET, Meta, UnsetType
 
 from plumd.api.context import Context, answer
 from plumd.api.decode import lenient, strict
-from plumd.api.paging import CURSOR, LIMIT, LIMIT_MAX, cursor_key, next_link, page_limit
+from plumd.api.paging import (
+    ALL_OR_LIMIT,
+    CURSOR,
+    LIMIT,
+    all_or_limit,
+    cursor_id,
+    cursor_key,
+    page_limit,
+    page_of,
+)
 from plumd.api.params import query_choice, query_int, query_text
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.devices import BEATS, Devices, Live, Seen
@@ -241,11 +250,9 @@ class Resources:
                                                       query.get("type", ""))
                  if seen.row.device.device_id > after
                  and health in ("", HEALTHS[not seen.healthy])]
-        limit = query_int(query, "limit", 0, low=1, high=LIMIT_MAX)
-        if not limit or len(found) <= limit:
-            return answer(200, [view(self.leases, seen) for seen in found])
-        link = next_link(request, found[limit - 1].row.device.device_id)
-        return answer(200, [view(self.leases, seen) for seen in found[:limit]], link)
+        return page_of(request, found, all_or_limit(request),
+                       lambda seen: view(self.leases, seen),
+                       lambda seen: seen.row.device.device_id)
 
     def known(self, device_id: str) -> Live:
         """Raises: NotFound."""
@@ -259,18 +266,12 @@ class Resources:
 
     async def states(self, request: Request) -> Response:
         """A device's reports, newest first."""
-        limit, cursor = page_limit(request), cursor_key(request)
+        limit, before = page_limit(request), cursor_id(request)
         live = self.registry.find(query_text(request.query, "resourceId"))
-        if cursor is not None and not (cursor.isascii() and cursor.isdigit()
-                                       and len(cursor) < 19):
-            raise Invalid("this cursor was not made by the daemon", field="cursor")
         found = await self.context.store.read(
-            devices.history, live.row.number, FOR_EVER if cursor is None else int(cursor),
-            limit + 1)
-        shown = [ReportView(live.row.device.device_id, one.at_ms, one.received_ms, one.states)
-                 for one in found[:limit]]
-        link = (next_link(request, str(found[limit - 1].seq)),) if len(found) > limit else ()
-        return answer(200, shown, *link)
+            devices.history, live.row.number, before or FOR_EVER, limit + 1)
+        return page_of(request, found, limit, lambda one: ReportView(
+            live.row.device.device_id, one.at_ms, one.received_ms, one.states), lambda one: one.seq)
 
     async def delete(self, request: Request) -> Response:
         """Forget a device with all its states."""
@@ -317,7 +318,7 @@ def routes(handlers: Resources) -> list[Route]:
         read(base, handlers.page, "List devices", answers={200: list[DeviceView]}, query=(
             Query("nodeId", str, "Only of this node"), Query("type", str, "Only of this type"),
             Query("health", str, "Only those", choices=HEALTHS),
-            Query("limit", int, f"How many to show, 1 to {LIMIT_MAX} (default all)"), CURSOR)),
+            ALL_OR_LIMIT, CURSOR)),
         read(f"{base}/states", handlers.states, "List a device's reports, newest first",
              answers={200: list[ReportView]}, query=(which, LIMIT, CURSOR)),
         read(base + "/{id}", handlers.get, "Get a device with its newest states",

@@ -22,7 +22,7 @@ from plumd.api.context import (
 )
 from plumd.api.decode import strict
 from plumd.api.openapi import IDEMPOTENCY_KEY, IF_MATCH, IF_NONE_MATCH
-from plumd.api.paging import CURSOR, LIMIT, cursor_key, next_link, page_limit
+from plumd.api.paging import CURSOR, LIMIT, cursor_id, cursor_key, page_limit, page_of
 from plumd.api.params import idempotency_key, if_version, query_choice, query_int
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.schedule_bodies import (
@@ -41,7 +41,7 @@ from plumd.api.schedule_bodies import (
     schedule_view,
     slot_views,
 )
-from plumd.api.tasks import BODY_MAX, before_of
+from plumd.api.tasks import BODY_MAX
 from plumd.bodies import ScheduleBody
 from plumd.cron import CronError, Days, Timing
 from plumd.engine import Ask
@@ -162,9 +162,9 @@ class Schedules:
             one = self.store.peek(schedules.by_name, name)
             return answer(200, [] if one is None else [schedule_view(one, self.room)])
         limit = page_limit(request)
-        rows = await self.store.read(schedules.page, before_of(request), limit)
-        link = (next_link(request, str(rows[-1].id)),) if len(rows) == limit else ()
-        return answer(200, [schedule_view(row, self.room) for row in rows], *link)
+        rows = await self.store.read(schedules.page, cursor_id(request), limit + 1)
+        return page_of(request, rows, limit, lambda row: schedule_view(row, self.room),
+                       lambda row: row.id)
 
     # ------------------------------------------------------------ actions
 
@@ -308,19 +308,18 @@ class Schedules:
         state = query_choice(request.query, "state", STATES)
         limit = page_limit(request)
         rows = await self.store.read(
-            schedules.fires, row.id, STATES.index(state) if state else None, before_of(request),
-            limit)
-        link = (next_link(request, str(rows[-1].slot_ms)),) if len(rows) == limit else ()
-        return answer(200, [fire_view(one, row, self.room) for one in rows], *link)
+            schedules.fires, row.id, STATES.index(state) if state else None, cursor_id(request),
+            limit + 1)
+        return page_of(request, rows, limit, lambda fire: fire_view(fire, row, self.room),
+                       lambda fire: fire.slot_ms)
 
     # ------------------------------------------------------------ calendars
 
     async def calendars(self, request: Request) -> Response:
         """All calendars, by name."""
         limit = page_limit(request)
-        rows = await self.store.read(schedules.calendars, cursor_key(request) or "", limit)
-        link = (next_link(request, rows[-1].name),) if len(rows) == limit else ()
-        return answer(200, [calendar_view(row) for row in rows], *link)
+        rows = await self.store.read(schedules.calendars, cursor_key(request) or "", limit + 1)
+        return page_of(request, rows, limit, calendar_view, lambda row: row.name)
 
     async def calendar(self, request: Request) -> Response:
         """One calendar."""
@@ -369,7 +368,7 @@ def routes(handlers: Schedules) -> list[Route]:
              Query("from", int, "From this time on; default now"))
     return [
         write("POST", "/v1/schedules", handlers.create, "Create a schedule", body=ScheduleWrite,
-              answers={201: ScheduleView}, query=(IDEMPOTENCY_KEY,), body_bytes_max=BODY_MAX),
+              answers={201: ScheduleView}, body_bytes_max=BODY_MAX),
         read("GET", "/v1/schedules", handlers.page, "List schedules, newest first",
              answers={200: list[ScheduleView]},
              query=(LIMIT, CURSOR, Query("name", str, "The one with this name"))),

@@ -7,6 +7,7 @@ from msgspec import UNSET
 
 from plumd.api.context import answer
 from plumd.api.decode import strict
+from plumd.api.paging import ALL_OR_LIMIT, CURSOR, all_or_limit, cursor_key, page_of
 from plumd.api.routes import Request, Response, Route
 from plumd.breaker import Policy
 from plumd.errors import Invalid, NotFound
@@ -52,9 +53,10 @@ class ServicePolicies:
                           round(calls.retries_left(service), 2))
 
     async def page(self, request: Request) -> Response:
-        """Those that somebody wrote."""
-        del request
-        return answer(200, [self.view(service) for service in self.registry.calls.policies()])
+        """Those that somebody wrote, by name; all of them unless ?limit= is given."""
+        after = cursor_key(request) or ""
+        found = [name for name in sorted(self.registry.calls.policies()) if name > after]
+        return page_of(request, found, all_or_limit(request), self.view, lambda name: name)
 
     async def get(self, request: Request) -> Response:
         """Of any service, also one that has no endpoint yet."""
@@ -90,7 +92,7 @@ def routes(handlers: ServicePolicies) -> list[Route]:
     one = base + "/{name}"
     return [
         Route("GET", base, handlers.page, "List policies of services that somebody wrote", tag,
-              "services:read", answers={200: list[PolicyView]}),
+              "services:read", answers={200: list[PolicyView]}, query=(ALL_OR_LIMIT, CURSOR)),
         Route("GET", one, handlers.get, "How a service is called", tag, "services:read",
               answers={200: PolicyView}),
         Route("PUT", one, handlers.put, "Say how a service is called", tag, "services:write",

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from plumd.api.context import Context, answer
 from plumd.api.decode import lenient
-from plumd.api.paging import CURSOR, LIMIT_MAX, cursor_key, next_link
+from plumd.api.paging import ALL_OR_LIMIT, CURSOR, all_or_limit, cursor_key, page_of
 from plumd.api.params import query_bool, query_int, query_text
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.balance import RANDOM, STRATEGIES, Endpoint, Key, strategy_of
@@ -240,12 +240,9 @@ class Services:
             except msgspec.DecodeError:
                 raise Invalid("this cursor was not made by the daemon", field="cursor") from None
             found = [seen for seen in found if seen.endpoint.key > key]
-        limit = query_int(request.query, "limit", 0, low=1, high=LIMIT_MAX)
-        if not limit or len(found) <= limit:
-            return answer(200, [view(self.registry, seen) for seen in found])
-        cursor = msgspec.json.encode(found[limit - 1].endpoint.key).decode()
-        return answer(200, [view(self.registry, seen) for seen in found[:limit]],
-                      next_link(request, cursor))
+        return page_of(request, found, all_or_limit(request),
+                       lambda seen: view(self.registry, seen),
+                       lambda seen: msgspec.json.encode(seen.endpoint.key).decode())
 
     async def discover(self, request: Request) -> Response:
         """Healthy endpoints of a service; with all=true every one, and the service may be left out.
@@ -316,8 +313,7 @@ def routes(handlers: Services) -> list[Route]:
              answers={200: list[EndpointView]},
              query=(Query("service", str, "Only of this service"),
                     Query("instanceId", str, "Only of this instance"),
-                    Query("limit", int, f"How many to show, 1 to {LIMIT_MAX} (default all)"),
-                    CURSOR)),
+                    ALL_OR_LIMIT, CURSOR)),
         read("GET", "/v1/discovery", handlers.discover, "List a service's healthy endpoints",
              answers={200: list[EndpointView]}, hot=True,
              query=(msgspec.structs.replace(service, required=False), *filters,

@@ -8,12 +8,12 @@ from msgspec import UNSET, Raw
 from plumd.api.context import Context, Note, answer, etag, id_param, once, replayed
 from plumd.api.decode import strict
 from plumd.api.openapi import IF_MATCH, PREFER
-from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
+from plumd.api.paging import CURSOR, LIMIT, cursor_id, page_limit, page_of
 from plumd.api.params import if_version, query_choice, query_int
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_bodies import RunAsked, TaskDefWrite, definition_of, run_of
 from plumd.api.task_views import NULL, TaskView
-from plumd.api.tasks import BODY_MAX, Tasks, before_of
+from plumd.api.tasks import BODY_MAX, Tasks
 from plumd.bodies import TaskDefBody
 from plumd.errors import Invalid, NotFound
 from plumd.model import Submit, id_text, parse_id
@@ -140,20 +140,18 @@ class TaskDefs:
             return answer(200, [] if one is None else [def_view(one)])
         limit = page_limit(request)
         rows = await self.context.store.read(
-            definitions.page, TASK_DEFS, before_of(request), limit)
-        link = (next_link(request, str(rows[-1].id)),) if len(rows) == limit else ()
-        return answer(200, [def_view(row) for row in rows], *link)
+            definitions.page, TASK_DEFS, cursor_id(request), limit + 1)
+        return page_of(request, rows, limit, def_view, lambda row: row.id)
 
     async def versions(self, request: Request) -> Response:
         """All versions, newest first; both times are those of the version."""
         found = self.known(request)
         limit = page_limit(request)
-        below = before_of(request) or found.version + 1
-        rows = await self.context.store.read(definitions.versions, found.id, below, limit)
-        link = (next_link(request, str(rows[-1][0])),) if len(rows) == limit else ()
-        views = [def_view(Versioned(found.id, version, body, created_ms, created_ms))
-                 for version, body, created_ms in rows]
-        return answer(200, views, *link)
+        below = cursor_id(request) or found.version + 1
+        rows = await self.context.store.read(definitions.versions, found.id, below, limit + 1)
+        return page_of(request, [Versioned(found.id, version, body, created_ms, created_ms)
+                                 for version, body, created_ms in rows],
+                       limit, def_view, lambda row: row.version)
 
     async def act(self, request: Request) -> Response:
         """?action=run"""

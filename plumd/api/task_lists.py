@@ -16,11 +16,11 @@ from msgspec import UNSET, Meta, UnsetType
 from plumd.api.context import Context, Note, again_as_it_was, answer, once, remember
 from plumd.api.decode import strict
 from plumd.api.openapi import IDEMPOTENCY_KEY
-from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
+from plumd.api.paging import CURSOR, LIMIT, cursor_id, next_link, page_limit
 from plumd.api.params import query_choice, query_int
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_views import TaskView, view_of
-from plumd.api.tasks import STATES, BulkItem, Tasks, before_of, item_problem, states_of
+from plumd.api.tasks import STATES, BulkItem, Tasks, item_problem, states_of
 from plumd.errors import Invalid, NotFound, PlumError, TooMany, WrongState
 from plumd.failures import FailureGroup, grouped
 from plumd.model import (
@@ -118,7 +118,7 @@ class TaskLists:
         """A page; it may be short, or empty, and have a next one."""
         oldest = query_choice(request.query, "order", ("newest", "oldest")) == "oldest"
         page = await self.store.read(lists.page, filter_of(request.query),
-                                     limit=page_limit(request), after=before_of(request),
+                                     limit=page_limit(request), after=cursor_id(request),
                                      oldest=oldest)
         link = (next_link(request, str(page.after)),) if page.after else ()
         return answer(200, [view_of(row, self.engine) for row in page.rows], *link)

@@ -22,7 +22,6 @@ from plumd.api.context import (
 )
 from plumd.api.decode import strict
 from plumd.api.openapi import IDEMPOTENCY_KEY, PREFER
-from plumd.api.paging import cursor_key
 from plumd.api.params import prefer_wait_s, query_choice
 from plumd.api.problem import TYPE_PREFIX, Problem
 from plumd.api.routes import Query, Request, Response, Route
@@ -360,16 +359,6 @@ def states_of(query: Mapping[str, str]) -> tuple[int, ...]:
             raise Invalid(f"state is some of: {', '.join(TASK_STATES)}, with commas", field="state")
         found.append(names[part.strip().lower()])
     return tuple(dict.fromkeys(found))
-
-
-def before_of(request: Request) -> int:
-    """The id that the page goes on behind, 0 = from the newest. Raises: Invalid."""
-    key = cursor_key(request)
-    if key is None:
-        return 0
-    if not (key.isascii() and key.isdigit() and len(key) < 20 and int(key) < 1 << 63):
-        raise Invalid("this cursor was not made by the daemon", field="cursor")
-    return int(key)
 
 
 def routes(handlers: Tasks) -> list[Route]:

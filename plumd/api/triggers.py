@@ -12,13 +12,12 @@ from msgspec.structs import replace
 from plumd import mapping, signing
 from plumd.api.context import Context, Note, answer, etag, id_param, once, replayed
 from plumd.api.decode import strict
-from plumd.api.openapi import IDEMPOTENCY_KEY, IF_MATCH
-from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
+from plumd.api.openapi import IF_MATCH
+from plumd.api.paging import CURSOR, LIMIT, cursor_id, page_limit, page_of
 from plumd.api.params import if_version, query_choice
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_bodies import Name
 from plumd.api.task_views import NULL
-from plumd.api.tasks import before_of
 from plumd.clock import draw_token
 from plumd.errors import Invalid, NotFound
 from plumd.expressions import Failure
@@ -279,19 +278,17 @@ class Triggers:
             one = self.store.peek(triggers.by_name, name)
             return answer(200, [] if one is None else [view_of(one)])
         limit = page_limit(request)
-        rows = await self.store.read(triggers.page, before_of(request), limit)
-        link = (next_link(request, str(rows[-1].id)),) if len(rows) == limit else ()
-        return answer(200, [view_of(row) for row in rows], *link)
+        rows = await self.store.read(triggers.page, cursor_id(request), limit + 1)
+        return page_of(request, rows, limit, view_of, lambda row: row.id)
 
     async def events(self, request: Request) -> Response:
         """What became of the events, newest first."""
         state = query_choice(request.query, "state", STATES)
-        limit, before = page_limit(request), before_of(request)
+        limit, before = page_limit(request), cursor_id(request)
         row = self.known(request)
         rows = await self.store.read(
-            triggers.events, row.id, STATES.index(state) if state else None, before, limit)
-        link = (next_link(request, str(rows[-1].number)),) if len(rows) == limit else ()
-        return answer(200, [taken_view(one) for one in rows], *link)
+            triggers.events, row.id, STATES.index(state) if state else None, before, limit + 1)
+        return page_of(request, rows, limit, taken_view, lambda row: row.number)
 
 
 def check_kind(given: TriggerWrite) -> None:
@@ -370,7 +367,7 @@ def routes(handlers: Triggers) -> list[Route]:
     one = "/v1/triggers/{id}"
     return [
         write("POST", "/v1/triggers", handlers.create, "Create a trigger", body=TriggerWrite,
-              answers={201: TriggerView}, query=(IDEMPOTENCY_KEY,)),
+              answers={201: TriggerView}),
         read("GET", "/v1/triggers", handlers.page, "List triggers, newest first",
              answers={200: list[TriggerView]},
              query=(LIMIT, CURSOR, Query("name", str, "The one with this name"))),

@@ -12,13 +12,12 @@ from msgspec.structs import replace
 from plumd import mapping, signing
 from plumd.api.context import Context, Note, answer, etag, id_param, once, replayed
 from plumd.api.decode import strict
-from plumd.api.openapi import IDEMPOTENCY_KEY, IF_MATCH
-from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
+from plumd.api.openapi import IF_MATCH
+from plumd.api.paging import CURSOR, LIMIT, cursor_id, page_limit, page_of
 from plumd.api.params import if_version, query_choice
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_bodies import Name
 from plumd.api.task_views import time_of
-from plumd.api.tasks import before_of
 from plumd.api.triggers import HEARD, Secret, Source
 from plumd.clock import draw_token
 from plumd.errors import Invalid, NotFound
@@ -202,19 +201,18 @@ class Webhooks:
             one = self.store.peek(webhooks.by_name, name)
             return answer(200, [] if one is None else [self.view_of(one)])
         limit = page_limit(request)
-        rows = await self.store.read(webhooks.page, before_of(request), limit)
-        link = (next_link(request, str(rows[-1].id)),) if len(rows) == limit else ()
-        return answer(200, [self.view_of(row) for row in rows], *link)
+        rows = await self.store.read(webhooks.page, cursor_id(request), limit + 1)
+        return page_of(request, rows, limit, self.view_of, lambda row: row.id)
 
     async def deliveries(self, request: Request) -> Response:
         """What became of its deliveries, newest first."""
         state = query_choice(request.query, "state", STATES)
-        limit, before = page_limit(request), before_of(request)
+        limit, before = page_limit(request), cursor_id(request)
         row = self.known(request)
         rows = await self.store.read(
-            webhooks.deliveries, row.id, STATES.index(state) if state else None, before, limit)
-        link = (next_link(request, str(rows[-1].seq)),) if len(rows) == limit else ()
-        return answer(200, [delivery_view(one) for one in rows], *link)
+            webhooks.deliveries, row.id, STATES.index(state) if state else None, before,
+            limit + 1)
+        return page_of(request, rows, limit, delivery_view, lambda row: row.seq)
 
     async def again(self, request: Request) -> Response:
         """?action=retry of a delivery that is over."""
@@ -289,7 +287,7 @@ def routes(handlers: Webhooks) -> list[Route]:
     one = "/v1/webhooks/{id}"
     return [
         write("POST", "/v1/webhooks", handlers.create, "Create a webhook", body=WebhookWrite,
-              answers={201: WebhookView}, query=(IDEMPOTENCY_KEY,)),
+              answers={201: WebhookView}),
         read("GET", "/v1/webhooks", handlers.page, "List webhooks, newest first",
              answers={200: list[WebhookView]},
              query=(LIMIT, CURSOR, Query("name", str, "The one with this name"))),

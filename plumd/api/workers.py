@@ -9,8 +9,8 @@ from msgspec import Meta
 
 from plumd.api.context import Context, answer
 from plumd.api.decode import lenient
-from plumd.api.paging import CURSOR, LIMIT_MAX, cursor_key, next_link
-from plumd.api.params import query_choice, query_int
+from plumd.api.paging import ALL_OR_LIMIT, CURSOR, all_or_limit, cursor_key, page_of
+from plumd.api.params import query_choice
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_views import time_of
 from plumd.errors import Invalid, NotFound, TooMany
@@ -31,7 +31,6 @@ STATE_OF: Final = {"Healthy": "online", "Away": "away", "Draining": "draining",
                    "Offline": "offline"}
 ACTIONS: Final = ("drain", "resume")
 EXCHANGE_BYTES_MAX: Final = 32 << 20
-ALL_OR_LIMIT: Final = Query("limit", int, f"How many to show, 1 to {LIMIT_MAX} (default all)")
 TOLD: Final = "told"
 """The session of a worker that was registered by a plain request and has no line yet."""
 
@@ -205,9 +204,7 @@ class Workers:
             attached, draining, running, _, expires_ns = live
             health = "Away" if not attached else "Draining" if draining else "Healthy"
             now = self.engine.clock.now()
-            seen = now.wall_ms - (now.mono_ns - expires_ns) // 1_000_000 - join.lease_ms
-            if expires_ns > now.mono_ns:
-                seen = now.wall_ms + (expires_ns - now.mono_ns) // 1_000_000 - join.lease_ms
+            seen = (now.wall_ns + expires_ns - now.mono_ns) // 1_000_000 - join.lease_ms
         transport, address = self.line_of(join)
         held = tuple(attempt_text(*pair) for pair in self.engine.core.held_by(join.worker_id))
         return WorkerView(
@@ -232,13 +229,10 @@ class Workers:
     async def page(self, request: Request) -> Response:
         """All workers of a kind, by id; a part of them when ?limit= is given."""
         embedded, after = about_embedded(request), cursor_key(request) or ""
-        limit = query_int(request.query, "limit", 0, low=1, high=LIMIT_MAX)
+        limit = all_or_limit(request)
         rows = [row for row in await self.context.store.read(workers.every)
                 if is_embedded(row.join) == embedded and row.join.worker_id > after]
-        if not limit or len(rows) <= limit:
-            return answer(200, [self.view(row) for row in rows])
-        link = next_link(request, rows[limit - 1].join.worker_id)
-        return answer(200, [self.view(row) for row in rows[:limit]], link)
+        return page_of(request, rows, limit, self.view, lambda row: row.join.worker_id)
 
     def known(self, request: Request) -> WorkerRow:
         """The worker that the path names. Raises: NotFound."""

@@ -12,11 +12,11 @@ from plumd import flow
 from plumd.api.context import Context, Note, answer, id_param, once, remember, replayed, until
 from plumd.api.decode import strict
 from plumd.api.openapi import PREFER
-from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
+from plumd.api.paging import CURSOR, LIMIT, cursor_id, next_link, page_limit
 from plumd.api.params import idempotency_key, prefer_wait_s, query_choice
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.run_views import RunShows, RunView, StepRunView, run_state
-from plumd.api.tasks import before_of, states_of
+from plumd.api.tasks import states_of
 from plumd.errors import Invalid, NotFound, TooLarge, WrongState
 from plumd.flow import BeginRun, CancelRun, RunAct, RunPlan
 from plumd.flow.data import read
@@ -119,11 +119,11 @@ class WorkflowRuns:
                 raise Invalid("workflowId is no id", field="workflowId")
         limit = page_limit(request)
         if query.get("state", "").lower() == "paused":
-            rows = await self.store.read(flows.paused, workflow_id, before_of(request), limit)
-            after = rows[-1].id if len(rows) == limit else 0
+            rows = await self.store.read(flows.paused, workflow_id, cursor_id(request), limit + 1)
+            after, rows = rows[limit - 1].id if len(rows) > limit else 0, rows[:limit]
         else:
             rows, after = await self.store.read(lists.runs, workflow_id, states_of(query),
-                                                limit=limit, after=before_of(request))
+                                                limit=limit, after=cursor_id(request))
         link = (next_link(request, str(after)),) if after else ()
         return answer(200, [self.shows.run(row, whole=False) for row in rows], *link)
 
@@ -229,7 +229,7 @@ class WorkflowRuns:
         row = self.known(request)
         inside = request.query.get("inside", "")
         limit = page_limit(request)
-        after = before_of(request)
+        after = cursor_id(request)
         if not inside:      # there are as many as the workflow has, so they are always whole
             return answer(200, self.shows.run(row, whole=True).steps or ())
         found, more = self.shows.inside(row, inside, min(after, 1 << 31), limit)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from plumd.api.context import Context, answer, etag, id_param
-from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
+from plumd.api.paging import CURSOR, LIMIT, cursor_id, page_limit, page_of
 from plumd.api.params import query_int
 from plumd.api.routes import Query, Request, Response, Route
-from plumd.api.tasks import before_of
 from plumd.api.workflow_files import portable_of
 from plumd.api.workflows import Workflows, WorkflowView, workflow_view
 from plumd.errors import NotFound
@@ -64,12 +63,11 @@ class WorkflowVersions:
         if found is None:
             raise NotFound("no such workflow")
         limit = page_limit(request)
-        below = before_of(request) or found.version + 1
-        rows = await store.read(definitions.workflow_versions, number, below, limit)
-        link = (next_link(request, str(rows[-1][0])),) if len(rows) == limit else ()
-        views = [workflow_view(Versioned(number, version, body, created_ms, created_ms))
-                 for version, body, created_ms in rows]
-        return answer(200, views, *link)
+        below = cursor_id(request) or found.version + 1
+        rows = await store.read(definitions.workflow_versions, number, below, limit + 1)
+        return page_of(request, [Versioned(number, version, body, created_ms, created_ms)
+                                 for version, body, created_ms in rows],
+                       limit, workflow_view, lambda row: row.version)
 
 
 def routes(handlers: WorkflowVersions) -> list[Route]:

@@ -13,12 +13,12 @@ from plumd import flow
 from plumd.api.context import ENCODE, Context, Note, answer, etag, id_param, once, replayed
 from plumd.api.decode import strict
 from plumd.api.openapi import IF_MATCH, PREFER
-from plumd.api.paging import CURSOR, LIMIT, next_link, page_limit
+from plumd.api.paging import CURSOR, LIMIT, cursor_id, page_limit, page_of
 from plumd.api.params import if_version, query_choice
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.run_views import RunView
 from plumd.api.task_bodies import Name, Seconds, TaskDefWrite, definition_of
-from plumd.api.tasks import BODY_MAX, before_of
+from plumd.api.tasks import BODY_MAX
 from plumd.api.workflow_runs import WorkflowActed, WorkflowRuns, asked_of
 from plumd.bodies import StepBody, WorkflowBody
 from plumd.errors import Invalid, NotFound, PlumError, WrongState
@@ -213,9 +213,8 @@ class Workflows:
             one = await self.store.read(definitions.by_name, WORKFLOWS, name)
             return answer(200, [] if one is None else [workflow_view(one)])
         limit = page_limit(request)
-        rows = await self.store.read(definitions.page, WORKFLOWS, before_of(request), limit)
-        link = (next_link(request, str(rows[-1].id)),) if len(rows) == limit else ()
-        return answer(200, [workflow_view(row) for row in rows], *link)
+        rows = await self.store.read(definitions.page, WORKFLOWS, cursor_id(request), limit + 1)
+        return page_of(request, rows, limit, workflow_view, lambda row: row.id)
 
     async def act(self, request: Request) -> Response:
         """?action=run or rollback"""

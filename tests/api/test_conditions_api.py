@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from tests.api.live import Api, Json, listed, refused, serving, whole
@@ -10,6 +12,7 @@ from tests.api.test_deployments_api import app
 pytestmark = pytest.mark.daemon
 api = pytest.fixture(scope="module", name="api")(serving)
 
+NUMBERS = itertools.count()
 MADE: dict[str, Json] = {
     "/v1/task-defs/{id}": {"name": "guarded"},
     "/v1/workflows/{id}": {"name": "guarded", "steps": []},
@@ -30,7 +33,8 @@ WRITTEN: dict[str, Json] = {
 def body_of(api: Api, path: str) -> Json:
     """A body for POST; what it needs is there."""
     if path == "/v1/deployments/{id}":
-        return {**MADE[path], "entries": [{"artifactUrl": app(api, "guarded"), "replicas": 0}]}
+        url = app(api, f"guarded-{next(NUMBERS)}")
+        return {**MADE[path], "entries": [{"artifactUrl": url, "replicas": 0}]}
     if path not in ("/v1/schedules/{id}", "/v1/triggers/{id}"):
         return MADE[path]
     started = api.ask("POST", "/v1/task-defs", {"name": "started"})

@@ -6819,10 +6819,7 @@ export interface operations {
     post_dag_workflows: {
         parameters: {
             query?: never;
-            header?: {
-                /** @description Sent again with the same body within 24 h, the same answer comes back and nothing is made twice; with another body the answer is 422. */
-                "Idempotency-Key"?: string;
-            };
+            header?: never;
             path?: never;
             cookie?: never;
         };
@@ -8233,7 +8230,12 @@ export interface operations {
     };
     get_brokers: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description How many to show, 1 to 1000 (default all). */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+            };
             header?: never;
             path?: never;
             cookie?: never;
@@ -9279,10 +9281,7 @@ export interface operations {
     post_embedded_workers_register: {
         parameters: {
             query?: never;
-            header?: {
-                /** @description Sent again with the same body within 24 h, the same answer comes back and nothing is made twice; with another body the answer is 422. */
-                "Idempotency-Key"?: string;
-            };
+            header?: never;
             path?: never;
             cookie?: never;
         };
@@ -9396,7 +9395,7 @@ export interface operations {
     get_workers: {
         parameters: {
             query?: {
-                /** @description How many to show, 1 to 1000 (default all) */
+                /** @description How many to show, 1 to 1000 (default all). */
                 limit?: number;
                 /** @description Where to go on; taken from the Link header of the last page. */
                 cursor?: string;
@@ -9544,7 +9543,7 @@ export interface operations {
     get_embedded_workers: {
         parameters: {
             query?: {
-                /** @description How many to show, 1 to 1000 (default all) */
+                /** @description How many to show, 1 to 1000 (default all). */
                 limit?: number;
                 /** @description Where to go on; taken from the Link header of the last page. */
                 cursor?: string;
@@ -9771,7 +9770,7 @@ export interface operations {
                 service?: string;
                 /** @description Only of this instance */
                 instanceId?: string;
-                /** @description How many to show, 1 to 1000 (default all) */
+                /** @description How many to show, 1 to 1000 (default all). */
                 limit?: number;
                 /** @description Where to go on; taken from the Link header of the last page. */
                 cursor?: string;
@@ -10140,7 +10139,12 @@ export interface operations {
     };
     get_services_policies: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description How many to show, 1 to 1000 (default all). */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+            };
             header?: never;
             path?: never;
             cookie?: never;
@@ -10321,7 +10325,7 @@ export interface operations {
             query?: {
                 /** @description Only keys that begin like this */
                 prefix?: string;
-                /** @description How many to show, 1 to 1000 (default all) */
+                /** @description How many to show, 1 to 1000 (default all). */
                 limit?: number;
                 /** @description Where to go on; taken from the Link header of the last page. */
                 cursor?: string;
@@ -11072,7 +11076,12 @@ export interface operations {
     };
     get_alarm_rules: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description How many to show, 1 to 1000 (default all). */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+            };
             header?: never;
             path?: never;
             cookie?: never;
@@ -11581,7 +11590,7 @@ export interface operations {
                 type?: string;
                 /** @description Only those */
                 health?: "Healthy" | "Unhealthy";
-                /** @description How many to show, 1 to 1000 (default all) */
+                /** @description How many to show, 1 to 1000 (default all). */
                 limit?: number;
                 /** @description Where to go on; taken from the Link header of the last page. */
                 cursor?: string;
@@ -11809,7 +11818,7 @@ export interface operations {
                 health?: "Healthy" | "Draining" | "Unhealthy" | "Offline";
                 /** @description key=value: only with this label */
                 label?: string;
-                /** @description How many to show, 1 to 1000 (default all) */
+                /** @description How many to show, 1 to 1000 (default all). */
                 limit?: number;
                 /** @description Where to go on; taken from the Link header of the last page. */
                 cursor?: string;
@@ -12487,7 +12496,12 @@ export interface operations {
     };
     get_deployments_id_instances: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description How many to show, 1 to 1000 (default all). */
+                limit?: number;
+                /** @description Where to go on; taken from the Link header of the last page. */
+                cursor?: string;
+            };
             header?: never;
             path: {
                 id: string;
