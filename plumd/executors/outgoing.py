@@ -13,6 +13,7 @@ Source: RFC 9112 section 9 (connections), RFC 9110 section 9.2.2 (no retry of un
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -251,18 +252,19 @@ class Client:
         """A plain connection to an address that was checked. Raises: CallFailed."""
         addresses = await self._checked_addresses(target)
         share_s = max(1.0, self.connect_s / len(addresses))
-        why = ""
+        at = why = ""
         for address in addresses:
+            at = "" if address == target.host else f"{address}: "
             try:
                 with trio.fail_after(share_s):
                     stream = await trio.open_tcp_stream(address, target.port)
             except trio.TooSlowError:
-                why = f"{address} does not answer"
+                why = "no answer"
             except OSError as error:
-                why = f"{address}: {_words(error)}"
+                why = _words(error)
             else:
                 return stream
-        raise CallFailed("unreachable", f"{target.authority} cannot be reached: {why}")
+        raise CallFailed("unreachable", f"{target.authority} cannot be reached: {at}{why}")
 
     async def _checked_addresses(self, target: Target) -> Sequence[str]:
         addresses: Sequence[str] = [target.host]
@@ -328,4 +330,5 @@ def _words(error: OSError) -> str:
         cause = cause.exceptions[0]     # Trio's, of all addresses; there is but one
     if isinstance(cause, OSError):
         error = cause
-    return error.strerror or str(error)
+    # What Trio writes beside the number names the address once more.
+    return os.strerror(error.errno) if error.errno else str(error)

@@ -414,7 +414,11 @@ async def test_nobody_listens() -> None:
     port = await refusing_port()
     failed = await failure(Caller(), f"http://127.0.0.1:{port}/")
     assert (failed.code, failed.retryable) == ("unreachable", True)
-    assert "refused" in failed.message.lower()
+    assert failed.message == f"127.0.0.1:{port} cannot be reached: Connection refused"
+    _, resolve = resolving("127.0.0.1")
+    named = await failure(Caller(resolve=resolve), f"http://name.example:{port}/")
+    assert named.message == (
+        f"name.example:{port} cannot be reached: 127.0.0.1: Connection refused")
     with pytest.raises(CallFailed):
         await Caller().probe("127.0.0.1", port)
 
