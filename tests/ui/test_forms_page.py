@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Browser, Locator, expect
 
+from tests import zips
 from tests.api.live import Api, serving
 from tests.ui.screen import screen
 
@@ -52,4 +53,43 @@ def test_the_fields_of_a_step_stand_in_line(browser: Browser, api: Api) -> None:
             follows, end = edges(at.part("step-name"))
             assert (start, end) == (left, right), kind
             assert middle < follows, "beside each other"
+        at.calm()
+
+
+def test_the_way_back_leads_to_the_list_for_whoever_came_by_a_link(
+        browser: Browser, api: Api) -> None:
+    with screen(browser, api.daemon.url) as at:
+        back = at.page.get_by_role("button", name=at.t("common.back"), exact=True)
+        at.go("/triggers/new")
+        back.click()
+        expect(at.page.locator("main h1")).to_have_text(at.t("place.triggers"))
+        at.go("/schedules")
+        at.part("new").first.click()
+        back.click()
+        expect(at.page.locator("main h1")).to_have_text(at.t("place.schedules"))
+        at.calm()
+
+
+def test_what_is_said_beside_a_deployment_is_of_what_was_chosen(
+        browser: Browser, api: Api) -> None:
+    app = api.http.post("/v1/apps/upload", content=zips.app("sleeper", "1.0")).json()
+    with screen(browser, api.daemon.url) as at:
+        at.go("/deployments/new")
+        side = at.part("side")
+        expect(side).to_contain_text(at.t("deployment.planNone"))
+        at.go(f"/deployments/new?app={app['url']}")
+        expect(side).not_to_contain_text(at.t("deployment.planNone"), timeout=1)
+        expect(side).to_contain_text(at.t("deployment.planSum", placed=0, unplaced=1))
+        at.calm()
+
+
+def test_a_schedule_in_the_list_says_what_it_starts(browser: Browser, api: Api) -> None:
+    flow = api.made("/v1/workflows", {"name": "sweep", "steps": [
+        {"id": "one", "task": {"name": "builtin.echo"}}]})["workflowId"]
+    api.made("/v1/schedules", {"name": "hourly", "workflowId": flow, "everySec": 3600})
+    with screen(browser, api.daemon.url) as at:
+        at.go("/schedules")
+        row = at.page.locator("[data-row]").filter(has_text="hourly")
+        row.get_by_role("link", name="sweep").click()
+        expect(at.page.locator("main h1")).to_have_text("sweep")
         at.calm()

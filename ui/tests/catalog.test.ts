@@ -31,9 +31,11 @@ const english = catalog("en.json");
 const chinese = catalog("zh.json");
 const texts = sources(src).map((path) => readFileSync(path, "utf8"));
 
-/** Keys written out: t("a.b"). */
+/** Keys written out: t("a.b"), keypath="a.b". */
 const plain = new Set(
-  texts.flatMap((text) => [...text.matchAll(/\bte?\(\s*["']([^"']+)["']/g)].map((m) => m[1] ?? "")),
+  texts.flatMap((text) =>
+    [...text.matchAll(/(?:\bte?\(\s*|\bkeypath=)["']([^"']+)["']/g)].map((m) => m[1] ?? ""),
+  ),
 );
 /** Keys put together: t(`state.${x}`) and `problem.${code}`; each is a pattern of keys. */
 const patterns = texts

@@ -8,6 +8,7 @@ import type * as Events from "@/api/events";
 import { useForm } from "@/composables/useForm";
 import type { Faults } from "@/composables/useForm";
 import { useList } from "@/composables/useList";
+import { useLog } from "@/composables/useLog";
 import { useResource } from "@/composables/useResource";
 
 /** The browser's EventSource, in the test's hands. */
@@ -72,6 +73,30 @@ interface Row {
 }
 
 const row = (id: number, state = "a"): Row => ({ id: String(id), state });
+
+describe("useLog", () => {
+  it("shows what comes first at once, and what follows ten times a second", async () => {
+    let line: ReadableStreamDefaultController<Uint8Array> | undefined;
+    const body = new ReadableStream<Uint8Array>({ start: (its) => void (line = its) });
+    vi.stubGlobal("fetch", () => Promise.resolve(new Response(body)));
+    const say = async (text: string) => {
+      line?.enqueue(new TextEncoder().encode(text));
+      await settle();
+    };
+    const log = inside(() => useLog(() => "/log?attempt=1"));
+    await say("one\ntwo\n");
+    expect(log.lines.value).toEqual(["one", "two"]);
+    expect(log.bytes.value).toBe(8);
+    await say("three\n");
+    expect(log.bytes.value).toBe(8);
+    await vi.advanceTimersByTimeAsync(100);
+    expect(log.bytes.value).toBe(14);
+    await vi.advanceTimersByTimeAsync(1_000);
+    await say("four\n");
+    expect(log.bytes.value).toBe(19);
+    vi.unstubAllGlobals();
+  });
+});
 
 describe("useList", () => {
   it("reads page after page, each row once", async () => {

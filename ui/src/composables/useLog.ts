@@ -22,9 +22,15 @@ export function useLog(url: () => string) {
   let partial = "";
   let offset = 0;
   let waiting: ReturnType<typeof setTimeout> | undefined;
+  let stale = false;
 
+  /** Shows what came, at once and then at most so often. */
   function flush(): void {
-    waiting = undefined;
+    stale = false;
+    waiting = setTimeout(() => {
+      waiting = undefined;
+      if (stale) flush();
+    }, FLUSH_MS);
     if (lines.value.length > LINES_MAX) {
       const surplus = lines.value.length - LINES_MAX;
       lines.value.splice(0, surplus);
@@ -38,7 +44,8 @@ export function useLog(url: () => string) {
     const pieces = (partial + text).split("\n");
     partial = pieces.pop() ?? "";
     for (const piece of pieces) lines.value.push(piece);
-    waiting ??= setTimeout(flush, FLUSH_MS);
+    stale = true;
+    if (waiting === undefined) flush();
   }
 
   async function read(): Promise<void> {
