@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -74,14 +75,22 @@ def serve(config_file: Path | None, check_config: bool, print_config: bool,
         click.echo(f"plumd: {error}", err=True)
         sys.exit(EX_CANTCREAT)
     except OSError as error:
-        click.echo(f"plumd: {error}", err=True)
+        click.echo(f"plumd: {words(error)}", err=True)
         sys.exit(EX_OSERR)
+
+
+def words(error: OSError) -> str:
+    """What the machine refused, and of which file or address."""
+    text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    if error.errno == errno.EADDRINUSE:
+        text += " by another program, or by another plumd; --listen takes another address"
+    return text
 
 
 serve.params.extend(option(setting) for setting in SETTINGS)
 
 
-@main.command()
+@main.command(short_help="Make this machine a node.")
 @click.option("--controller", envvar="CONTROLLER_BASE", default="http://127.0.0.1:8080",
               show_default=True, help="Base URL of the controller; also CONTROLLER_BASE.")
 @click.option("--node-id", envvar="AGENT_NODE_ID", default="",
@@ -145,11 +154,11 @@ def agent(controller: str, node_id: str, data_dir: str, ip: str, labels: tuple[s
         click.echo(f"plumd agent: {error}", err=True)
         sys.exit(EX_CANTCREAT)
     except OSError as error:
-        click.echo(f"plumd agent: {error}", err=True)
+        click.echo(f"plumd agent: {words(error)}", err=True)
         sys.exit(EX_OSERR)
 
 
-@main.command("install-units")
+@main.command("install-units", short_help="Install the systemd units.")
 @click.option("--root", default="/", show_default=True, help="Below which directory.",
               type=click.Path(path_type=Path, file_okay=False))
 @click.option("--program", default="", help="Path of plumd in the units. Default: this one.")
@@ -166,7 +175,7 @@ def install_units(root: Path, program: str) -> None:
     click.echo(units.NEXT, nl=False, err=True)
 
 
-@main.command("sample-config")
+@main.command("sample-config", short_help="Print a configuration file with all defaults.")
 def sample_config() -> None:
     """Print a configuration file with every setting and its default."""
     click.echo(settings.sample(), nl=False)

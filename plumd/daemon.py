@@ -465,7 +465,8 @@ def lock(data: Path) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(fd)
-        raise DataDirInUse(f"another plumd uses {data}") from None
+        raise DataDirInUse(f"another plumd uses {data.absolute()}; --data-dir takes another "
+                           "directory") from None
     return fd
 
 

@@ -281,7 +281,7 @@ def test_runs_are_paused_answered_and_repeated(plumd: Here) -> None:
 def test_a_run_that_is_canceled_is_1(plumd: Here) -> None:
     definition = json.dumps({"name": NOBODY})
     def_id = ok(plumd.plum("def", "create", "-f", "-", "-o", "name", given=definition)).strip()
-    flow = json.dumps({"name": "stuck", "steps": [{"definitionId": def_id}]})
+    flow = json.dumps({"name": "stuck-here", "steps": [{"definitionId": def_id}]})
     ok(plumd.plum("workflow", "create", "-f", "-", given=flow))
     run = ok(plumd.plum("workflow", "run", "stuck", "-o", "name")).strip()
     failed(plumd.plum("run", "wait", run, "--timeout", "0.1"), 124)
@@ -358,6 +358,51 @@ def test_wrong_calls_are_2(plumd: Here, words: tuple[str, ...], said: str) -> No
     failed(plumd.plum(*words), 2, said)
 
 
+def test_what_cannot_be_had_is_named_among_several(plumd: Here) -> None:
+    task = value(plumd.plum("task", "run", NOBODY, "-o", "json"))["taskId"]
+    ran = plumd.plum("task", "cancel", "123", str(task), "124")
+    failed(ran, 3, "plum: 123: no such task (not_found)", "plum: 124: no such task (not_found)")
+    assert "Canceled" in ran.stdout
+
+
+def test_whoever_waits_is_told_why_nothing_happens(plumd: Here) -> None:
+    ran = plumd.plum("task", "run", NOBODY, "--wait-timeout", "4")
+    why = f"plum: it waits: No worker has registered the task '{NOBODY}'."
+    failed(ran, 124, why, "not over after 4 s")
+    assert ran.stderr.count("it waits") == 1
+    ok(plumd.plum("workflow", "create", "-f", "-", given=json.dumps(
+        {"name": "stuck-here", "steps": [{"id": "one", "task": {"name": NOBODY}}]})))
+    failed(plumd.plum("workflow", "run", "stuck-here", "--wait-timeout", "4"), 124, why)
+    assert "it waits" not in plumd.plum(
+        "task", "run", "builtin.delay", "-p", '{"seconds": 3}', "--wait").stderr
+
+
+def test_a_payload_that_is_a_bare_word_is_told_of_quotes(plumd: Here) -> None:
+    failed(plumd.plum("task", "run", "builtin.echo", "-p", "hello"), 2,
+           """this is not JSON: Expecting value""", """a text has quotes: '"hello"'""")
+
+
+def test_help_says_whole_sentences(plumd: Here) -> None:
+    for words in ([], ["task"], ["device"], ["completion"]):
+        said = ok(plumd.plum(*words, "--help"))
+        assert not re.search(r"\w\.\.\.$", said, re.MULTILINE), said
+
+
+def test_a_daemon_that_cannot_begin_says_what_to_do(shared_daemon: Running,
+                                                     tmp_path: Path) -> None:
+    def begun(data: Path, listen: str) -> Ran:
+        return subprocess.run(
+            [BIN / "plumd", "serve", "--data-dir", data, "--listen", listen],
+            capture_output=True, text=True, timeout=60)
+
+    taken = f"127.0.0.1:{shared_daemon.port}"
+    failed(begun(tmp_path / "data", taken), 71, f"plumd: {taken}: Address already in use",
+           "--listen takes another address")
+    failed(begun(shared_daemon.data_dir, "127.0.0.1:0"), 73,
+           f"another plumd uses {shared_daemon.data_dir.absolute()}", "--data-dir")
+    failed(begun(Path("/proc/none"), "127.0.0.1:0"), 71, "plumd: /proc/none: No such file")
+
+
 def test_errors_name_the_field(plumd: Here) -> None:
     failed(plumd.plum("def", "create", "-f", "-", given='{"name": "x", "priority": 12}'), 2,
            "plum: priority: ")
@@ -365,7 +410,9 @@ def test_errors_name_the_field(plumd: Here) -> None:
 
 def test_a_daemon_that_is_not_there_is_6(plumd: Here) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
-    failed(plumd.plum("--server", nobody, "task", "list"), 6, f"{nobody} does not answer")
+    failed(plumd.plum("--server", nobody, "task", "list"), 6,
+           f"{nobody} does not answer: Connection refused; does plumd run there? --server or "
+           "PLUM_SERVER names another one")
     failed(plumd.plum("status", "--server", nobody, "--wait", "0.2"), 6)
     failed(plumd.plum("--server", nobody, "kv", "watch", "plant"), 6)
     failed(plumd.plum("kv", "watch", "a/b"), 2, "namespace: ")

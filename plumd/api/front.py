@@ -58,15 +58,18 @@ def bind(specs: Sequence[str], *, unix_mode: int = 0o660) -> list[socket.socket]
     A unix socket that nobody listens on any more is replaced. Raises OSError or ValueError.
     """
     sockets: list[socket.socket] = []
+    spec = ""
     try:
         for spec in specs:
             if spec.startswith("unix:"):
                 sockets.append(_bind_unix(spec.removeprefix("unix:"), unix_mode))
             else:
                 sockets.extend(_bind_tcp(spec))
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
         for each in sockets:
             each.close()
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = spec
         raise
     return sockets
 

@@ -99,7 +99,8 @@ def carry_out(arguments: Sequence[str]) -> int:
         session.screen.complain(str(problem))
         return code_of(problem)
     except UnreachableError as error:
-        session.screen.complain(str(error))
+        session.screen.complain(f"{error}; does plumd run there? --server or PLUM_SERVER names "
+                                "another one")
         return UNAVAILABLE
     except WaitTimeoutError as error:
         session.screen.complain(str(error))

@@ -130,7 +130,7 @@ def step_command(action: str, about: str) -> None:
 
 
 step_command("approve", "Approve a step that waits for it.")
-step_command("reject", "Reject a step that waits for an approval; it Failed.")
+step_command("reject", "Reject a step that waits for an approval; it counts as Failed.")
 step_command("complete", "Say that the event has come that a step waits for.")
 step_command("skip", "Skip a step that has not begun, or waits.")
 

@@ -112,6 +112,13 @@ class PlumGroup(click.Group):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         return [*super().get_params(ctx), *shared_options()]
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each with its whole first sentence, where Click cuts it off."""
+        rows = [(name, found.get_short_help_str(limit=1_000))
+                for name in self.list_commands(ctx) if (found := self.get_command(ctx, name))]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
 
 pass_session = click.make_pass_decorator(Session, ensure=True)
 
@@ -170,7 +177,9 @@ def parse_json(text: str, parameter: click.Parameter) -> Json:
         value: Json = json.loads(text, parse_constant=_refuse)
         json.dumps(value, allow_nan=False)      # 1e999 is read as infinity
     except (ValueError, RecursionError) as error:
-        raise click.BadParameter(f"this is not JSON: {error}", param=parameter) from None
+        text = text.strip()
+        hint = f"; a text has quotes: '{json.dumps(text)}'" if text.isalnum() else ""
+        raise click.BadParameter(f"this is not JSON: {error}{hint}", param=parameter) from None
     return value
 
 
@@ -253,16 +262,27 @@ def named(client: Client, base: str, noun: str, reference: str) -> JsonObject:
 
 def each(session: Session, references: Iterable[str], act: Callable[[str], None]) -> None:
     """Do something to each of several things; the first refusal is raised when all had a turn."""
+    references = list(references)
     first: ProblemError | None = None
     for reference in references:
         try:
             act(reference)
         except ProblemError as problem:
+            if len(references) > 1:     # which of them it was
+                problem = named_problem(problem, reference)
             if first is not None:
-                session.screen.complain(f"{line(reference)}: {problem}")
+                session.screen.complain(str(problem))
             first = first or problem
     if first is not None:
         raise first
+
+
+def named_problem(problem: ProblemError, reference: str) -> ProblemError:
+    """The same refusal, of this thing."""
+    named = ProblemError(problem.status, problem.code, problem.detail, problem.field,
+                         problem.retry_after_s, problem.document)
+    named.args = (f"{line(reference)}: {problem}",)
+    return named
 
 
 def exit_code(item: JsonObject) -> int:

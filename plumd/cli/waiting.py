@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from plumd.cli.screen import line, word
 from plumd.cli.session import Session
-from plumd.sdk.client import JsonObject
+from plumd.sdk.client import ClientError, JsonObject, part
 
 Seen = Callable[[JsonObject], None]
 
@@ -37,12 +37,48 @@ def task_words(task: JsonObject) -> str:
     return text
 
 
+def steps_of(run: JsonObject) -> list[JsonObject]:
+    """A run's steps."""
+    steps = run.get("steps")
+    return [step for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
+
+
+def telling_why(session: Session, seen: Seen | None,
+                tasks_of: Callable[[JsonObject], list[JsonObject]]) -> Seen:
+    """What `seen` does, and once a line on stderr where a task waits and nobody can take it."""
+    looks = 0
+    told = False
+
+    def look(item: JsonObject) -> None:
+        nonlocal looks, told
+        looks += 1
+        if seen is not None:
+            seen(item)
+        waiting = [one for one in tasks_of(item) if one.get("state") == "Pending"]
+        if looks > 1 and not told and waiting:     # a worker may be on its way
+            told = True
+            for text in causes(session, str(waiting[0].get("taskId"))):
+                session.screen.complain(f"it waits: {text}")
+
+    return look
+
+
+def causes(session: Session, task_id: str) -> list[str]:
+    """Why a task waits, in sentences; none where it is not known just now."""
+    try:
+        answer = session.client.get_object(f"/v1/tasks/{part(task_id)}/why")
+    except ClientError:
+        return []
+    found = answer.get("causes")
+    return [str(cause.get("message")) for cause in found
+            if isinstance(cause, dict)] if isinstance(found, list) else []
+
+
 def run_words(run: JsonObject) -> str:
     """`Running, step 2 of 3: report`"""
-    steps = run.get("steps")
-    steps = steps if isinstance(steps, list) else []
+    steps = steps_of(run)
     for index, step in enumerate(steps):
-        if isinstance(step, dict) and step.get("state") not in ("Succeeded", "Waiting", "Skipped"):
+        if step.get("state") not in ("Succeeded", "Waiting", "Skipped"):
             return (f"{word(run, 'state')}, step {index + 1} of {len(steps)}: "
                     f"{word(step, 'name')} {word(step, 'state')}")
     return word(run, "state")
@@ -51,10 +87,12 @@ def run_words(run: JsonObject) -> str:
 def wait_task(session: Session, task_id: str, timeout_s: float | None) -> JsonObject:
     """The task when it is over. Raises: WaitTimeoutError."""
     with shown(session, task_words) as seen:
-        return session.client.wait_task(task_id, timeout_s, seen)
+        return session.client.wait_task(
+            task_id, timeout_s, telling_why(session, seen, lambda task: [task]))
 
 
 def wait_run(session: Session, run_id: str, timeout_s: float | None) -> JsonObject:
     """The run when it is over. Raises: WaitTimeoutError."""
     with shown(session, run_words) as seen:
-        return session.client.wait_run(run_id, timeout_s, seen)
+        return session.client.wait_run(
+            run_id, timeout_s, telling_why(session, seen, steps_of))

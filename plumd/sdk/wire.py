@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import ssl
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple, TypeAlias, TypeVar
@@ -153,7 +154,8 @@ def stream_of(http: httpx.Client | httpx.AsyncClient, ask: Ask, timeout_s: float
 
 def unreachable(url: str, error: Exception) -> UnreachableError:
     """What a broken line means to a caller."""
-    return UnreachableError(f"{url} does not answer: {str(error) or type(error).__name__}")
+    why = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
+    return UnreachableError(f"{url} does not answer: {why}")
 
 
 class Patience:
