@@ -281,7 +281,7 @@ def test_runs_are_paused_answered_and_repeated(plumd: Here) -> None:
 def test_a_run_that_is_canceled_is_1(plumd: Here) -> None:
     definition = json.dumps({"name": NOBODY})
     def_id = ok(plumd.plum("def", "create", "-f", "-", "-o", "name", given=definition)).strip()
-    flow = json.dumps({"name": "stuck-here", "steps": [{"definitionId": def_id}]})
+    flow = json.dumps({"name": "stuck", "steps": [{"definitionId": def_id}]})
     ok(plumd.plum("workflow", "create", "-f", "-", given=flow))
     run = ok(plumd.plum("workflow", "run", "stuck", "-o", "name")).strip()
     failed(plumd.plum("run", "wait", run, "--timeout", "0.1"), 124)
