@@ -161,13 +161,13 @@ class Engine:
         return (await self.call_all((command,))).replies[0]
 
     async def call_all(self, commands: Sequence[Command], write: Call | None = None,
-                       urgent: bool = False) -> Ask:
+                       urgent: bool = False, then: Callable[[Ask], None] | None = None) -> Ask:
         """Decide commands in order, and run a store command in the same commit.
 
-        urgent: news from workers, which is taken however long the queue is.
+        urgent: news from workers, which is taken however long the queue is.  then: as `post`.
         Raises and Cancel: as `call`; also what the store command raised as PlumError.
         """
-        ask = self.post(commands, write, urgent)
+        ask = self.post(commands, write, urgent, then)
         await ask.done.wait()
         if ask.error is not None:
             raise ask.error
@@ -192,12 +192,13 @@ class Engine:
         self._wake.set()
         return ask
 
-    async def write(self, fn: Callable[[Tx], T]) -> T:
-        """Run a store command in the next commit; returns its value after it.
+    async def write(self, fn: Callable[[Tx], T], then: Callable[[Ask], None] | None = None) -> T:
+        """Run a store command in the next commit; returns its value after it.  then: as `post`.
 
         Raises: as `call_all`.
         """
-        return (await self.call_all((), fn)).value  # type: ignore[return-value]  # fn's own value
+        ask = await self.call_all((), fn, then=then)
+        return ask.value  # type: ignore[return-value]  # fn's own value
 
     def beat(self, worker_id: str, session: str) -> bool:
         """Renew a worker's lease in memory; False when that session holds none."""

@@ -13,7 +13,6 @@ import msgspec
 PACKET_BYTES_MAX: Final = 2 << 20
 TOPIC_BYTES_MAX: Final = 65_535
 PINGREQ: Final = b"\xc0\x00"
-DISCONNECT: Final = b"\xe0\x00"
 REFUSALS: Final = ("", "another protocol version", "the client id is refused",
                    "the broker is not available", "wrong user name or password",
                    "not allowed to connect")

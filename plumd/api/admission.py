@@ -24,7 +24,6 @@ from plumd.errors import Forbidden, Malformed, UnsupportedMedia
 
 PLUM_ORIGIN: Final = "x-plum-origin"
 """Header that plumd's own outgoing requests carry; its API refuses them, so no request can loop."""
-PLUM_ORIGIN_VALUE: Final = "plumd"
 
 FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 

@@ -20,7 +20,7 @@ from plumd.api.paging import (
     page_limit,
     page_of,
 )
-from plumd.api.params import query_choice
+from plumd.api.params import query_action, query_choice
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.errors import Invalid, NotFound
 from plumd.model import id_text, parse_id
@@ -162,8 +162,7 @@ class Alarms:
 
     async def act(self, request: Request) -> Response:
         """acknowledge: somebody knows of it; it stays active until a value clears it."""
-        if query_choice(request.query, "action", ("acknowledge",)) != "acknowledge":
-            raise Invalid("action is acknowledge", field="action")
+        query_action(request.query, ("acknowledge",))
         alarm_id = id_param(request, "alarm")
         body = strict(request.body or b"{}", Acknowledged)
         return answer(200, view(await self.engine.write(

@@ -75,10 +75,7 @@ class Brokers:
 
     async def save(self, write: Call) -> None:
         """Run a store command; the room knows of it at once."""
-        ask = self.engine.post((), write, then=lambda _: self.room.renew())
-        await ask.done.wait()
-        if ask.error is not None:
-            raise ask.error
+        await self.engine.write(write, then=lambda _: self.room.renew())
 
     def known(self, request: Request) -> BrokerRow:
         """The broker that the path names. Raises: NotFound."""

@@ -34,7 +34,7 @@ from plumd.api.paging import (
     page_limit,
     page_of,
 )
-from plumd.api.params import idempotency_key, if_version, query_choice
+from plumd.api.params import idempotency_key, if_version, query_action, query_choice
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.deployments import Deployments
 from plumd.errors import Invalid, NotFound
@@ -45,7 +45,6 @@ from plumd.store.deployments import DeploymentRow
 
 ACTIONS: Final = ("start", "stop", "scale", "rollback")
 STATES: Final = (*PHASES, "Unhealthy")
-INSTANCES_SHOWN_MAX: Final = 1_000_000
 
 
 class Created(msgspec.Struct, frozen=True, rename="camel"):
@@ -128,9 +127,7 @@ class DeploymentRoutes:
 
     async def act(self, request: Request) -> Response:
         """?action=start, stop, scale or rollback"""
-        action = query_choice(request.query, "action", ACTIONS)
-        if not action:
-            raise Invalid(f"action is one of {', '.join(ACTIONS)}", field="action")
+        action = query_action(request.query, ACTIONS)
         given = lenient(request.body, Scale) if request.body.strip() else Scale()
         idempotency_key(request.headers)
         version, room = if_version(request.headers), self.room

@@ -11,7 +11,7 @@ from plumd.api.context import answer
 from plumd.api.decode import strict
 from plumd.api.kv import Token
 from plumd.api.paging import CURSOR, LIMIT, cursor_key, page_limit, page_of
-from plumd.api.params import prefer_wait_s, query_choice
+from plumd.api.params import prefer_wait_s, query_action
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.errors import Invalid, NotFound
 from plumd.kv_checks import check_lock, check_namespace
@@ -82,10 +82,7 @@ def ms(seconds: float) -> int:
 
 def action_of(request: Request) -> str:
     """What is to be done. Raises: Invalid."""
-    action = query_choice(request.query, "action", ACTIONS)
-    if not action:
-        raise Invalid(f"action is one of {', '.join(ACTIONS)}", field="action")
-    return action
+    return query_action(request.query, ACTIONS)
 
 
 class Locks:

@@ -13,7 +13,7 @@ from msgspec import Meta
 from plumd.api.context import Context, answer
 from plumd.api.decode import lenient, strict
 from plumd.api.paging import ALL_OR_LIMIT, CURSOR, all_or_limit, cursor_key, page_of
-from plumd.api.params import query_choice
+from plumd.api.params import query_action, query_choice
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.watch import KEEPALIVE_S, STILL_HERE, WAKE_S_MIN
 from plumd.errors import Invalid
@@ -158,9 +158,7 @@ class NodeRoutes:
 
     async def act(self, request: Request) -> Response:
         """?action=drain or undrain"""
-        action = query_choice(request.query, "action", ACTIONS)
-        if not action:
-            raise Invalid(f"action is one of {', '.join(ACTIONS)}", field="action")
+        action = query_action(request.query, ACTIONS)
         if request.body.strip():
             strict(request.body, NodeAsked)
         return self.shown(await self.nodes.drain(request.params["id"], on=action == "drain"))

@@ -79,6 +79,15 @@ def query_choice(query: Mapping[str, str], name: str, choices: tuple[str, ...],
     raise Invalid(f"{name} must be one of: {', '.join(choices)}", field=name)
 
 
+def query_action(query: Mapping[str, str], actions: tuple[str, ...]) -> str:
+    """What `?action=` asks for, which must be one of these. Raises Invalid."""
+    action = query_choice(query, "action", actions)
+    if not action:
+        raise Invalid(f"action is one of {', '.join(actions)}" if len(actions) > 1
+                      else f"action is {actions[0]}", field="action")
+    return action
+
+
 def query_text(query: Mapping[str, str], name: str, *, chars_max: int = 1024) -> str:
     """A text that must be there. Raises Invalid."""
     text = query.get(name, "")

@@ -23,7 +23,7 @@ from plumd.api.context import (
 from plumd.api.decode import strict
 from plumd.api.openapi import IDEMPOTENCY_KEY, IF_MATCH, IF_NONE_MATCH
 from plumd.api.paging import CURSOR, LIMIT, cursor_id, cursor_key, page_limit, page_of
-from plumd.api.params import idempotency_key, if_version, query_choice, query_int
+from plumd.api.params import idempotency_key, if_version, query_action, query_choice, query_int
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.schedule_bodies import (
     BackfillView,
@@ -76,14 +76,10 @@ class Schedules:
 
     # ------------------------------------------------------------ writing
 
-    async def save(self, number: int, write: Call) -> object:
+    async def save(self, number: int, write: Call) -> None:
         """Run a store command; the alarm is set by the row before anything else is decided."""
-        ask = self.engine.post((), write, then=lambda _: self.room.rearm(
+        await self.engine.write(write, then=lambda _: self.room.rearm(
             number, self.engine.clock.now()))
-        await ask.done.wait()
-        if ask.error is not None:
-            raise ask.error
-        return ask.value
 
     def planned(self, number: int, version: int, body: ScheduleBody,
                 before: ScheduleRow | None = None) -> Plan:
@@ -170,9 +166,7 @@ class Schedules:
 
     async def act(self, request: Request) -> Response:
         """?action=pause, resume, trigger or backfill"""
-        action = query_choice(request.query, "action", ACTIONS)
-        if not action:
-            raise Invalid(f"action is one of {', '.join(ACTIONS)}", field="action")
+        action = query_action(request.query, ACTIONS)
         asked = strict(request.body, TriggerAsked) if request.body.strip() else TriggerAsked()
         idempotency_key(request.headers)    # one that is none is refused, also where none is needed
         version = if_version(request.headers)

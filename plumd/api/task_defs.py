@@ -9,13 +9,13 @@ from plumd.api.context import Context, Note, answer, etag, id_param, once, repla
 from plumd.api.decode import strict
 from plumd.api.openapi import IF_MATCH, PREFER
 from plumd.api.paging import CURSOR, LIMIT, cursor_id, page_limit, page_of
-from plumd.api.params import if_version, query_choice, query_int
+from plumd.api.params import if_version, query_action, query_int
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_bodies import RunAsked, TaskDefWrite, definition_of, run_of
 from plumd.api.task_views import NULL, TaskView
 from plumd.api.tasks import BODY_MAX, Tasks
 from plumd.bodies import TaskDefBody
-from plumd.errors import Invalid, NotFound
+from plumd.errors import NotFound
 from plumd.model import Submit, id_text, parse_id
 from plumd.store import definitions
 from plumd.store.definitions import TASK_DEFS, Versioned
@@ -155,8 +155,7 @@ class TaskDefs:
 
     async def act(self, request: Request) -> Response:
         """?action=run"""
-        if query_choice(request.query, "action", ("run",)) != "run":
-            raise Invalid("action is run", field="action")
+        query_action(request.query, ("run",))
 
         async def asked() -> Submit:
             found = self.known(request)

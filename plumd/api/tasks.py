@@ -22,7 +22,7 @@ from plumd.api.context import (
 )
 from plumd.api.decode import strict
 from plumd.api.openapi import IDEMPOTENCY_KEY, PREFER
-from plumd.api.params import prefer_wait_s, query_choice
+from plumd.api.params import prefer_wait_s, query_action
 from plumd.api.problem import TYPE_PREFIX, Problem
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_bodies import TaskCreate
@@ -226,9 +226,7 @@ class Tasks:
     async def act(self, request: Request) -> Response:
         """?action=start | cancel | rerun."""
         actions = {"start": self.start, "cancel": self.cancel, "rerun": self.rerun}
-        action = query_choice(request.query, "action", tuple(actions))
-        if not action:
-            raise Invalid(f"action is one of {', '.join(actions)}", field="action")
+        action = query_action(request.query, tuple(actions))
         return await actions[action](request)
 
     async def start(self, request: Request) -> Response:

@@ -14,7 +14,7 @@ from plumd.api.context import Context, Note, answer, etag, id_param, once, repla
 from plumd.api.decode import strict
 from plumd.api.openapi import IF_MATCH
 from plumd.api.paging import CURSOR, LIMIT, cursor_id, page_limit, page_of
-from plumd.api.params import if_version, query_choice
+from plumd.api.params import if_version, query_action, query_choice
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_bodies import Name
 from plumd.api.task_views import time_of
@@ -104,10 +104,7 @@ class Webhooks:
 
     async def save(self, write: Call) -> None:
         """Run a store command; the room knows of it before the next event is looked at."""
-        ask = self.engine.post((), write, then=lambda _: self.room.renew())
-        await ask.done.wait()
-        if ask.error is not None:
-            raise ask.error
+        await self.engine.write(write, then=lambda _: self.room.renew())
 
     async def create(self, request: Request) -> Response:
         """A new webhook; its name is free."""
@@ -150,9 +147,7 @@ class Webhooks:
 
     async def act(self, request: Request) -> Response:
         """?action=pause or resume"""
-        action = query_choice(request.query, "action", ACTIONS)
-        if not action:
-            raise Invalid(f"action is one of {', '.join(ACTIONS)}", field="action")
+        action = query_action(request.query, ACTIONS)
         version = if_version(request.headers)
         row = self.known(request)
         enabled = action == "resume"
@@ -216,8 +211,7 @@ class Webhooks:
 
     async def again(self, request: Request) -> Response:
         """?action=retry of a delivery that is over."""
-        if query_choice(request.query, "action", ("retry",)) != "retry":
-            raise Invalid("action is retry", field="action")
+        query_action(request.query, ("retry",))
         row = self.known(request)
         text = request.params["seq"]
         seq = int(text) if text.isascii() and text.isdigit() and len(text) < 17 else -1

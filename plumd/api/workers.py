@@ -10,7 +10,7 @@ from msgspec import Meta
 from plumd.api.context import Context, answer
 from plumd.api.decode import lenient
 from plumd.api.paging import ALL_OR_LIMIT, CURSOR, all_or_limit, cursor_key, page_of
-from plumd.api.params import query_choice
+from plumd.api.params import query_action
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.task_views import time_of
 from plumd.errors import Invalid, NotFound, TooMany
@@ -247,9 +247,7 @@ class Workers:
 
     async def act(self, request: Request) -> Response:
         """?action=drain | resume"""
-        action = query_choice(request.query, "action", ACTIONS)
-        if not action:
-            raise Invalid(f"action is one of {', '.join(ACTIONS)}", field="action")
+        action = query_action(request.query, ACTIONS)
         row = self.known(request)
         worker_id, on = row.join.worker_id, action == "drain"
         await self.engine.call_all([Drain(worker_id, on)],

@@ -13,7 +13,7 @@ from plumd.api.context import Context, Note, answer, id_param, once, remember, r
 from plumd.api.decode import strict
 from plumd.api.openapi import PREFER
 from plumd.api.paging import CURSOR, LIMIT, cursor_id, next_link, page_limit
-from plumd.api.params import idempotency_key, prefer_wait_s, query_choice
+from plumd.api.params import idempotency_key, prefer_wait_s, query_action
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.run_views import RunShows, RunView, StepRunView, run_state
 from plumd.api.tasks import states_of
@@ -177,9 +177,7 @@ class WorkflowRuns:
 
     async def act(self, request: Request) -> Response:
         """?action=cancel|pause|resume|retry|rerun"""
-        action = query_choice(request.query, "action", RUN_ACTIONS)
-        if not action:
-            raise Invalid(f"action is one of {', '.join(RUN_ACTIONS)}", field="action")
+        action = query_action(request.query, RUN_ACTIONS)
         asked = asked_of(request)   # what is wrong is refused, also where it is not needed
         payload_of(asked.payload)
         if action != "rerun":
@@ -243,9 +241,7 @@ class WorkflowRuns:
     async def act_on_step(self, request: Request) -> Response:
         """?action=skip|approve|reject|complete"""
         row, name = self.known(request), request.params["step"]
-        action = query_choice(request.query, "action", STEP_ACTIONS)
-        if not action:
-            raise Invalid(f"action is one of {', '.join(STEP_ACTIONS)}", field="action")
+        action = query_action(request.query, STEP_ACTIONS)
         payload = run_payload(request)
         self.shows.place_of(row, name)
         refuse(await self.engine.call(RunAct(row.id, action, name, payload)), self.known(request))

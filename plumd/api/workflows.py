@@ -14,7 +14,7 @@ from plumd.api.context import ENCODE, Context, Note, answer, etag, id_param, onc
 from plumd.api.decode import strict
 from plumd.api.openapi import IF_MATCH, PREFER
 from plumd.api.paging import CURSOR, LIMIT, cursor_id, page_limit, page_of
-from plumd.api.params import if_version, query_choice
+from plumd.api.params import if_version, query_action
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.api.run_views import RunView
 from plumd.api.task_bodies import Name, Seconds, TaskDefWrite, definition_of
@@ -218,9 +218,7 @@ class Workflows:
 
     async def act(self, request: Request) -> Response:
         """?action=run or rollback"""
-        action = query_choice(request.query, "action", ACTIONS)
-        if not action:
-            raise Invalid(f"action is one of {', '.join(ACTIONS)}", field="action")
+        action = query_action(request.query, ACTIONS)
         if action == "run":
             return await self.runs.start(request, id_param(request, "workflow"))
         return await self.rollback(request)

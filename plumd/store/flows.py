@@ -185,11 +185,6 @@ def paused(db: apsw.Connection, workflow_id: int, before: int, limit: int) -> li
     return [run_of(row) for row in rows]
 
 
-def any_live(db: apsw.Connection, workflow_id: int) -> bool:
-    """Whether a workflow has a run that goes on."""
-    return bool(db.execute(SQL["any_live_of_workflow"], (workflow_id,)).fetchall())
-
-
 def delete(db: apsw.Connection, run_id: int) -> bool:
     """Remove a run that is over with all its tasks; False when there is none."""
     db.execute(SQL["delete"], (run_id,))

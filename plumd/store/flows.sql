@@ -64,9 +64,6 @@ SELECT id FROM workflow_runs WHERE workflow_id = ? AND state >= 4 LIMIT ?;
 -- name: any_of_workflow
 SELECT 1 FROM workflow_runs WHERE workflow_id = ? LIMIT 1;
 
--- name: any_live_of_workflow
-SELECT id FROM workflow_runs WHERE workflow_id = ? AND state < 4 LIMIT 1;
-
 -- name: prunable
 SELECT id FROM workflow_runs WHERE id < ? AND state >= 4 AND finished_ms < ? ORDER BY id LIMIT ?;
 

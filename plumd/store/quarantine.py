@@ -69,8 +69,3 @@ def set_aside(bad: list[Unreadable]) -> Call:
             tx.db.execute(END[row.subject], (tx.now_ms, key))
             tx.emit("alert", "unreadable_row", row.subject, row.row_id, tx.now_ms)
     return run
-
-
-def recent(db: apsw.Connection, limit: int) -> list[Unreadable]:
-    """The rows that were set aside, newest first."""
-    return [Unreadable(row[0], row[1], row[2]) for row in db.execute(SQL["all"], (limit,))]

@@ -1,9 +1,6 @@
 -- name: insert
 INSERT INTO quarantine (subject, row_id, reason, at_ms) VALUES (?,?,?,?);
 
--- name: all
-SELECT subject, row_id, reason, at_ms FROM quarantine ORDER BY id DESC LIMIT ?;
-
 -- name: live_task_ids
 SELECT id FROM tasks WHERE state < 4;
 
