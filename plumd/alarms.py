@@ -2,8 +2,8 @@
 
 Rules and alarms are the store's; how near a rule is to being broken is memory's. After a restart
 what is active is active still, each device's newest values are looked at once, and what had to hold
-for a while begins its time anew. An alarm is written down after the report that raised it; when
-the daemon dies between the two, that look finds it.
+for a while begins its time anew. An alarm is written down after the report that raised it, or the
+removal of its device; when the daemon dies between the two, that look finds it.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class Alarms:
         """(rule, device) -> the alarm that is active, as it is on disk."""
         self._changes: list[Change] = []
         self._due: list[tuple[int, int, str]] = []
+        self._saving = trio.Lock()
         self._wake = trio.Event()
         registry.reported = self.see
         registry.forgotten = self.forget
@@ -65,7 +66,7 @@ class Alarms:
         self._index()
         for alarm in self.store.peek(alarms.page, "", True, FOR_EVER, ACTIVE_MAX):
             self.active[alarm.rule, alarm.device] = alarm.id
-            self._watches[alarm.rule, alarm.device] = Watch(Phase.RAISED)
+        self._watch_active(self.active)
         for live in self._meant(self.rules.values()):
             self._look_at(live)
 
@@ -102,32 +103,49 @@ class Alarms:
             if also is not None:
                 also(tx)
 
-        with trio.CancelScope(shield=True):
-            await self._write(write)
-            self.rules[number] = rule
-            self._index()
-            known = {key[1] for key in self._watches if key[0] == number}
-            for device in known:
-                if (number, device) not in self.active:
-                    del self._watches[number, device]
-            for count, live in enumerate(self._meant([rule])):
-                if not live.gone:
-                    self._look_at(live)
-                if count % LOOKS == LOOKS - 1:
-                    await trio.lowlevel.checkpoint()    # others have their turn
+        async with self._saving:
+            with trio.CancelScope(shield=True):
+                await self._write(write)
+                self.rules[number] = rule
+                self._index()
+                self._begin_anew(number)
+                for count, live in enumerate(self._meant([rule])):
+                    if not live.gone:
+                        self._look_at(live)
+                    if count % LOOKS == LOOKS - 1:
+                        await trio.lowlevel.checkpoint()    # others have their turn
 
     async def delete_rule(self, number: int) -> None:
         """Forget a rule; what is active of it is over. Raises: NotFound, and as Engine.write."""
-        if number not in self.rules:
-            raise NotFound("no such rule")
-        mine = [alarm for key, alarm in self.active.items() if key[0] == number]
-        with trio.CancelScope(shield=True):
-            await self._write(lambda tx: alarms.delete_rule(tx, number, mine))
-            self.rules.pop(number, None)
-            self._index()
-            for kept in (self.active, self._watches):
-                for key in [key for key in kept if key[0] == number]:
-                    del kept[key]
+        async with self._saving:
+            if number not in self.rules:
+                raise NotFound("no such rule")
+            mine = {key: alarm for key, alarm in self.active.items() if key[0] == number}
+            with trio.CancelScope(shield=True):
+                await self._write(lambda tx: alarms.delete_rule(tx, number, mine.values()))
+                del self.rules[number]
+                self._index()
+                for key in mine:
+                    del self.active[key]
+                self._begin_anew(number)
+
+    def _begin_anew(self, number: int) -> None:
+        """The rule is another one now, or gone: how near it was to being broken says nothing, nor
+        does what it was about to raise or clear."""
+        for key in [key for key in self._watches if key[0] == number]:
+            del self._watches[key]
+        self._changes = [one for one in self._changes if one.rule_id != number]
+        self._watch_active([key for key in self.active if key[0] == number])
+
+    def _watch_active(self, keys: Iterable[tuple[int, str]]) -> None:
+        """Values may clear these; of a device that is gone there are none any more."""
+        known = {seen.row.device.device_id for seen in self.registry.every()}
+        for key in keys:
+            if key[1] in known:
+                self._watches[key] = Watch(Phase.RAISED)
+            else:
+                self._changes.append(Change(*key, False, ""))
+                self._wake.set()
 
     # ------------------------------------------------------------ from devices
 
@@ -193,28 +211,29 @@ class Alarms:
                 await self._wake.wait()
 
     async def _store(self) -> None:
-        changes, self._changes = self._changes, []
-        fresh = {(one.rule_id, one.device): self._new_id() for one in changes if one.raised}
-        after = dict(self.active)
-        todo = list(self._wanted(changes, fresh, after))
-        try:
-            await self._write(lambda tx: self._carry_out(tx, todo))
-        except PlumError as error:
-            log.warning("alarms wait for the disk", extra={"reason": error.detail})
-            self._changes = changes + self._changes
-            await trio.sleep(AGAIN_S)
-            return
-        self.active = after
+        async with self._saving:
+            changes, self._changes = self._changes, []
+            after = dict(self.active)
+            todo = list(self._wanted(changes, after))
+            try:
+                await self._write(lambda tx: self._carry_out(tx, todo))
+            except PlumError as error:
+                log.warning("alarms wait for the disk", extra={"reason": error.detail})
+                self._changes = changes + self._changes
+            else:
+                self.active = after
+                return
+        await trio.sleep(AGAIN_S)
 
-    def _wanted(self, changes: Iterable[Change], fresh: Mapping[tuple[int, str], int],
+    def _wanted(self, changes: Iterable[Change],
                 after: dict[tuple[int, str], int]) -> Iterable[tuple[Change, int, Rule]]:
         for one in changes:
             key, rule = (one.rule_id, one.device), self.rules.get(one.rule_id)
             if rule is None or one.raised == (key in after):
                 continue        # the rule is gone, or this is known
             if one.raised:
-                after[key] = fresh[key]
-                yield one, fresh[key], rule
+                after[key] = self._new_id()
+                yield one, after[key], rule
             else:
                 yield one, after.pop(key), rule
 

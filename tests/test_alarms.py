@@ -169,3 +169,97 @@ async def test_a_new_rule_looks_at_what_is_there(
         await one.alarms.put_rule(rule, Rule("hot", "temp", ">", 100))
         await trio.sleep(0.1)
         assert one.active() == [], "the newest value clears it by the rule as it is now"
+
+
+async def test_a_value_that_flaps_while_the_disk_is_slow_is_written_as_it_was(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with plant(tmp_path, autojump_clock) as one:
+        await one.device("a")
+        await one.alarms.put_rule(one.disk.new_id(), HOT)
+        live = one.devices.find("a")
+        for value in ("99", "20", "99", "20", "99"):
+            one.alarms.see(live, {"temp": value})
+        await trio.sleep(0.1)
+        assert one.told() == ["raised a", "cleared a", "raised a", "cleared a", "raised a"]
+        assert one.active() == [("hot", "a")]
+        await one.report("a", 20)
+        assert one.active() == []
+
+
+async def test_a_rule_that_goes_takes_the_alarm_that_is_being_written(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with plant(tmp_path, autojump_clock) as one:
+        await one.device("a")
+        rule = one.disk.new_id()
+        await one.alarms.put_rule(rule, HOT)
+        one.disk.slow_s = 1
+        one.alarms.see(one.devices.find("a"), {"temp": "99"})
+        await trio.sleep(0.5)
+        await one.alarms.delete_rule(rule)
+        await trio.sleep(5)
+        assert one.active() == []
+        assert one.alarms.active == {}
+
+
+async def test_a_rule_that_is_changed_forgets_what_it_was_about_to_raise(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with plant(tmp_path, autojump_clock) as one:
+        await one.device("a")
+        rule = one.disk.new_id()
+        await one.alarms.put_rule(rule, HOT)
+        await one.report("a", 20)
+        one.disk.down = True
+        one.alarms.see(one.devices.find("a"), {"temp": "99"})
+        await trio.sleep(0.5)
+        one.disk.down = False
+        await one.alarms.put_rule(rule, Rule("hot", "temp", ">", 100))
+        await trio.sleep(5)
+        await one.report("a", 20)
+        assert one.active() == []
+        await one.report("a", 101)
+        assert one.active() == [("hot", "a")]
+        await one.report("a", 20)
+        assert one.active() == []
+
+
+async def test_a_device_that_goes_takes_its_alarm_though_the_rule_is_changed_at_once(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with plant(tmp_path, autojump_clock) as one:
+        await one.device("a")
+        rule = one.disk.new_id()
+        await one.alarms.put_rule(rule, HOT)
+        await one.report("a", 99)
+        await one.devices.remove("a")
+        await one.alarms.put_rule(rule, Rule("hot", "temp", ">", 50))
+        await trio.sleep(0.1)
+        assert one.active() == []
+
+
+async def test_an_alarm_of_a_device_that_went_when_the_daemon_died_is_over(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with plant(tmp_path, autojump_clock) as one:
+        await one.device("a")
+        await one.alarms.put_rule(one.disk.new_id(), HOT)
+        await one.report("a", 99)
+        one.told()
+        one.devices.forgotten = lambda _live: None      # the daemon dies before
+        await one.devices.remove("a")
+        again = Plant(one.disk)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(again.alarms.run)
+            await trio.sleep(1)
+            assert again.active() == []
+            assert one.told() == ["cleared a"]
+            nursery.cancel_scope.cancel()
+
+
+async def test_what_is_over_is_pruned_behind_what_is_active(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with plant(tmp_path, autojump_clock) as one:
+        await one.alarms.put_rule(one.disk.new_id(), HOT)
+        for name in ("a", "b", "c"):
+            await one.device(name)
+            await one.report(name, 99)
+        await one.report("c", 20)
+        assert await one.disk.write(lambda tx: alarms.prune(tx, FOR_EVER, 2)) == 1
+        assert one.active() == [("hot", "b"), ("hot", "a")]

@@ -1,9 +1,6 @@
 -- name: rules
 SELECT id, body FROM alarm_rules ORDER BY id;
 
--- name: rule
-SELECT id, body FROM alarm_rules WHERE id = ?;
-
 -- name: rule_count
 SELECT count(*) FROM alarm_rules;
 
@@ -45,7 +42,7 @@ SELECT id, rule, name, severity, device, state, value, raised_ms, cleared_ms, la
     acked_by, note FROM alarms WHERE device = ? AND cleared_ms = 0 AND id < ?
 ORDER BY id DESC LIMIT ?;
 
--- The oldest come first, so no more than the slice is looked at; what is active stays.
+-- The oldest come first, so beside the slice no more is looked at than is active, which stays.
 -- name: prune
 DELETE FROM alarms WHERE id IN (
-    SELECT id FROM alarms WHERE id < ? ORDER BY id LIMIT ?) AND cleared_ms > 0;
+    SELECT id FROM alarms WHERE id < ? AND cleared_ms > 0 ORDER BY id LIMIT ?);
