@@ -168,7 +168,7 @@ class Daemon:
             self.data, controller_base=f"http://{config.listen}", kept=kept)
         self.logs = AttemptLogs(self.data, kept=kept)
         self.gathering = Gathering(self.engine, kept, self.processes, self.logs)
-        self.engine.log_lines = self.logs.note
+        self.engine.lines = self.logs
         self.engine.read_blob = self.blobs.get
         self.client = Client(CallPolicy(tuple(
             ipaddress.ip_network(text) for text in config.outgoing_networks)))

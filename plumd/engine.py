@@ -9,7 +9,7 @@ read back over a fresh connection, and the core is rebuilt from committed rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias, TypeVar
 
 import apsw
@@ -17,6 +17,7 @@ import msgspec
 import trio
 
 from plumd import _sched, runs
+from plumd.attempt_logs import LineKeeper, LinePiece, NoLines
 from plumd.clock import Clock, Instant
 from plumd.errors import OutcomeUnknown, Overloaded, PlumError, StorageDown, ValueLost
 from plumd.flow import BeginRun, CancelRun, RunAct
@@ -106,8 +107,7 @@ class Engine:
         self.down = ""
         """Why writes are refused at present; "" when they are not."""
         self.progress: dict[int, Progress] = {}
-        self.log_lines: Callable[[tuple[int, int], int, Sequence[str]], None] = forget_lines
-        """Who keeps the lines of attempts: (attempt, wall_ms, lines), returning at once."""
+        self.lines: LineKeeper = NoLines()
         self.read_blob: Callable[[str], bytes] = no_blob
         """Where large results are, for the steps that refer to them."""
         self.passes = 0
@@ -214,11 +214,17 @@ class Engine:
         while len(self.progress) > PROGRESS_MAX:
             del self.progress[next(iter(self.progress))]
 
-    def note_lines(self, worker_id: str, lines: Mapping[tuple[int, int], Sequence[str]]) -> None:
-        """Hand on the lines of attempts that this worker holds; others are stale, and dropped."""
-        now_ms = self.clock.now().wall_ms
-        for pair in set(self.core.held_by(worker_id)).intersection(lines):
-            self.log_lines(pair, now_ms, lines[pair])
+    def note_lines(self, worker_id: str, pieces: Sequence[LinePiece],
+                   then: Callable[[], None]) -> None:
+        """Hand on the lines of attempts that this worker holds; others are stale, and dropped.
+
+        then: called when they are in their files, or never will be.
+        """
+        now_ms, held = self.clock.now().wall_ms, set(self.core.held_by(worker_id))
+        for pair, texts, at in pieces:
+            if pair in held:
+                self.lines.note(pair, now_ms, texts, at)
+        self.lines.when_written(then)
 
     def view(self, fn: Callable[[_sched.Scheduler], T]) -> T:
         """A look at the core, for what only memory knows."""
@@ -492,11 +498,6 @@ class Engine:
         old.next_seq = new.next_seq
         old.wake_all()
         return new
-
-
-def forget_lines(pair: tuple[int, int], time_ms: int, texts: Sequence[str]) -> None:
-    """Keeps nothing: where nobody reads logs."""
-    del pair, time_ms, texts
 
 
 def no_blob(digest: str) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from plumd.attempt_logs import LOG_BYTES_MAX, QUEUE_BYTES_MAX, SEGMENTS, AttemptLogs, Said, append
 from plumd.executors.process_log import LogPage, read_page
@@ -88,6 +89,67 @@ def test_a_new_process_goes_on_where_the_old_one_ended(tmp_path: Path) -> None:
     page = read_page(tmp_path, 0, 100)
     assert [(entry.data, entry.time_ms) for entry in page.entries] == [
         (b"0\n", 0), (b"1\n", 1), (b"2\n", 2)]
+
+
+def shown(directory: Path) -> bytes:
+    return b"".join(entry.data for entry in read_page(directory, 0, 1 << 20).entries)
+
+
+def test_what_is_there_is_not_written_twice(tmp_path: Path) -> None:
+    append(tmp_path, [Said(1, b"one\n", 0), Said(1, b"two\n", 4)], 1 << 20)
+    append(tmp_path, [Said(2, b"one\ntwo\n", 0)], 1 << 20)
+    append(tmp_path, [Said(2, b"two\nthree\n", 4), Said(2, b"one\n", 0), Said(2, b"4\n", 14)],
+           1 << 20)
+    assert shown(tmp_path) == b"one\ntwo\nthree\n4\n"
+    append(tmp_path, [Said(3, b"not counted\n")], 1 << 20)
+    assert shown(tmp_path).endswith(b"4\nnot counted\n")
+
+
+def test_what_was_cut_in_the_middle_of_a_write_is_made_whole(tmp_path: Path) -> None:
+    append(tmp_path, [Said(1, b"one\ntwo\n", 0)], 1 << 20)
+    os.truncate(tmp_path / "log.000000000000", 5)
+    append(tmp_path, [Said(2, b"one\ntwo\n", 0), Said(2, b"three\n", 8)], 1 << 20)
+    assert shown(tmp_path) == b"one\ntwo\nthree\n"
+
+
+@pytest.mark.parametrize("gap", [1, 34, 35, 36, 5_000])
+def test_what_never_came_is_a_gap(tmp_path: Path, gap: int) -> None:
+    append(tmp_path, [Said(1, b"one\n", 0), Said(2, b"later\n", 4 + gap)], 1 << 20)
+    append(tmp_path, [Said(3, b"later\nlast\n", 4 + gap)], 1 << 20)
+    note = b"[... %d bytes left out ...]\n" % gap
+    assert shown(tmp_path) == b"one\n" + (note if gap >= len(note) else b"") + b"later\nlast\n"
+    page = read_page(tmp_path, 0, 1 << 20)
+    assert page.left_out == (gap - len(note) if gap >= len(note) else gap)
+    assert page.size == page.next_offset == 4 + gap + 11
+
+
+async def test_a_disk_that_is_too_slow_leaves_a_gap(tmp_path: Path) -> None:
+    logs = AttemptLogs(tmp_path)        # not running: the disk takes nothing
+    size = QUEUE_BYTES_MAX // 2
+    for number in range(4):
+        logs.note((1, 1), 1, ["x" * size], number * size)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(logs.run)
+        await logs.settled()
+        logs.note((1, 1), 2, ["again\n"], 4 * size)
+        await logs.settled()
+        nursery.cancel_scope.cancel()
+    assert text_of(logs.read(1, 1, 2 * size, 1 << 20)) == (
+        f"[... {2 * size} bytes left out ...]\nagain\n")
+
+
+async def test_who_asks_is_told_when_lines_are_in_their_files(tmp_path: Path) -> None:
+    told: list[str] = []
+    async with running(tmp_path) as logs:
+        logs.note((1, 1), 1, ["one\n"])
+        logs.when_written(lambda: told.append(text_of(logs.read(1, 1, 0, 100))))
+        assert not told
+        await logs.settled()
+        logs.when_written(lambda: told.append("none waited"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert told == ["one\n", "none waited"]
+        logs.when_written(lambda: told.append("at the end"))
+    assert told[2:] == ["at the end"]
 
 
 async def test_a_slow_disk_costs_lines_and_nobody_waits(tmp_path: Path) -> None:

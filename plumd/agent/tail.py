@@ -14,10 +14,8 @@ import trio
 
 from plumd.executors import process_log, shim
 from plumd.sdk.log_lines import LogLines
-from plumd.sdk.protocol import LOG_CHARS_MAX
 
 PAGE_BYTES: Final = 64 << 10
-WAITING_LINES_MAX: Final = 2_000
 GATHER_S: Final = 0.05
 """So long output gathers before it is told: a word every so often, not one for each write."""
 LOOK_S: Final = 0.02
@@ -37,7 +35,7 @@ class Teller(Protocol):
 async def tell_output(directory: Path, attempt_id: str, teller: Teller, ended: trio.Event) -> None:
     """Tell all output from where an earlier agent stopped, until the process is over.
 
-    Cancel: anywhere; what was told is kept, and at most the last message is told again.
+    Cancel: anywhere; what may not have come is told again, and harmlessly: see `_note`.
     """
     output = _Output(directory, attempt_id, teller)
     await trio.to_thread.run_sync(output.open)
@@ -45,7 +43,7 @@ async def tell_output(directory: Path, attempt_id: str, teller: Teller, ended: t
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_when, ended, nursery.cancel_scope)
             await output.tell()
-            nursery.start_soon(output.note_when_sent)
+            nursery.start_soon(output.note_when_told)
             await _wait_more(directory, output.offset)
             await trio.sleep(GATHER_S)
             nursery.cancel_scope.cancel()
@@ -80,24 +78,28 @@ class _Output:
     def __init__(self, directory: Path, attempt_id: str, teller: Teller) -> None:
         self.offset = 0
         self._directory = directory
-        self._id = attempt_id
+        self.id = attempt_id
+        self.said_bytes = 0     # of the attempt's log: see LogLines
+        self._end_bytes = 0     # of it, with what waits to be said
         self._teller = teller
         self._noted = 0
 
     def open(self) -> None:
         """Find out how much was told before."""
         with suppress(OSError, ValueError):
-            self.offset = self._noted = int((self._directory / TOLD).read_text())
+            offset, end_bytes = map(int, (self._directory / TOLD).read_text().split())
+            self.offset = self._noted = offset
+            self.said_bytes = self._end_bytes = end_bytes
 
     async def tell(self) -> None:
         """Tell what there is, as fast as the line takes it."""
         while True:
-            while len(self._teller.lines) > WAITING_LINES_MAX:  # noqa: ASYNC110 - many empty it
+            while self._teller.lines.half_full:     # noqa: ASYNC110 - many empty it
                 await trio.sleep(GATHER_S)
             page = await trio.to_thread.run_sync(
                 process_log.read_page, self._directory, self.offset, PAGE_BYTES)
             if page.left_out:
-                self._say(f"[... {page.left_out} bytes left out ...]\n")
+                await self._leave_out(page.left_out)
             for entry in page.entries:
                 self._say(entry.data.decode(errors="replace"))
             self.offset = page.next_offset
@@ -105,33 +107,42 @@ class _Output:
                 return
             self._teller.wake()
             if self.offset - self._noted > BACKLOG_BYTES_MAX:
-                await trio.to_thread.run_sync(self._note, self.offset)
+                await self.note_when_told()
 
     async def tell_rest(self) -> None:
         """Tell the end of it, when no more will come."""
         try:
             size = await trio.to_thread.run_sync(process_log.log_size, self._directory)
             if size - self.offset > BACKLOG_BYTES_MAX:
-                self._say(f"[... {size - BACKLOG_BYTES_MAX - self.offset} bytes left out ...]\n")
-                self.offset = size - BACKLOG_BYTES_MAX
+                await self._leave_out(size - BACKLOG_BYTES_MAX - self.offset)
             await self.tell()
         except FileNotFoundError:           # it never had a directory
             return
-        await trio.to_thread.run_sync(self._note, self.offset)
 
-    async def note_when_sent(self) -> None:
-        """Keep how far it was told, once that is on its way: for an agent that comes after us."""
-        offset = self.offset
-        while self._teller.lines:   # noqa: ASYNC110 - nobody tells when they left
+    async def _leave_out(self, count: int) -> None:
+        """Go on behind so many bytes, and never come back to them: another time there might be
+        more of them, and what is told must be told again word for word.
+        """
+        await self.note_when_told()
+        self._say(f"[... {count} bytes left out ...]\n")
+        self.offset += count
+        await trio.to_thread.run_sync(self._note, self.offset, self._end_bytes)
+
+    async def note_when_told(self) -> None:
+        """Keep how far it was told, once the controller has that: for an agent that comes after us.
+        """
+        offset, end_bytes, mark = self.offset, self._end_bytes, self._teller.lines.mark
+        while not self._teller.lines.are_told(mark):  # noqa: ASYNC110 - nobody tells when they are
             await trio.sleep(GATHER_S)
         if self._noted < offset:
-            await trio.to_thread.run_sync(self._note, offset)
+            await trio.to_thread.run_sync(self._note, offset, end_bytes)
 
     def _say(self, text: str) -> None:
-        for at in range(0, len(text), LOG_CHARS_MAX):
-            self._teller.lines.add(self._id, text[at:at + LOG_CHARS_MAX], part=True)
+        self._teller.lines.add(self, text, part=True)
+        self._end_bytes += len(text.encode())
 
-    def _note(self, offset: int) -> None:
-        with suppress(OSError):             # a full disk costs a line told twice, no more
-            (self._directory / TOLD).write_text(str(offset))
+    def _note(self, offset: int, end_bytes: int) -> None:
+        """Keep up to where it was told, and how long that made the attempt's log."""
+        with suppress(OSError):             # a full disk costs time: more of it is told again
+            (self._directory / TOLD).write_text(f"{offset} {end_bytes}")
         self._noted = offset

@@ -271,9 +271,9 @@ class Desk:
         with contextlib.suppress(trio.RunFinishedError):  # a thread left behind by a gone worker
             self._token.run_sync_soon(self._note, progress)
 
-    def _log(self, attempt_id: str, text: str) -> None:
+    def _log(self, context: Context, text: str) -> None:
         """Add a line to an attempt's log; called by handlers, so maybe in a thread."""
-        self.lines.add(attempt_id, text)
+        self.lines.add(context, text)
         self.wake_from_anywhere()
 
     def wake_from_anywhere(self) -> None:

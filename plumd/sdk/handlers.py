@@ -71,11 +71,11 @@ class Context:
     canceled: the attempt shall end; reason says why (canceled, timeout, stale or lost).
     """
 
-    __slots__ = ("_log", "_tell", "attempt", "canceled", "id", "name", "reason", "scope",
-                 "timeout_s", "why")
+    __slots__ = ("_log", "_tell", "attempt", "canceled", "id", "name", "reason", "said_bytes",
+                 "scope", "timeout_s", "why")
 
     def __init__(self, attempt: Attempt, tell: Callable[[Progress], None],
-                 log_line: Callable[[str, str], None],
+                 log_line: Callable[[Context, str], None],
                  scope: trio.CancelScope | None = None) -> None:
         self.id = attempt.id
         self.name = attempt.name
@@ -84,6 +84,7 @@ class Context:
         self.canceled = False
         self.reason = ""
         self.why = ""
+        self.said_bytes = 0     # of its log: see LogLines
         self.scope = scope
         self._tell = tell
         self._log = log_line
@@ -107,10 +108,11 @@ class Context:
     def log(self, text: str) -> None:
         """Add a line to the task's log, which `plum task logs -f` shows as it grows.
 
-        Lines are sent in the order in which they came, before the result. Those that wait while the
-        daemon is away are bounded; it is a log to look at, not a place for results.
+        Lines are sent in the order in which they came, before the result, and again after a lost
+        line until the daemon has them. Those that wait while it is away are bounded; it is a log to
+        look at, not a place for results.
         """
-        self._log(self.id, _clean(text, len(text)))
+        self._log(self, _clean(text, len(text)))
 
     def stop(self, reason: str, why: str = "") -> None:
         """Tell the handler to end; the first reason stays. Only from the worker's own thread."""

@@ -100,4 +100,5 @@ class Keeper:
                 if line is not None:
                     await line.close()
         self._desk.outbox.rewind()
+        self._desk.lines.rewind()
         return talk, reason

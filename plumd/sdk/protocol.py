@@ -20,7 +20,8 @@ Kinds that are ready at the same moment share one message. Unknown keys are igno
 are left out. Payloads and results stay JSON text: the daemon never parses them. An attempt's id is
 `<taskId>` for a task's first attempt and `<taskId>.<n>` for later ones; to a worker it is opaque.
 Results stay the worker's until an `ack` covers the batch that they came in; after a lost line it
-sends them again, and the daemon tells the doubled ones by their ids.
+sends them again, and the daemon tells the doubled ones by their ids. So do lines, in batches of
+their own (`logSeq`, `logAck`), and those that came are told by where in the log they stand.
 """
 
 from __future__ import annotations
@@ -130,11 +131,15 @@ class Progress(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False
 
 class LogLine(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
     """A line of an attempt's log; a line break is added where it has none, but for a part of one.
+
+    at: how many bytes of the log stand before it, by all that was said; None = it is not counted,
+    so it must not be said twice.
     """
 
     id: Id
     text: Annotated[str, Meta(max_length=LOG_CHARS_MAX)]
     part: bool = False
+    at: Count | None = None
 
 
 class Register(Struct, frozen=True, omit_defaults=True, rename="camel"):
@@ -191,7 +196,8 @@ class Up(Struct, frozen=True, omit_defaults=True, rename="camel"):
 
     holding: ids of the attempts that run or are not yet acknowledged; None = not told.
     seq: number of this batch of results, counted by the worker from 1, never reused on a line.
-    logs: lines for the logs of attempts that run.  pages: answers to looks.
+    logs: lines for the logs of attempts that run.  log_seq: number of this batch of lines, as seq.
+    pages: answers to looks.
     tasks: from now on these are all its names.
     ahead: so many attempts it wants in hand beyond its capacity; on a new line it wants none.
     drain: it wants no more attempts.  bye: it leaves for good and holds nothing any more.
@@ -205,6 +211,7 @@ class Up(Struct, frozen=True, omit_defaults=True, rename="camel"):
     results: Annotated[list[Result], Meta(max_length=ITEMS_MAX)] = []
     progress: Annotated[list[Progress], Meta(max_length=ITEMS_MAX)] = []
     logs: Annotated[list[LogLine], Meta(max_length=LOG_LINES_MAX)] = []
+    log_seq: Count = 0
     pages: Annotated[list[Page], Meta(max_length=PAGES_MAX)] = []
     tasks: Annotated[list[Name], Meta(max_length=ITEMS_MAX)] | None = None
     ahead: Annotated[int, Meta(ge=0, le=CAPACITY_MAX)] | None = None
@@ -219,13 +226,15 @@ class Registered(Struct, frozen=True, omit_defaults=True, rename="camel"):
     """The daemon's side of the bargain.
 
     lease_sec: not heard for so long, the worker's attempts are lost.  beat_sec: be heard so often.
-    items_max, bytes_max: bounds of one message from the worker.
+    items_max, bytes_max: bounds of one message from the worker.  log_acks: batches of lines are
+    acknowledged; a daemon of earlier does not, and its worker need not keep them.
     """
 
     lease_sec: Seconds
     beat_sec: Beat
     items_max: Annotated[int, Meta(ge=1)] = ITEMS_MAX
     bytes_max: Annotated[int, Meta(ge=MESSAGE_BYTES_MIN)] = MESSAGE_BYTES_MAX
+    log_acks: bool = False
 
 
 class Attempt(Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
@@ -267,8 +276,9 @@ class PeerError(Struct, frozen=True, omit_defaults=True, rename="camel"):
 class Down(Struct, frozen=True, omit_defaults=True, rename="camel"):
     """What the daemon says in one message; absent = nothing of that kind.
 
-    ack: all batches of results up to this number are durable.  refused: reports of stale attempts;
-    the worker ends that work and forgets it.  drain: no more attempts will come for now.
+    ack: all batches of results up to this number are durable.  log_ack: all batches of lines up to
+    this number need not be said again.  refused: reports of stale attempts; the worker ends that
+    work and forgets it.  drain: no more attempts will come for now.
     """
 
     registered: Registered | None = None
@@ -279,6 +289,7 @@ class Down(Struct, frozen=True, omit_defaults=True, rename="camel"):
     looks: Annotated[list[Look], Meta(max_length=ITEMS_MAX)] = []
     drain: bool = False
     error: PeerError | None = None
+    log_ack: Count = 0
 
 
 _ENCODER: Final = msgspec.json.Encoder()
@@ -451,7 +462,7 @@ class WorkerEnd:
         self._asked = False             # a first message was sent
         self._register_open = False     # our register waits for its answer
         self._over = False
-        self._seq = 0
+        self._seq = self._log_seq = 0
 
     def send(self, up: Up) -> bytes:
         """The bytes that say this to the daemon. Raises LocalProtocolError."""
@@ -478,7 +489,7 @@ class WorkerEnd:
         self._register_open = self._register_open or up.register is not None
         self._asked = True
         self._over = up.bye
-        self._seq = up.seq or self._seq
+        self._seq, self._log_seq = up.seq or self._seq, up.log_seq or self._log_seq
         return data
 
     def receive(self, data: str | bytes) -> Down:
@@ -494,7 +505,7 @@ class WorkerEnd:
             self.bytes_max = min(down.registered.bytes_max, MESSAGE_BYTES_MAX)
         elif self._register_open and down.error is None:
             raise RemoteProtocolError("the register is not answered")
-        if down.ack > self._seq:
-            raise RemoteProtocolError(f"ack {down.ack} of a batch that was never sent")
+        if down.ack > self._seq or down.log_ack > self._log_seq:
+            raise RemoteProtocolError("an ack of a batch that was never sent")
         self._over = self._over or down.error is not None
         return down

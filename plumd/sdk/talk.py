@@ -18,6 +18,7 @@ from plumd.sdk.outbox import Outbox
 from plumd.sdk.pace import Pace
 from plumd.sdk.protocol import (
     Down,
+    LogLine,
     Page,
     Progress,
     Register,
@@ -137,13 +138,12 @@ class Talk:
         """Register, then say what there is to say whenever the line is free for it."""
         desk = self._desk
         holding = desk.holding()
-        room = self._end.bytes_max - 32 * len(holding)
-        lines = desk.lines.take()
+        # Lines wait for the answer, which says whether they are acknowledged; results for them.
         seq, results = (0, list[Result]()) if desk.lines else desk.outbox.take(
-            self._end.items_max, room - MESSAGE_BYTES)
+            self._end.items_max, self._end.bytes_max - 32 * len(holding))
         self._drain_said, self._names_said = desk.draining, desk.names
         up = Up(register=msgspec.structs.replace(register, tasks=list(desk.names)),
-                holding=holding, seq=seq, results=results, logs=lines, drain=desk.draining)
+                holding=holding, seq=seq, results=results, drain=desk.draining)
         while await self._say(up):
             while self._speaking or (message := self._collect()) is None:
                 with trio.move_on_at(math.inf if self._speaking else self._due_s()):
@@ -182,7 +182,7 @@ class Talk:
         """When there is something to say even if nothing happens: a beat, or held-back progress."""
         beat_s, waiting = self._sent_s + self._lease.beat_s, self._desk.has_progress
         beat_s = min(beat_s, self._desk.stuck_at_s)
-        waiting = waiting or bool(self._desk.lines)
+        waiting = waiting or (self.registered and bool(self._desk.lines))
         return min(beat_s, self._progress_s + PROGRESS_S) if waiting else beat_s
 
     def _collect(self, *, bye: bool = False) -> Up | None:
@@ -192,8 +192,8 @@ class Talk:
             desk.give_back()
         in_time = now >= self._progress_s + PROGRESS_S
         # The lines of an attempt go before its result: behind it nobody takes them.
-        lines = desk.lines.take() if desk.lines and (
-            desk.outbox or bye or in_time or desk.lines.full_message) else []
+        log_seq, lines = desk.lines.take() if self.registered and desk.lines and (
+            desk.outbox or bye or in_time or desk.lines.full_message) else (0, list[LogLine]())
         seq, results = (0, list[Result]()) if desk.lines and desk.outbox and not bye else (
             desk.outbox.take(self._end.items_max,
                              self._end.bytes_max - PROGRESS_BYTES - MESSAGE_BYTES))
@@ -214,8 +214,8 @@ class Talk:
             return None
         self._drain_said, self._names_said = desk.draining, desk.names
         self._ahead_said = desk.pace.wanted
-        return Up(seq=seq, results=results, progress=progress, logs=lines, tasks=names,
-                  pages=[] if page is None else [page], ahead=ahead,
+        return Up(seq=seq, results=results, progress=progress, logs=lines, log_seq=log_seq,
+                  tasks=names, pages=[] if page is None else [page], ahead=ahead,
                   beat=beat and not seq, drain=drain, bye=bye)
 
     async def listen(self) -> None:
@@ -240,9 +240,12 @@ class Talk:
             if down.registered is not None:
                 self.registered = True
                 self._lease.granted(down.registered)
+                self._desk.lines.acked = down.registered.log_acks
                 log.info("registered: lease %.1f s, beat %.1f s", self._lease.lease_s,
                          self._lease.beat_s)
                 self._desk.wake()  # the beat may have become shorter
+            if down.log_ack:
+                self._desk.lines.acknowledged(down.log_ack)
             await self._desk.take(down)
             await self._reply()
 

@@ -2,8 +2,8 @@
 
 What a request does not name in `holding` is taken as not received. A worker asks once more while
 an earlier request waits, when it has something to say: the earlier one is then answered at once
-and empty, and what there is to tell goes to the latest. Each answer acknowledges the results of
-its own request.
+and empty, and what there is to tell goes to the latest. Each answer acknowledges the results and
+lines of its own request.
 """
 
 from __future__ import annotations
@@ -66,14 +66,15 @@ class Exchanges:
         session.forget_given()
         commands = joining(join, up.drain)
         ask = await session.take_in(up, commands)
-        session.ack = 0
+        await session.lines_written()
+        session.ack = session.log_ack = 0
         if ask.replies[0].code:
             self._forget(worker_id, session)
             raise Overloaded(ask.replies[0].detail)
         if up.bye:
             self._forget(worker_id, session)
             await self.engine.call_all([Leave(worker_id)], urgent=True)
-            return Response(200, end.send(Down(ack=up.seq)))
+            return Response(200, end.send(Down(ack=up.seq, log_ack=up.log_seq)))
         if up.register is not None:
             down = await session.compose(registered_of(join, up.register.beat_sec), _room(up))
         else:
@@ -82,7 +83,8 @@ class Exchanges:
             if session.is_turn_of(turn) and not self._registered_again(session):
                 self._check(worker_id, session)
                 down = await session.compose(None, _room(up))
-        return Response(200, end.send(msgspec.structs.replace(down, ack=up.seq)))
+        return Response(200, end.send(msgspec.structs.replace(
+            down, ack=up.seq, log_ack=up.log_seq)))
 
     def _session(self, worker_id: str, up: Up, peer: str) -> tuple[Session, Join]:
         """The session that a request belongs to, and the Join that it amounts to.
@@ -146,7 +148,7 @@ async def _wait(session: Session, turn: int, up: Up) -> None:
     """Until there is something to tell, a later request came, or the worker's patience or half
     its lease is over. The worker was heard of when it asked, and is not again when this ends.
     """
-    if up.wait_sec and not up.results:
+    if up.wait_sec and not (up.results or up.log_seq):
         with trio.move_on_after(min(up.wait_sec, WAIT_S_MAX, session.join.lease_ms / 2000)):
             await session.wait_turn(turn)
 

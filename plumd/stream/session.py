@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 import trio
 
+from plumd.attempt_logs import LinePiece
 from plumd.engine import Ask, Engine
 from plumd.errors import Invalid, PlumError, ValueLost
 from plumd.model import (
@@ -128,7 +129,7 @@ class Session:
         self.engine = engine
         self.blobs = blobs
         self.join = join
-        self.ack = 0
+        self.ack = self.log_ack = 0
         self.in_hand = 0
         """Messages that were handed in and are not yet durable."""
         self.refused: list[Refused] = []
@@ -145,6 +146,8 @@ class Session:
         self._asked: dict[str, Asked] = {}
         self._news = trio.Event()
         self._turn = 0
+        self._unwritten = 0     # messages whose lines are not in their files yet
+        self._written = trio.lowlevel.ParkingLot()
 
     # ------------------------------------------------------------ from the outbox
 
@@ -206,8 +209,13 @@ class Session:
         """The same without waiting for the commit; its acknowledgement is in the mailbox before
         the attempts that the commit set free, so that one message tells both.
 
+        An attempt ends when its lines are in their file: behind it they would not be taken again.
         Raises: PlumError when it is not even taken.
         """
+        if up.logs:
+            self._note_lines(up)
+        if up.results and self._unwritten:
+            await self.lines_written()
         finishes = [
             self._success(result) if is_plain(result) else await self._finish(result)
             for result in up.results]
@@ -230,8 +238,6 @@ class Session:
             pair = parse_attempt(progress.id)
             if pair is not None:
                 self.engine.note_progress(pair, self.join.worker_id, progress.ratio, progress.text)
-        if up.logs:
-            self._note_lines(up.logs)
         for page in up.pages:
             if page.ref in self._asked:
                 self._asked[page.ref].page = page
@@ -255,13 +261,23 @@ class Session:
             self.join, tasks=tuple(sorted(set(tasks))), holding=held)
         return self.join
 
-    def _note_lines(self, lines: Sequence[LogLine]) -> None:
+    def _note_lines(self, up: Up) -> None:
         """Lines of attempts that are this worker's go to their logs, in order."""
-        texts: dict[tuple[int, int], list[str]] = {}
-        for line in lines:
-            text = line.text if line.part or line.text.endswith("\n") else line.text + "\n"
-            texts.setdefault(parse_attempt(line.id) or (0, 0), []).append(text)
-        self.engine.note_lines(self.join.worker_id, texts)
+        self._unwritten += 1
+
+        def written() -> None:
+            self._unwritten -= 1
+            self.log_ack = up.log_seq or self.log_ack
+            self._look_again()
+            if not self._unwritten:
+                self._written.unpark_all()
+
+        self.engine.note_lines(self.join.worker_id, line_pieces(up.logs), written)
+
+    async def lines_written(self) -> None:
+        """Return when the lines that came are in their files, or never will be."""
+        while self._unwritten:
+            await self._written.park()
 
     async def _finish(self, result: Result) -> Finish:
         """The command behind a result that is large, or that is no plain success."""
@@ -294,11 +310,13 @@ class Session:
     def idle(self) -> bool:
         """Whether there is nothing to tell."""
         return not (self._given or self.ack or self._cancels or self.refused or self.kicked
-                    or self.draining or self.line_full or self._looks)
+                    or self.draining or self.line_full or self._looks or self.log_ack)
 
     @property
     def only_ack(self) -> bool:
-        """Whether there is nothing to tell but that results are safe, for which nobody waits."""
+        """Whether there is nothing to tell but that results or lines are safe, for which nobody
+        waits.
+        """
         return not (self._given or self._cancels or self.refused or self.kicked or self.draining
                     or self.line_full or self._looks)
 
@@ -369,11 +387,11 @@ class Session:
         cancels = [CancelNotice(attempt_text(*pair), reason)
                    for pair, reason in self._cancels.items() if pair not in self._given]
         down = Down(registered, self.ack, self.refused, attempts, cancels, self._looks,
-                    self.draining)
+                    self.draining, log_ack=self.log_ack)
         self._looks = []
         self._cancels = {pair: reason for pair, reason in self._cancels.items()
                          if pair in self._given}
-        self.ack, self.refused, self.draining = 0, [], False
+        self.ack, self.log_ack, self.refused, self.draining = 0, 0, [], False
         return down
 
     def _put_back(self, attempts: list[Attempt], room: int) -> list[Attempt]:
@@ -386,6 +404,21 @@ class Session:
                     bytes(attempt.payload) or None, "", False)
         self._news.set()
         return attempts[:room]
+
+
+def line_pieces(lines: Sequence[LogLine]) -> list[LinePiece]:
+    """The lines, those of an attempt that follow each other in its log together."""
+    pieces: list[LinePiece] = []
+    open_ends: dict[str, tuple[list[str], int | None]] = {}
+    for line in lines:
+        text = line.text if line.part or line.text.endswith("\n") else line.text + "\n"
+        texts, end = open_ends.get(line.id, (None, None))
+        if texts is None or line.at != end:
+            texts = []
+            pieces.append((parse_attempt(line.id) or (0, 0), texts, line.at))
+        texts.append(text)
+        open_ends[line.id] = (texts, None if line.at is None else line.at + len(text.encode()))
+    return pieces
 
 
 def is_plain(result: Result) -> bool:
@@ -409,4 +442,4 @@ def refusal(finish: Finish, reply: Reply) -> Refused:
 
 def registered_of(join: Join, beat_sec: float) -> Registered:
     """The daemon's side of the bargain with this worker."""
-    return Registered(lease_sec=join.lease_ms / 1000, beat_sec=beat_sec)
+    return Registered(lease_sec=join.lease_ms / 1000, beat_sec=beat_sec, log_acks=True)

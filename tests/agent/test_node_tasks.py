@@ -7,16 +7,27 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from tests.agent.program import Agent
+from tests.clients.network import Network
 from tests.daemon.plant import Api, crash, wait_for
 from tests.daemon.running import Running
 
 pytestmark = pytest.mark.daemon
+PRINTS = f"""exec {sys.executable} -c '
+import os, sys, time
+number = 0
+while not os.path.exists("go"):
+    number += 1
+    print(number, chr(252), flush=True)
+    time.sleep(0.001)
+sys.stdout.buffer.write(bytes([0xc3]) + b"x" * 300_000)
+'"""
 
 
 class Failure(msgspec.Struct, rename="camel"):
@@ -43,10 +54,10 @@ class Whole(msgspec.Struct, rename="camel"):
 
 
 @contextmanager
-def node(daemon: Running, node_id: str, *options: str) -> Iterator[Agent]:
-    """An agent whose session is there."""
+def node(daemon: Running, node_id: str, *options: str, url: str = "") -> Iterator[Agent]:
+    """An agent whose session is there. url: its way to the controller, where that is another."""
     data = daemon.data_dir.parent / f"agent-{node_id}"
-    with Agent(data, daemon.url, node_id, "--beat-sec", "10", *options) as agent, \
+    with Agent(data, url or daemon.url, node_id, "--beat-sec", "10", *options) as agent, \
             Api(daemon) as api:
         wait_for(lambda: is_here(api, node_id), f"{node_id} is here\n{agent.said()}")
         yield agent
@@ -75,6 +86,10 @@ def ended(api: Api, task_id: str) -> Whole:
 
 def logs(api: Api, task_id: str) -> str:
     return api.get(f"/v1/tasks/{task_id}/logs").decode()
+
+
+def prints_on(api: Api, task_id: str, before: str) -> bool:
+    return logs(api, task_id) != before
 
 
 def runs(api: Api, task_id: str) -> bool:
@@ -152,6 +167,34 @@ def test_output_is_told_while_it_comes(daemon: Running) -> None:
         (attempt / "work" / "go").touch()
         assert ended(api, task).state == "Succeeded"
         assert logs(api, task) == "one\nhalf and half ü\n" + "x" * 300_000 + "\n"
+
+
+def test_output_survives_whoever_dies(daemon: Running) -> None:
+    """kill -9 of controller and agent, and a line that is cut, while a process prints without end:
+    every byte is told once, in order.
+    """
+    with Network(daemon.port) as network, node(daemon, "n1", url=network.url) as agent:
+        with Api(daemon) as api:
+            task = run(api, PRINTS)
+        work = agent.data_dir / "attempts" / task / "1" / "work"
+        for victim in (daemon, agent, None, daemon, agent):
+            with Api(daemon) as api:
+                before = logs(api, task)
+                wait_for(partial(prints_on, api, task, before), "it prints on")
+            if victim is None:
+                network.cut(refuse=True)
+                network.restore()
+            else:
+                victim.kill()
+                victim.start()
+        (work / "go").touch()
+        with Api(daemon) as api:
+            done = ended(api, task)
+            assert (done.state, done.attempt) == ("Succeeded", 1)
+            shown = logs(api, task)
+    numbers = shown[:-300_001].split("\n")
+    assert numbers == [f"{number} \u00fc" for number in range(1, len(numbers))] + [""]
+    assert shown[-300_001:] == "\ufffd" + "x" * 300_000
 
 
 def test_cancel_and_timeout_end_the_whole_tree(daemon: Running) -> None:

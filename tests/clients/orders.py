@@ -2,7 +2,8 @@
 
 echo: the result is `with`.  who: the result is the process id.  big: a text of `size` x.
 fail: it fails, saying `with`; retry=false: for good.  hold: it runs until a file `gate` exists, or
-until it is told to stop; the result is "held".
+until it is told to stop; the result is "held".  talk: as hold, and meanwhile it says `line`s of its
+log, one a millisecond; the result is how many.
 """
 
 from __future__ import annotations
@@ -31,6 +32,16 @@ def big(size: int) -> JsonObject:
 def fail(text: str, *, retry: bool = True) -> JsonObject:
     """Fail."""
     return {"do": "fail", "with": text, "retry": retry}
+
+
+def talk(gate: Path) -> JsonObject:
+    """Say lines until this file is there."""
+    return {"do": "talk", "gate": str(gate)}
+
+
+def line(number: int) -> str:
+    """The line with this number, from 0; odd ones bring their own line break."""
+    return f'{number} "\u00e9\U0001d11e\u2028"\t\\' + "\n" * (number % 2)
 
 
 def hold(gate: Path) -> JsonObject:

@@ -9,7 +9,7 @@ from typing import Final
 
 from plumd.sdk.client import Json, JsonObject
 from tests.clients.kinds import CALM_BEAT_MS, Links
-from tests.clients.orders import big, echo, fail, hold, who
+from tests.clients.orders import big, echo, fail, hold, line, talk, who
 from tests.clients.stage import Stage
 from tests.clients.workers import CAPACITY
 from tests.sdk_c.programs import until
@@ -18,6 +18,7 @@ Scenario = Callable[[Stage], None]
 BURST = 1_000
 MEGABYTE = 1_000_000
 CUT_S = 60
+SILENCE_S = 0.3
 
 # ---------------------------------------------------------------- with a worker that serves
 
@@ -181,6 +182,39 @@ def controller_killed(stage: Stage) -> None:
         until(stage.idle)
 
 
+def lines_and_a_dead_controller(stage: Stage) -> None:
+    """kill -9 of the daemon under handlers that talk: each line is in its log once, in order."""
+    gate = stage.folder / "gate"
+    with stage.worker(beat_ms=CALM_BEAT_MS):
+        ids = [stage.submit(talk(gate), maxRetries=0) for _ in range(3)]
+        for _ in range(3):
+            stage.until_said_more(*ids)
+            stage.daemon.kill()
+            stage.daemon.start()
+        stage.until_said_more(*ids)
+        gate.touch()
+        check_lines(stage, ids)
+        until(stage.idle)
+
+
+def lines_and_cuts(stage: Stage) -> None:
+    """As above, where the network breaks."""
+    links, gate = Links(stage.daemon.port), stage.folder / "gate"
+    try:
+        with stage.worker(link=links, beat_ms=CALM_BEAT_MS):
+            ids = [stage.submit(talk(gate), maxRetries=0) for _ in range(3)]
+            for refuse in (True, False, True):
+                stage.until_said_more(*ids)
+                links.cut(refuse=refuse)
+                time.sleep(SILENCE_S)       # what is said meanwhile comes nowhere
+                links.restore()
+            gate.touch()
+            check_lines(stage, ids)
+            until(stage.idle)
+    finally:
+        links.close()
+
+
 def short_cut(stage: Stage) -> None:
     """The network is gone for less than a lease while work ends: nothing is lost or doubled."""
     links, gate = Links(stage.daemon.port), stage.folder / "gate"
@@ -294,15 +328,19 @@ STEADY: Final[dict[str, Scenario]] = {each.__name__: each for each in (
     success, failure, texts_and_bytes, megabytes, timeout, cancel, slow_handler, burst,
     drain_by_operator)}
 COMING: Final[dict[str, Scenario]] = {each.__name__: each for each in (
-    drain_by_signal, worker_killed, short_cut, long_cut, not_behind_slow_ones, duplicate_id)}
+    drain_by_signal, worker_killed, lines_and_cuts, short_cut, long_cut, not_behind_slow_ones,
+    duplicate_id)}
 LONG: Final[dict[str, Scenario]] = {each.__name__: each for each in (minute_cut,)}
 """Those that PLUM_CLIENTS_LONG asks for."""
-MORTAL: Final[dict[str, Scenario]] = {each.__name__: each for each in (controller_killed,)}
+MORTAL: Final[dict[str, Scenario]] = {each.__name__: each for each in (
+    controller_killed, lines_and_a_dead_controller)}
 
 LEFT_OUT: Final[dict[tuple[str, str], str]] = {
     ("http", "drain_by_signal"): "a called worker has no word for leaving; an operator drains it",
     ("grpc", "drain_by_signal"): "its protocol has no word for draining; an operator drains it",
     ("grpc", "long_cut"): "its lease is 90 s; a minute's cut is in `make clients`",
+    **{(kind, scenario): "its protocol has no word for lines" for kind in ("http", "grpc")
+       for scenario in ("lines_and_cuts", "lines_and_a_dead_controller")},
 }
 
 
@@ -311,6 +349,17 @@ def error_of(task: JsonObject) -> JsonObject:
     error = task["error"]
     assert isinstance(error, dict), task
     return error
+
+
+def check_lines(stage: Stage, task_ids: list[str]) -> None:
+    """What these tasks said is in their logs once they are over, in order and nothing twice."""
+    for each in task_ids:
+        done = stage.ended(each)
+        assert (done["state"], done["attempt"]) == ("Succeeded", 1), done
+        count = done["result"]
+        assert isinstance(count, int)
+        said = b"".join(stage.api.logs(each)).decode().split("\n")
+        assert said == [line(number).removesuffix("\n") for number in range(count)] + [""]
 
 
 def check_untold(stage: Stage, task: JsonObject) -> None:

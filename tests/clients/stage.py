@@ -103,6 +103,13 @@ class Stage:
         """Until the handlers of all these attempts have seen their gate open."""
         until(lambda: {f"-{each}" for each in attempt_ids} <= set(self._notes()))
 
+    def until_said_more(self, *task_ids: str) -> None:
+        """Until there is more in the logs of these tasks than now."""
+        def sizes() -> list[int]:
+            return [sum(map(len, self.api.logs(each))) for each in task_ids]
+        before = sizes()
+        until(lambda: all(now > old for now, old in zip(sizes(), before, strict=True)))
+
     def until_started(self, *attempt_ids: str) -> None:
         """Until the handlers of all these attempts run."""
         until(lambda: set(attempt_ids) <= set(self.starts()))

@@ -37,6 +37,15 @@ static std::string act(plum::Attempt &attempt)
   if (wish == "fail")
     throw plum::TaskFailed(order["with"].str(), "asked", order["retry"].boolean(true));
   const std::string gate = order["gate"].str();
+  if (wish == "talk") {
+    int count = 0;
+    for (; access(gate.c_str(), F_OK) != 0 && !attempt.canceled(); count++) {
+      attempt.log(std::to_string(count) + " \"\u00e9\U0001d11e\u2028\"\t\\"
+                  + (count % 2 != 0 ? "\n" : ""));
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return std::to_string(count);
+  }
   while (access(gate.c_str(), F_OK) != 0 && !attempt.canceled())
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   note("-" + attempt.id() + "\n");

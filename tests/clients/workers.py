@@ -28,9 +28,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from plumd.sdk import Context, TaskFailed, Worker
+from tests.clients.orders import line
 
 CAPACITY = 16
 LOOK_S = 0.005
+TALK_S = 0.001
 REPLACED = 19           # the exit code of the C SDK's workers for it
 HTTP_BEAT_S = 1.0
 GRPC_BEAT_S = 10.0
@@ -63,7 +65,8 @@ class Notes:
         os.write(self._file, f"-{attempt_id}\n".encode())
 
 
-def act(order: Order, attempt_id: str, notes: Notes, stopped: Callable[[], bool]) -> object:
+def act(order: Order, attempt_id: str, notes: Notes, stopped: Callable[[], bool],
+        say: Callable[[str], None] | None = None) -> object:
     """Obey. Raises: TaskFailed."""
     notes.add(attempt_id)
     if order.do == "echo":
@@ -74,10 +77,23 @@ def act(order: Order, attempt_id: str, notes: Notes, stopped: Callable[[], bool]
         return "x" * order.size
     if order.do == "fail":
         raise TaskFailed(str(order.given), code="asked", retry=order.retry)
+    if order.do == "talk":
+        assert say is not None, "this kind of worker has no lines"
+        return talk(order, stopped, say)
     while not (Path(order.gate).exists() or stopped()):
         time.sleep(LOOK_S)
     notes.end(attempt_id)
     return "held"
+
+
+def talk(order: Order, stopped: Callable[[], bool], say: Callable[[str], None]) -> int:
+    """Say lines until the gate is open; how many they were."""
+    count = 0
+    while not (Path(order.gate).exists() or stopped()):
+        say(line(count))
+        count += 1
+        time.sleep(TALK_S)
+    return count
 
 
 def sdk(transport: Literal["websocket", "long-poll"], url: str, worker_id: str, name: str,
@@ -88,7 +104,7 @@ def sdk(transport: Literal["websocket", "long-poll"], url: str, worker_id: str, 
 
     @worker.task(name, type=Order)
     def handle(order: Order, context: Context) -> object:
-        answer = act(order, context.id, notes, lambda: context.canceled)
+        answer = act(order, context.id, notes, lambda: context.canceled, context.log)
         context.check_canceled()
         return answer
 

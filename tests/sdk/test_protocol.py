@@ -99,10 +99,11 @@ def test_what_one_end_says_the_other_understands(
                 ack=1 if batch and full else 0)
     assert plain(worker.receive(over(daemon.send(down)))) == plain(down)
     up = Up(seq=7 if batch else 0, results=batch, progress=told, beat=beat, bye=bye,
-            logs=[LogLine(one.id, one.text) for one in told], tasks=register.tasks)
+            logs=[LogLine(one.id, one.text, at=at) for at, one in enumerate(told)],
+            log_seq=9 if told else 0, tasks=register.tasks)
     assert plain(daemon.receive(over(worker.send(up)))) == plain(up)
     down = Down(ack=7 if batch else 0, refused=turned_down, attempts=given_out, cancel=cancel,
-                drain=full)
+                drain=full, log_ack=9 if told else 0)
     assert plain(worker.receive(over(daemon.send(down)))) == plain(down)
     down = Down(error=PeerError("overloaded", "later"))
     assert plain(worker.receive(over(daemon.send(down)))) == plain(down)
@@ -239,7 +240,7 @@ def test_nothing_follows_a_bye() -> None:
 
 @pytest.mark.parametrize("data", [
     '{"registered":{"leaseSec":30,"beatSec":10}}',                   # unasked
-    '{"ack":1}',                                                     # of nothing
+    '{"ack":1}', '{"logAck":1}',                                     # of nothing
     '{"attempts":[{"id":"1"}]}',
     '{"attempts":[{"id":"","name":"x"}]}',
     '{"attempts":[{"id":"1","name":"x","timeoutSec":-1}]}',
@@ -312,7 +313,7 @@ def test_a_wrong_us_is_a_defect_of_the_worker() -> None:
 # --- any bytes -----------------------------------------------------------------------------------
 
 UP_BYTES = msgspec.json.encode(Up(
-    holding=["1f"], seq=3, logs=[LogLine("1f", "a\n")], tasks=["resize", "é"],
+    holding=["1f"], seq=3, logs=[LogLine("1f", "a\n", at=3)], log_seq=2, tasks=["resize", "é"],
     progress=[Progress("1.2", 0.5, "half")], beat=True,
     results=[Result("1", raw({"a": [1, "é"]})), Result("2", error=Failure("c", "m", raw([{}])))]))
 DOWN_BYTES = msgspec.json.encode(Down(

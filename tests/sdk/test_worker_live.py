@@ -11,8 +11,18 @@ from trio.testing import MockClock
 
 from plumd.sdk import Context, Worker
 from plumd.sdk.log_lines import MESSAGE_CHARS
-from plumd.sdk.protocol import LOG_CHARS_MAX, Down, Up
-from tests.sdk.test_worker import Hall, Wire, attempt, hall, serving, value, worker
+from plumd.sdk.protocol import LOG_CHARS_MAX, Down, LogLine, Registered, Up
+from tests.sdk.test_worker import (
+    BEAT_S,
+    LEASE_S,
+    Hall,
+    Wire,
+    attempt,
+    hall,
+    serving,
+    value,
+    worker,
+)
 
 __all__ = ["hall", "worker"]        # fixtures
 
@@ -125,6 +135,42 @@ async def test_lines_alone_are_held_back_a_moment_and_survive_a_lost_line(
             up = await wire.hear()
         said.append(up)
         assert [line.text for up in said for line in up.logs] == ["three"]
+
+
+async def test_lines_are_sent_again_until_they_are_acknowledged(
+        hall: Hall, worker: Worker, autojump_clock: MockClock) -> None:
+    """In the old order, before the result, which waits for them."""
+    welcome = Down(registered=Registered(LEASE_S, BEAT_S, log_acks=True))
+    go_on = trio.Event()
+
+    async def talkative(payload: None, context: Context) -> None:
+        del payload
+        context.log("one")
+        await go_on.wait()
+        context.log("two")
+
+    worker.add_task("talk", talkative)
+    async with serving(worker):
+        wire, _ = await hall.answer(first=welcome)
+        wire.give(attempt("talk"))
+        up = await wire.hear()
+        assert ([line.text for line in up.logs], up.results) == (["one"], [])
+        go_on.set()
+        while not (up := await wire.hear()).results:
+            pass
+        assert [line.text for line in up.logs] == ["two"]
+        wire.cut()
+        wire, up = await hall.answer(first=welcome)
+        assert (up.logs, up.results) == ([], []), "it is not known yet who listens"
+        said: list[LogLine] = []
+        while not up.results:
+            up = await wire.hear()
+            said += up.logs
+        assert [(line.text, line.at) for line in said] == [("one", 0), ("two", 4)]
+        wire.say(Down(ack=up.seq, log_ack=up.log_seq - 1))
+        wire.cut()
+        wire, up = await hall.answer(first=welcome)
+        assert [line.text for line in (await wire.hear()).logs] == ["two"]
 
 
 async def test_lines_of_a_thread(hall: Hall, worker: Worker) -> None:

@@ -182,6 +182,20 @@ static void act_hold(plum_attempt *attempt, const char *gate)
     plum_attempt_finish(attempt, "\"held\"", PLUM_Z);
 }
 
+static void act_talk(plum_attempt *attempt, const char *gate)
+{
+  char text[64];
+  int count = 0, size;
+  for (; access(gate, F_OK) != 0 && !plum_attempt_canceled(attempt); count++) {
+    size = snprintf(text, sizeof text, "%d \"\xc3\xa9\xf0\x9d\x84\x9e\xe2\x80\xa8\"\t\\%s", count,
+                    count % 2 ? "\n" : "");
+    plum_attempt_log(attempt, text, (size_t)size);
+    pause_ms(1);
+  }
+  size = snprintf(text, sizeof text, "%d", count);
+  plum_attempt_finish(attempt, text, (size_t)size);
+}
+
 static void act(plum_attempt *attempt, void *context)
 {
   plum_json order = payload_of(attempt), wish = plum_json_member(order, "do");
@@ -202,7 +216,7 @@ static void act(plum_attempt *attempt, void *context)
                       plum_json_bool(plum_json_member(order, "retry"), 1), -1, NULL);
   } else {
     plum_json_text(plum_json_member(order, "gate"), &text);
-    act_hold(attempt, text.data);
+    (plum_json_is(wish, "talk") ? act_talk : act_hold)(attempt, text.data);
   }
   plum_buffer_free(&text);
 }

@@ -53,7 +53,7 @@ class Poller:
 def test_attempts_results_and_acknowledgements(api: Api) -> None:
     worker = Poller(api, "x-one")
     down = worker.register("x.one", nodeId="n", beatSec=5)
-    assert down["registered"] == {"leaseSec": 15, "beatSec": 5}
+    assert down["registered"] == {"leaseSec": 15, "beatSec": 5, "logAcks": True}
     task = api.task("x.one", payload=[1])
     attempt = worker.attempt()
     assert attempt == {"id": task["taskId"], "name": "x.one", "payload": [1], "timeoutSec": 300}

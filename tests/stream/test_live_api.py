@@ -158,6 +158,41 @@ async def test_lines_of_an_attempt_are_its_log_and_those_of_a_stale_one_are_nowh
     assert api.ask("GET", f"/v1/tasks/{path}/logs").status_code == 404
 
 
+async def test_counted_lines_are_acknowledged_and_kept_once(api: Api) -> None:
+    """By both doors."""
+    async with line(api.daemon, "l-count") as worker:
+        down = await worker.register("a", "l.count")
+        assert down["registered"]["logAcks"]    # type: ignore[index]
+        task = api.task("l.count")
+        attempt = await worker.attempt()
+        for seq, texts in enumerate((["eins \u00fc"], ["eins \u00fc", "zwei"]), start=7):
+            logs, at = [], 0
+            for text in texts:
+                logs.append({"id": attempt["id"], "text": text, "at": at})
+                at += len(text.encode()) + 1
+            await worker.say(logs=logs, logSeq=seq)
+            assert await worker.hear() == {"logAck": seq}
+        assert log_of(api, task["taskId"]) == "eins \u00fc\nzwei\n"
+        await worker.report({"id": attempt["id"]})
+    exchange(api, "l-count-poll", register={"session": "p", "tasks": ["l.count-poll"]},
+             session="p", holding=[])
+    task = api.task("l.count-poll")
+    down = {}
+    while "attempts" not in down:
+        down = exchange(api, "l-count-poll", session="p", holding=[], waitSec=5)
+    [attempt] = listed(down["attempts"])
+    for seq in (1, 1, 2):
+        down = exchange(api, "l-count-poll", session="p", holding=[attempt["id"]], waitSec=60,
+                        logSeq=seq, logs=[{"id": attempt["id"], "text": "a", "at": 2 * (seq - 1)}])
+        assert down == {"logAck": seq}, "at once"
+    assert log_of(api, task["taskId"]) == "a\na\n"
+    down = exchange(api, "l-count-poll", session="p", holding=[attempt["id"]], seq=1, logSeq=3,
+                    logs=[{"id": attempt["id"], "text": "b", "at": 4}],
+                    results=[{"id": attempt["id"]}])
+    assert (down["ack"], down["logAck"]) == (1, 3)
+    assert log_of(api, task["taskId"]) == "a\na\nb\n"
+
+
 async def test_lines_of_another_worker_are_dropped(api: Api) -> None:
     async with line(api.daemon, "l-mine") as mine, line(api.daemon, "l-other") as other:
         await mine.register("a", "l.mine")

@@ -100,7 +100,7 @@ async def test_attempts_results_and_acknowledgements(api: Api) -> None:
         down = await worker.register("a", "s.one", nodeId="n", capacity=2, beatSec=5,
                                      labels={"k": "v"}, instanceId="i", appName="p",
                                      appVersion="2")
-        assert down["registered"] == {"leaseSec": 15, "beatSec": 5}
+        assert down["registered"] == {"leaseSec": 15, "beatSec": 5, "logAcks": True}
         if "attempts" not in down:
             down = await worker.hear()
         assert down["attempts"] == [{"id": task["taskId"], "name": "s.one", "payload": {"x": "ü"},

@@ -3730,6 +3730,7 @@ struct plum_attempt {
   int number;
   int64_t timeout_ms;
   uint64_t seq;
+  uint64_t said_bytes;  /* of its log */
   size_t payload_at, payload_bytes;
   plum_buffer text;     /* name NUL payload NUL */
   plum_buffer report;   /* the result as it is sent */
@@ -3775,8 +3776,10 @@ struct plum_worker {
   int stepping;         /* somebody is in plum_worker_run or _step */
   int awake;            /* the loop looks again before it sleeps */
   int hold_back;        /* what came is not in the journal yet: nobody may start it */
-  plum_buffer logs;     /* items, one a line */
+  plum_buffer logs;     /* items, one a line: those in flight, then those that wait */
+  size_t logs_sent, logs_sent_bytes; /* in flight */
   size_t logs_count, logs_dropped, progress_count;
+  uint64_t logs_seq;    /* how many were said, those of another time counted again */
   plum_worker_figures figures;
   pacing pace;
   journal journal;
@@ -3792,7 +3795,7 @@ struct plum_worker {
   enum line_state state;
   unsigned char key[16];
   plum_buffer say;
-  int registered, asked, drain_said, bye_said, tries;
+  int registered, log_acks, asked, drain_said, bye_said, tries;
   uint64_t seq;
   size_t items_max, bytes_max;
   int64_t beat_ms, lease_ms, opened_ms, until_ms, retry_ms, sent_ms, heard_ms, ping_ms,
@@ -3933,6 +3936,7 @@ static plum_attempt *attempt_new(plum_worker *worker, const char *id)
   attempt->task = NULL;
   attempt->pins = attempt->deferred = attempt->claimed = attempt->ended = attempt->canceled = 0;
   attempt->has_progress = 0;
+  attempt->said_bytes = 0;
   attempt->user = NULL;
   attempt->reason[0] = '\0';
   buffer_clear(&attempt->text, KEPT_BYTES);
@@ -4636,32 +4640,45 @@ static void say_progress(plum_worker *worker, plum_buffer *out)
     add_text(out, "]");
 }
 
-/* Up to LOG_ITEMS_MAX lines of log, which stand in the buffer one item a line. */
+/* So many of the lines in flight need not be said again. */
+static void logs_told(plum_worker *worker, size_t count)
+{
+  size_t at = 0;
+  for (worker->logs_sent -= count; count > 0; count--)
+    at += strcspn(worker->logs.data + at, "\n") + 1;
+  worker->logs_sent_bytes -= at;
+  buffer_drop(&worker->logs, at);
+  if (worker->logs.size_bytes == 0)
+    buffer_clear(&worker->logs, 65536);
+}
+
+/* Up to LOG_ITEMS_MAX lines of log. */
 static void say_logs(plum_worker *worker, plum_buffer *out)
 {
-  size_t count = 0, at = 0;
+  size_t count = 0;
   if (worker->logs_count == 0)
     return;
   add_text(out, ",\"logs\":[");
-  while (count < LOG_ITEMS_MAX && worker->logs_count > 0) {
-    const char *item = worker->logs.data + at;
+  for (; count < LOG_ITEMS_MAX && worker->logs_count > 0; count++, worker->logs_count--) {
+    const char *item = worker->logs.data + worker->logs_sent_bytes;
     size_t size = strcspn(item, "\n");
     plum_buffer_add(out, ",", count > 0);
     plum_buffer_add(out, item, size);
-    at += size + 1;
-    count++;
-    worker->logs_count--;
+    worker->logs_sent_bytes += size + 1;
   }
-  add_text(out, "]");
-  buffer_drop(&worker->logs, at);
-  if (worker->logs_count == 0)
-    buffer_clear(&worker->logs, 65536);
+  worker->logs_sent += count;
+  worker->logs_seq += count;
+  plum_buffer_print(out, "],\"logSeq\":%llu", (unsigned long long)worker->logs_seq);
+  if (!worker->log_acks)
+    logs_told(worker, count);
 }
 
 /* The line is gone: what was in flight is sent again, in the old order. */
 static void desk_rewind(plum_worker *worker)
 {
   plum_attempt *attempt;
+  worker->logs_count += worker->logs_sent;
+  worker->logs_sent = worker->logs_sent_bytes = 0;
   while ((attempt = worker->sent.last) != NULL) {
     list_remove(attempt);
     attempt->state = ATTEMPT_UNSENT;
@@ -4698,7 +4715,7 @@ static int collect(plum_worker *worker, int64_t now)
   int leaves = worker->ending == GOODBYE && !worker->bye_said;
   int beats = now >= worker->sent_ms + worker->beat_ms, results = 0;
   int registers = !worker->registered && !worker->asked;
-  int quiet = worker->progress_count > 0 || worker->logs_count > 0;
+  int quiet = worker->progress_count > 0 || (worker->registered && worker->logs_count > 0);
   buffer_clear(out, 262144);
   add_text(out, " ");
   if (worker->long_poll)
@@ -4712,7 +4729,8 @@ static int collect(plum_worker *worker, int64_t now)
   if (quiet && (drains || leaves || beats || worker->unsent.count > 0 || out->size_bytes > 1
                 || now >= worker->progress_ms + PROGRESS_MS)) {
     say_progress(worker, out);
-    say_logs(worker, out);
+    if (worker->registered) /* then it is known whether lines are acknowledged */
+      say_logs(worker, out);
     worker->progress_ms = now;
   }
   if (worker->logs_count == 0) /* an attempt's lines come before its result */
@@ -4740,6 +4758,13 @@ static int collect(plum_worker *worker, int64_t now)
   add_text(out, "}");
   out->data[1] = '{';
   return 1;
+}
+
+static void hear_log_ack(plum_worker *worker, uint64_t ack)
+{
+  uint64_t before = worker->logs_seq - worker->logs_sent;
+  if (ack > before)
+    logs_told(worker, (size_t)(ack - before));
 }
 
 static void hear_ack(plum_worker *worker, uint64_t ack)
@@ -4922,6 +4947,7 @@ static int hear_registered(plum_worker *worker, plum_json terms)
   worker->lease_ms = (int64_t)(lease * 1000);
   worker->items_max = items < PLUM_ITEMS_MAX ? (size_t)items : PLUM_ITEMS_MAX;
   worker->bytes_max = bytes < PLUM_MESSAGE_BYTES_MAX ? (size_t)bytes : PLUM_MESSAGE_BYTES_MAX;
+  worker->log_acks = plum_json_bool(plum_json_member(terms, "logAcks"), 0);
   worker->registered = 1;
   worker->figures.registrations++;
   return 1;
@@ -4958,10 +4984,10 @@ static void heard(plum_worker *worker, int64_t now)
 static plum_status hear(plum_worker *worker, const char *text, size_t size)
 {
   static const char *const names[] = {"registered", "ack", "refused", "attempts", "cancel",
-                                      "error"};
-  plum_json said[6], message, key, value;
+                                      "error", "logAck"};
+  plum_json said[7], message, key, value;
   plum_json_cursor cursor;
-  int64_t ack;
+  int64_t ack, log_ack;
   size_t i;
   int well, was_registered = worker->registered;
   memset(said, 0, sizeof said);
@@ -4975,14 +5001,17 @@ static plum_status hear(plum_worker *worker, const char *text, size_t size)
   if (said[5].type == PLUM_JSON_OBJECT)
     return hear_error(worker, said[5]);
   ack = plum_json_int(said[1], 0);
-  if (ack < 0 || (uint64_t)ack > worker->seq)
+  log_ack = plum_json_int(said[6], 0);
+  if (ack < 0 || (uint64_t)ack > worker->seq || log_ack < 0)
     return PLUM_E_PROTOCOL;
   lock(worker);
   heard(worker, now_ms());
-  well = (said[0].type != PLUM_JSON_OBJECT) == was_registered;
+  well = (said[0].type != PLUM_JSON_OBJECT) == was_registered
+         && (uint64_t)log_ack <= worker->logs_seq;
   if (well && !was_registered)
     well = hear_registered(worker, said[0]);
   if (well) {
+    hear_log_ack(worker, (uint64_t)log_ack);
     hear_ack(worker, (uint64_t)ack);
     well = hear_refused(worker, said[2]) && hear_attempts(worker, said[3])
            && hear_cancel(worker, said[4]);
@@ -5928,6 +5957,7 @@ int plum_worker_next_deadline_ms(plum_worker *worker)
   int64_t now = now_ms(), until_ms = INT64_MAX;
   int free = worker->state == LINE_OPEN && worker->line.out_at >= worker->line.out.size_bytes
              && !worker->bye_said && !(worker->long_poll && worker->asked);
+  size_t quiet;
   if (worker->ending == OVER || !worker->begun)
     return 0;
   lock(worker);
@@ -5935,15 +5965,16 @@ int plum_worker_next_deadline_ms(plum_worker *worker)
     until_ms = worker->ending_ms;
   until_ms = earlier(until_ms, worker->state == LINE_DOWN ? worker->retry_ms
                                : conn_look_ms(&worker->line, line_deadline_ms(worker), now));
-  if (free && (!worker->asked || worker->unsent.count > 0
-               || (worker->tasks_changed && worker->registered)))
+  if (free && (!worker->asked || (worker->tasks_changed && worker->registered)
+               || (worker->unsent.count > 0 && (worker->registered || worker->logs_count == 0))))
     until_ms = now;
   if (free && worker->registered && !worker->long_poll) {
     until_ms = earlier(until_ms, worker->sent_ms + worker->beat_ms);
     if (worker->ping_ms == 0)
       until_ms = earlier(until_ms, worker->heard_ms + worker->beat_ms);
   }
-  if (free && worker->progress_count + worker->logs_count > 0)
+  quiet = worker->progress_count + (worker->registered ? worker->logs_count : 0);
+  if (free && quiet > 0)
     until_ms = earlier(until_ms, worker->progress_ms + PROGRESS_MS);
   if (!worker->lease_over && worker->heard_ms != 0
       && worker->running.count + worker->waiting.count > 0)
@@ -6117,26 +6148,49 @@ void plum_attempt_progress(plum_attempt *attempt, double ratio, const char *text
   unlock(worker);
 }
 
+/* How many bytes a text has that was made JSON, between its quotes. */
+static size_t said_size(const char *at, const char *end)
+{
+  size_t size = 0;
+  for (; at < end; size++)
+    at += *at != '\\' ? 1 : at[1] == 'u' ? 6 : 2;
+  return size;
+}
+
+/* A line that waits, with its place in the attempt's log. */
+static void add_line(plum_attempt *attempt, const char *text, size_t size)
+{
+  plum_buffer *out = &attempt->worker->logs;
+  size_t from;
+  plum_buffer_print(out, "{\"id\":\"%s\",\"at\":%llu,\"text\":", attempt->known.id,
+                    (unsigned long long)attempt->said_bytes);
+  from = out->size_bytes + 1;
+  plum_buffer_add_json(out, text, size);
+  if (!out->failed)
+    attempt->said_bytes += said_size(out->data + from, out->data + out->size_bytes - 1)
+                           + (size == 0 || text[size - 1] != '\n');
+  add_text(out, "}\n");
+  attempt->worker->logs_count++;
+}
+
 void plum_attempt_log(plum_attempt *attempt, const char *text, size_t size_bytes)
 {
   plum_worker *worker = attempt->worker;
   plum_buffer *out = &worker->logs;
-  size_t size = size_of(text, size_bytes);
   lock(worker);
   if (attempt->state != ATTEMPT_RUNNING || out->size_bytes > LOG_BYTES_MAX) {
     worker->logs_dropped++;
   } else {
-    plum_buffer_print(out, "{\"id\":\"%s\",\"text\":", attempt->known.id);
-    plum_buffer_add_json(out, text, cut_text(text, size, LOG_TEXT_BYTES));
-    if (worker->logs_dropped > 0)
-      plum_buffer_print(out, "}\n{\"id\":\"%s\",\"text\":\"(%zu lines were dropped)\"",
-                        attempt->known.id, worker->logs_dropped);
-    worker->logs_count += worker->logs_dropped > 0 ? 2 : 1;
-    worker->logs_dropped = 0;
-    add_text(out, "}\n");
+    if (worker->logs_dropped > 0) {
+      char note[64];
+      int size = snprintf(note, sizeof note, "(%zu lines were dropped)", worker->logs_dropped);
+      add_line(attempt, note, (size_t)size);
+      worker->logs_dropped = 0;
+    }
+    add_line(attempt, text, cut_text(text, size_of(text, size_bytes), LOG_TEXT_BYTES));
     if (out->failed) {
       buffer_clear(out, 0);
-      worker->logs_count = 0;
+      worker->logs_count = worker->logs_sent = worker->logs_sent_bytes = 0;
     }
     worker_wake(worker);
   }

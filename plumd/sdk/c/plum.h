@@ -362,7 +362,8 @@ PLUM_API void *plum_attempt_user(const plum_attempt *attempt);
 
 /* How far it is: ratio 0 .. 1, negative = not known. The latest counts. */
 PLUM_API void plum_attempt_progress(plum_attempt *attempt, double ratio, const char *text);
-/* A line for the task's log. Lines are dropped, and counted, when the daemon does not keep up. */
+/* A line for the task's log; sent again after a lost line, and shown once. Lines are dropped, and
+ * counted, when more than 4 MiB wait for the daemon. */
 PLUM_API void plum_attempt_log(plum_attempt *attempt, const char *text, size_t size_bytes);
 /* It goes on when the handler has returned; who ends it may be any thread. */
 PLUM_API void plum_attempt_defer(plum_attempt *attempt);
