@@ -100,7 +100,7 @@ class Session:
                 try:
                     await self._connection()
                 except (CallFailed, Broken, OSError, trio.BrokenResourceError,
-                        trio.TooSlowError, ExceptionGroup) as error:
+                        trio.ClosedResourceError, trio.TooSlowError, ExceptionGroup) as error:
                     self.problem = problem_of(error)
                 self.state = "away"
                 failures = 0 if trio.current_time() - begun > 2 * KEEPALIVE_S else failures + 1
@@ -150,8 +150,12 @@ class Session:
         if scheme == "mqtt":
             return plain
         secured = trio.SSLStream(plain, ssl.create_default_context(), server_hostname=host)
-        with trio.fail_after(ANSWER_S):
-            await secured.do_handshake()
+        try:
+            with trio.fail_after(ANSWER_S):
+                await secured.do_handshake()
+        except (OSError, trio.BrokenResourceError, trio.TooSlowError):
+            await trio.aclose_forcefully(plain)
+            raise
         return secured
 
     async def _welcomed(self, stream: Stream,
@@ -184,12 +188,21 @@ class Session:
             await self.send(packets.PINGREQ)
 
     async def send(self, data: bytes) -> None:
-        """Raises: CallFailed while there is no connection."""
+        """Raises: CallFailed while there is no connection.
+
+        Cancel: the connection ends, for what came next would be read as the rest of this.
+        """
         async with self._sending:
-            if self.stream is None:
+            stream, whole = self.stream, False
+            if stream is None:
                 raise CallFailed("unreachable", f"the broker is away: {self.problem}")
-            with trio.fail_after(ANSWER_S):
-                await self.stream.send_all(data)
+            try:
+                with trio.fail_after(ANSWER_S):
+                    await stream.send_all(data)
+                whole = True
+            finally:
+                if not whole:
+                    await trio.aclose_forcefully(stream)
 
     def next_pid(self) -> int:
         """A packet identifier that is free."""
