@@ -195,9 +195,12 @@ class Artifacts:
         def remove() -> int:
             count = 0
             for path in self.folder.iterdir():
-                if path.name not in known and path.stat().st_mtime <= before_s:
-                    path.unlink(missing_ok=True)
-                    count += 1
+                if path.suffix not in (PART, SUFFIX) or path.name in known:
+                    continue        # what is not ours stays, like the lost+found of a volume
+                with contextlib.suppress(FileNotFoundError):    # an upload ends meanwhile
+                    if path.stat().st_mtime <= before_s:
+                        path.unlink()
+                        count += 1
             return count
 
         return await trio.to_thread.run_sync(remove)

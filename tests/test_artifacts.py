@@ -30,6 +30,8 @@ async def test_files_of_no_app_go(tmp_path: Path, autojump_clock: MockClock) -> 
     known = left("known.zip", 0)
     await disk.write(lambda tx: apps.create(tx, AppRow(1, "a", "1", known.name, "", 3, (), 0)))
     before = left("before.part", 1)
+    (folder / "lost+found").mkdir()
+    os.utime(folder / "lost+found", (0, 0))
     async with trio.open_nursery() as nursery:
         await nursery.start(room.run)
         assert not before.exists(), "at the start all of it goes"
@@ -44,5 +46,6 @@ async def test_files_of_no_app_go(tmp_path: Path, autojump_clock: MockClock) -> 
         assert not old.exists()
         assert fresh.exists(), "it may be an upload that is under way"
         assert known.exists()
+        assert (folder / "lost+found").exists(), "what is not ours stays"
         nursery.cancel_scope.cancel()
     disk.store.close()
