@@ -19,7 +19,7 @@ _HEADER: Final = re.compile(r"(?P<head>\b(?:proxy-)?authorization\b[\"']?\s*[:=]
                             r"(?:(?:basic|bearer|digest)\s+)?[^\s\"',;]+", re.IGNORECASE)
 _BEARER: Final = re.compile(r"(?P<head>\bbearer\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _NAMED: Final = re.compile(
-    r"(?P<head>[\w.-]{0,40}(?:password|passwd|passphrase|secret|token|api[_-]?key|private[_-]?key|"
+    r"(?P<head>(?:password|passwd|passphrase|secret|token|api[_-]?key|private[_-]?key|"
     r"credential)s?[\w-]{0,20}\\?[\"']?\s{0,4}[:=]\s{0,4})"
     r"(?:\\\"[^\"\\]*\\\"|\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\s\"',;&}\])]+)", re.IGNORECASE)
 _JWT: Final = re.compile(r"\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]*")

@@ -27,12 +27,13 @@ from plumd.errors import PlumError
 from plumd.scrub import scrubbed
 from plumd.store.facts import facts
 
+MANY: Final = {"limit": "1000"}
 ASKED: Final[tuple[tuple[str, str, dict[str, str]], ...]] = (
     ("status.json", "/v1/status", {}), ("stats-15m.json", "/v1/stats/history", {"window": "15m"}),
     ("stats-24h.json", "/v1/stats/history", {"window": "24h"}), ("metrics.txt", "/metrics", {}),
-    ("failures.json", "/v1/tasks/failures", {}), ("workers.json", "/v1/embedded-workers", {}),
-    ("http-workers.json", "/v1/workers", {}), ("nodes.json", "/v1/nodes", {}),
-    ("services.json", "/v1/services", {}), ("limits.json", "/v1/limits", {}),
+    ("failures.json", "/v1/tasks/failures", {}), ("workers.json", "/v1/embedded-workers", MANY),
+    ("http-workers.json", "/v1/workers", MANY), ("nodes.json", "/v1/nodes", MANY),
+    ("services.json", "/v1/services", MANY), ("limits.json", "/v1/limits", MANY),
 )
 """(name in the bundle, path, query)"""
 README: Final = """What is in here: answers of plumd's own routes (status, samples, metrics, groups
@@ -65,7 +66,8 @@ class Support:
                  "database.json": as_json(await self.context.store.read(facts))}
         for name, path, query in ASKED:
             parts[name] = await self.asked(request, path, query)
-        return Response(200, packed(parts), "application/zip", (
+        # It takes a while, and nobody else should wait for it.
+        return Response(200, await trio.to_thread.run_sync(packed, parts), "application/zip", (
             ("content-disposition", 'attachment; filename="plum-support.zip"'),
             ("cache-control", "no-store")))
 
