@@ -308,7 +308,7 @@ class Engine:
         core = self.core
         shift_ms = self.schedules.stepped(now)
         if shift_ms:
-            self.runs.shift(shift_ms)
+            self.runs.shift(shift_ms, now.wall_ms)
         for ask in batch:
             ask.replies = [self._apply(command, now) for command in ask.commands]
         core.tick(now)

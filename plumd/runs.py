@@ -223,18 +223,16 @@ class Runs:
                 run.machine.settle()
                 self._carry_out(run, now_ms)
 
-    def shift(self, ms: int) -> None:
+    def shift(self, ms: int, now_ms: int) -> None:
         """The wall clock was set: what counts elapsed time keeps its distance to now."""
         for run in self.live.values():
             if run.plan.graph.timeout_ms:
                 run.begun_ms += ms
-                self._rows.append((run.plan.run_id, flows.BEGUN, StepState.RUNNING, 0,
-                                   run.begun_ms, 0, None))
+                self._keep_begin(run)
             for step, live in run.machine.live.items():
                 if live.due_ms and live.frame.scope.nodes[live.at].wait_until is None:
                     live.due_ms += ms
-                    self._rows.append((run.plan.run_id, step, StepState.RUNNING, 0,
-                                       live.started_ms, 0, waits_until(live.due_ms)))
+                    self._keep_wait(run, step, now_ms)
         timers, self._timers = self._timers, []
         for due_ms, run_id, step in timers:
             known = self.live.get(run_id)
@@ -245,6 +243,15 @@ class Runs:
             elif step in known.machine.live:
                 self._timers.append((known.machine.live[step].due_ms, run_id, step))
         heapify(self._timers)
+
+    def _keep_begin(self, run: LiveRun) -> None:
+        self._rows.append((run.plan.run_id, flows.BEGUN, StepState.RUNNING, 0, run.begun_ms, 0,
+                           None))
+
+    def _keep_wait(self, run: LiveRun, step: int, now_ms: int) -> None:
+        live = run.machine.live[step]
+        self._rows.append((run.plan.run_id, step, StepState.RUNNING, 0, live.started_ms, 0,
+                           msgspec.json.encode(waits_until(live.due_ms, now_ms))))
 
     def next_due_ms(self) -> int | None:
         """When `tick` is wanted at the latest; 0 = at once."""
@@ -271,7 +278,10 @@ class Runs:
             if seed.state >= StepState.SUCCEEDED and seed.step < run.outer:
                 run.ends[seed.step] = StepEnd(seed.step, seed.state, seed.ref, seed.attempt,
                                               seed.started_ms, seed.finished_ms)
-        Restorer(run.machine, seeds, now_ms).run()
+        restorer = Restorer(run.machine, seeds, now_ms)
+        restorer.run()
+        for step in restorer.nearer:
+            self._keep_wait(run, step, now_ms)
 
     def _stop(self, run: LiveRun, state: StepState, now_ms: int) -> None:
         run.paused_ms = 0
@@ -403,8 +413,13 @@ class Runs:
 
     def load(self, plan: RunPlan, row: flows.LiveRow, seeds: dict[int, Seed],
              now_ms: int) -> None:
-        """Take up a run of before the restart."""
-        run = self._machine(plan, row.created_ms, row.begun_ms)
+        """Take up a run of before the restart. If the clock was set back meanwhile, its time limit
+        counts from now, and what it waits for lasts as long again as was left when that was
+        written: how much of it is over nobody knows.
+        """
+        run = self._machine(plan, row.created_ms, min(row.begun_ms, now_ms))
+        if run.begun_ms < row.begun_ms and plan.graph.timeout_ms:
+            self._keep_begin(run)
         run.cancel_ms, run.paused_ms = row.cancel_ms, row.paused_ms
         run.machine.stopping = row.stop
         run.machine.paused = row.paused_ms > 0

@@ -103,6 +103,46 @@ async def test_waits_and_timeouts_count_elapsed_time_when_the_clock_is_set(
         assert seeds_of(world, run_id)[2] == StepState.RUNNING
 
 
+async def test_no_wait_is_longer_when_the_clock_is_set_back_and_the_daemon_dies_at_once(
+        tmp_path: Path, clock: MockClock) -> None:
+    """It never saw that: the next one has the rows alone. A later restart begins nothing anew."""
+    assert clock.autojump_threshold == 0
+    world = World(tmp_path)
+    async with world.life() as engine:
+        number = await saved(engine, ("waits", [
+            {"id": "rest", "type": "wait", "seconds": 100},
+            {"id": "ask", "type": "approval", "timeoutSec": 200}]))
+        run_id, limited = engine.new_id(), engine.new_id()
+        await engine.call(BeginRun(engine.planner.plan(run_id, number, None)))
+        number = await saved(engine, ("limited", [{"id": "one", "type": "approval"}]),
+                             timeout_sec=500)
+        await engine.call(BeginRun(engine.planner.plan(limited, number, None)))
+        await trio.sleep(10)
+    begun_s = trio.current_time()
+    world.clock.set_by(-5 * HOUR_MS)
+    async with world.life():
+        await trio.sleep(60)
+    async with world.life():
+        await trio.sleep(39)
+        assert seeds_of(world, run_id) == {0: StepState.RUNNING}, "nor shorter"
+        await trio.sleep(2)
+        assert seeds_of(world, run_id) == {0: StepState.SUCCEEDED, 1: StepState.RUNNING}
+        await trio.sleep(100)
+        world.clock.set_by(-5 * HOUR_MS)
+        await trio.sleep(50)            # this one sees it, and writes down what is left
+    world.clock.set_by(-5 * HOUR_MS)
+    async with world.life() as engine:
+        await trio.sleep(45)
+        assert seeds_of(world, run_id)[1] == StepState.RUNNING
+        await trio.sleep(60)
+        assert seeds_of(world, run_id)[1] == StepState.TIMEOUT
+        over = engine.watch(limited)
+        with trio.fail_after(500):
+            await over.wait()
+        assert row_of(world.store, limited).state == TaskState.TIMEOUT
+    assert 500 <= trio.current_time() - begun_s < 900
+
+
 def seeds_of(world: World, run_id: int) -> dict[int, int]:
     """step -> its state"""
     return {seed.step: seed.state for seed in world.store.peek(flows.seeds, run_id).values()}

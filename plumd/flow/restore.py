@@ -34,6 +34,7 @@ class Kept(msgspec.Struct, frozen=True, rename="camel"):
     total: int = -1
     room: int = 0
     due_ms: int = 0
+    left_ms: int = 0
     items: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -41,12 +42,13 @@ KEPT: Final = msgspec.json.Decoder(Kept).decode
 
 
 class Restorer:
-    """Builds the frames of one run."""
+    """Builds the frames of one run. nearer: waits that end sooner than their rows say."""
 
     def __init__(self, machine: Machine, seeds: Mapping[int, Seed], now_ms: int) -> None:
         self.machine = machine
         self.seeds = seeds
         self.starts = sorted(seeds)
+        self.nearer: list[int] = []
         machine.now_ms = now_ms
 
     def run(self) -> None:
@@ -111,10 +113,13 @@ class Restorer:
             self.loop(frame, node, seed, kept)
             return
         step = frame.base + node.at
-        self.machine.live[step] = Live(frame, node.at, node.kind, seed.ref, seed.started_ms,
-                                       kept.due_ms)
-        if kept.due_ms:
-            self.machine.moves.timers.append((kept.due_ms, step))
+        due_ms = kept.due_ms
+        if kept.left_ms and due_ms > self.machine.now_ms + kept.left_ms:    # the clock was set back
+            due_ms = self.machine.now_ms + kept.left_ms
+            self.nearer.append(step)
+        self.machine.live[step] = Live(frame, node.at, node.kind, seed.ref, seed.started_ms, due_ms)
+        if due_ms:
+            self.machine.moves.timers.append((due_ms, step))
 
     def loop(self, frame: Frame, node: Node, seed: Seed, kept: Kept) -> None:
         """A loop or map, with the iterations that have begun."""

@@ -126,9 +126,11 @@ def error_values(error: tuple[str, str], node: Node) -> dict[Path, Value]:
     return found
 
 
-def waits_until(due_ms: int) -> bytes:
-    """The data column of a step that waits for a moment, 0 = for none."""
-    return msgspec.json.encode({"dueMs": due_ms})
+def waits_until(due_ms: int, now_ms: int) -> dict[str, Value]:
+    """What is kept of a step that waits so long: the moment, 0 = for none, and how far away it is
+    by the clock of now, which may be another after a restart.
+    """
+    return {"dueMs": due_ms, "leftMs": max(0, due_ms - now_ms)}
 
 
 def data_of(values: dict[Path, Value] | None, error: tuple[str, str] | None,

@@ -11,7 +11,7 @@ from plumd.flow.graph import Node, StepKind, Template
 from plumd.flow.moments import moment_ms
 from plumd.flow.rules import Count, On, Rule, StepState, count_of, over_edge
 from plumd.flow.sight import Sight
-from plumd.flow.state import Frame, Live, Loop
+from plumd.flow.state import Frame, Live, Loop, waits_until
 
 if TYPE_CHECKING:
     from plumd.flow.machine import Machine
@@ -77,7 +77,8 @@ def begin_wait(machine: Machine, frame: Frame, node: Node) -> None:
         return
     running(machine, frame, node, due_ms=due_ms)
     machine.row(frame, node.at, StepState.RUNNING, 0, machine.now_ms, None,
-                data={"dueMs": due_ms})
+                data={"dueMs": due_ms} if node.wait_until is not None
+                else waits_until(due_ms, machine.now_ms))
 
 
 def begin_approval(machine: Machine, frame: Frame, node: Node) -> None:
@@ -85,7 +86,7 @@ def begin_approval(machine: Machine, frame: Frame, node: Node) -> None:
     due_ms = machine.now_ms + node.timeout_ms if node.timeout_ms else 0
     running(machine, frame, node, due_ms=due_ms)
     machine.row(frame, node.at, StepState.RUNNING, 0, machine.now_ms, None,
-                data={"dueMs": due_ms})
+                data=waits_until(due_ms, machine.now_ms))
 
 
 # ---------------------------------------------------------------- loops and maps

@@ -253,10 +253,8 @@ class World:
         self.rng.choice(self.workers).restart()
 
     def set_clock(self) -> None:
-        """By a person or by NTP. Back by a little only: the waits of runs last so much longer when
-        the daemon dies before it sees that.
-        """
-        self.clock.set_ns += self.rng.choice((-500, 200, 3_600_000)) * 1_000_000
+        """By a person or by NTP."""
+        self.clock.set_ns += self.rng.choice((-3_600_000, -500, 200, 3_600_000)) * 1_000_000
 
     def pause(self) -> None:
         """A worker is silent past its lease."""
