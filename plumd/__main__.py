@@ -166,12 +166,17 @@ def install_units(root: Path, program: str) -> None:
     """Install the systemd units of controller and agent; says what to do next."""
     from plumd import units
 
+    program = program or units.own_program()
     try:
-        for path in units.install(root, program or units.own_program()):
+        for path in units.install(root, program):
             click.echo(path)
     except OSError as error:
         click.echo(f"plumd install-units: {error}", err=True)
         sys.exit(EX_CANTCREAT)
+    if units.unseen(program):
+        click.echo(f"plumd.service cannot start {program}: it sees nothing of homes and /tmp. "
+                   f"Install Plum elsewhere, so that it is {units.PROGRAM}, or use --program",
+                   err=True)
     click.echo(units.NEXT, nl=False, err=True)
 
 

@@ -20,6 +20,15 @@ NEXT: Final = """Next:
 """
 
 
+UNSEEN: Final = ("home", "root", "tmp")
+"""What ProtectHome= and PrivateTmp= of plumd.service hide from it."""
+
+
+def unseen(program: str) -> bool:
+    """Whether plumd.service could not start this program."""
+    return Path(program).parts[1:2] in {(each,) for each in UNSEEN}
+
+
 def folder() -> Path:
     """Where they are: in the package, or beside it in a checkout."""
     own = Path(__file__).parent

@@ -90,6 +90,19 @@ def test_the_quick_start_of_the_readme_runs_as_it_stands(tmp_path: Path) -> None
     assert re.search(r"4 s to go\n3 s to go\n2 s to go\n1 s to go\n", end), end
 
 
+def test_the_chinese_readme_has_the_same_commands_and_tables() -> None:
+    def commands(name: str) -> list[str]:
+        return [re.sub(r" +#.*", "", block.text).rstrip() for block in blocks(ROOT / name)]
+
+    def shape(name: str) -> list[str]:
+        """Headings, list items and rows, each by its first sign."""
+        lines = prose(ROOT / name).splitlines()
+        return [mark[0] for text in lines if (mark := re.match(r"#+ |\d+\. |- |\|", text))]
+
+    assert commands("README.zh.md") == commands("README.md")
+    assert shape("README.zh.md") == shape("README.md")
+
+
 @pytest.mark.daemon
 def test_the_worker_of_the_readme_is_short_and_works(shared_daemon: Running,
                                                      tmp_path: Path) -> None:

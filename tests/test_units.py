@@ -39,6 +39,16 @@ def analyze(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["systemd-analyze", *words], capture_output=True, text=True)
 
 
+@pytest.mark.parametrize(("program", "told"), [
+    ("/opt/plum/bin/plumd", False), ("/home/ada/plum/.venv/bin/plumd", True)])
+def test_whoever_installs_from_a_home_is_told(tmp_path: Path, program: str, told: bool) -> None:
+    done = subprocess.run(
+        [BIN / "plumd", "install-units", "--root", tmp_path, "--program", program],
+        capture_output=True, text=True, check=True)
+    assert (f"cannot start {program}" in done.stderr) is told
+    assert "systemctl enable --now plumd.socket" in done.stderr
+
+
 @pytest.mark.parametrize("name", UNITS)
 def test_systemd_has_nothing_to_say_of_a_unit(installed: Path, name: str) -> None:
     done = analyze("--man=no", "verify", installed / name)
