@@ -19,6 +19,7 @@ import pytest
 
 from plumd.cli import carry_out
 from plumd.cli.screen import clean, json_text, line
+from plumd.cli.workers import offers
 from plumd.news import TOPICS
 from tests.daemon.running import BIN, Running, free_port
 
@@ -386,6 +387,11 @@ def test_help_says_whole_sentences(plumd: Here) -> None:
     for words in ([], ["task"], ["device"], ["completion"]):
         said = ok(plumd.plum(*words, "--help"))
         assert not re.search(r"\w\.\.\.$", said, re.MULTILINE), said
+
+
+def test_an_agent_offers_processes() -> None:
+    assert offers({"tasks": ["!os_process"]}) == "(processes)"
+    assert offers({"tasks": ["add", "sleep"]}) == "add, sleep"
 
 
 def test_a_daemon_that_cannot_begin_says_what_to_do(shared_daemon: Running,

@@ -37,11 +37,16 @@ def address(item: JsonObject) -> str:
     return f"{word(item, 'protocol')}://{host}:{word(item, 'port')}"
 
 
+def offers(item: JsonObject) -> str:
+    """The names of tasks that a worker takes; of an agent, whose processes."""
+    return names(item, "tasks").replace("!os_process", "(processes)")
+
+
 BASES = ("/v1/embedded-workers", "/v1/workers")
 COLUMNS = (
     column("ID", "workerId"), column("KIND", "kind"), column("HEALTH", "health"),
     Column("RUNNING", lambda item: f"{word(item, 'running')}/{word(item, 'capacity')}"),
-    column("NODE", "nodeId"), Column("TASKS", lambda item: names(item, "tasks")),
+    column("NODE", "nodeId"), Column("TASKS", offers),
     moment_column("SEEN", "lastSeen"),
 )
 ENDPOINTS = (
@@ -86,7 +91,7 @@ def show(session: Session, worker: JsonObject) -> None:
         ("Health", word(worker, "health")), ("Node", word(worker, "nodeId")),
         ("URL", word(worker, "url")), ("Instance", word(worker, "instanceId")),
         ("App", f"{word(worker, 'appName')} {word(worker, 'appVersion')}".strip()),
-        ("Tasks", names(worker, "tasks")), ("Labels", pairs(worker, "labels")),
+        ("Tasks", offers(worker)), ("Labels", pairs(worker, "labels")),
         ("Running", f"{word(worker, 'running')} of {word(worker, 'capacity')}"),
         ("Attempts", names(worker, "attempts")), ("Registered", moment(worker, "registeredAt")),
         ("Seen", moment(worker, "lastSeen")), ("Offline since", moment(worker, "offlineSince"))])

@@ -51,6 +51,21 @@ def test_a_deployment_by_clicks(browser: Browser, tmp_path: Path, language: Lang
         at.visit("nodes")
         expect(at.page.locator("[data-row] [data-state=Healthy]")).to_have_count(2)
 
+        # Their agents are workers of their own kind, which offer no names.
+        at.visit("workers")
+        agent = at.page.locator("[data-row]").filter(has_text="node:rig-1")
+        expect(agent).to_contain_text(at.t("workerKind.agent"))
+        expect(agent).to_contain_text(at.t("worker.processes"))
+        agent.locator("a.link").click()
+        expect(at.page.get_by_text(at.t("worker.processesText"))).to_be_visible()
+        at.page.get_by_role("link", name="rig-1", exact=True).click()
+        expect(at.page.locator("main h1")).to_have_text("rig-1")
+        at.go("/task-defs/new")
+        at.part("name").locator(".el-select__wrapper, input").first.click()
+        expect(at.page.get_by_role("option", name="builtin.echo").first).to_be_visible()
+        expect(at.page.get_by_text("!os_process")).to_have_count(0)
+        at.go("/")
+
         at.visit("apps")
         upload(at, "broken.zip", b"this is no zip")
         expect(at.page.locator("[role=alert]")).to_be_visible()

@@ -2,6 +2,7 @@
 import { computed } from "vue";
 
 import { api, take, takePage } from "@/api/client";
+import { namesOf } from "@/domain/worker";
 import { useNews, useResource } from "./useResource";
 
 export interface Choice {
@@ -27,7 +28,7 @@ export function useCatalog() {
     const counts = new Map<string, number>();
     for (const worker of workers.data.value ?? [])
       if (worker.health !== "Offline")
-        for (const name of worker.tasks) counts.set(name, (counts.get(name) ?? 0) + 1);
+        for (const name of namesOf(worker)) counts.set(name, (counts.get(name) ?? 0) + 1);
     return [...counts]
       .sort(([a], [b]) => a.localeCompare(b))
       .map(([value, count]) => ({ value, note: String(count) }));
