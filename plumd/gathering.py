@@ -47,8 +47,8 @@ class Gathering:
     async def run(self) -> None:
         """Until canceled. Cancel: what is half moved is moved again at the next start."""
         self._left |= await trio.to_thread.run_sync(self._look)
-        journal = self.engine.journal
         while True:
+            journal = self.engine.journal       # another one when the disk was away
             seen = journal.next_seq
             done = await self.round()
             with trio.move_on_after(math.inf if done else AGAIN_S):

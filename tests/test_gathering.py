@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ from plumd.model import Limits
 from plumd.outbox import Outbox
 from plumd.planner import Planner
 from plumd.store.definitions import Catalog
-from plumd.store.store import Store
+from plumd.store.events import Record
+from plumd.store.store import Change, Store
 from tests.daemon.plant import wait_for
 
 PAIR = (5, 1)
@@ -60,4 +62,30 @@ async def test_what_could_not_be_moved_is_tried_again_while_nothing_happens(
     page = processes.read_log(*PAIR, 0, 100)
     assert [entry.data for entry in page.entries] == [b"hello\n"]
     assert len(tries) >= 5
+    store.close()
+
+
+async def test_logs_are_moved_after_the_disk_was_away(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "PAUSE_S", 0.01)
+    store = Store(tmp_path / "plum.db", threads=False)
+    engine = Engine(store, SystemClock(), Outbox(store), Planner(Catalog(store)), Limits(), 1)
+    kept = HourLogs(tmp_path / "logs", 1 << 30)
+    lines = AttemptLogs(tmp_path, kept=kept)
+
+    def commit() -> Record:
+        return store.commit_now(Change(1, probe=True)).record
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lines.run)
+        nursery.start_soon(Gathering(engine, kept, OsProcess(tmp_path, kept=kept), lines).run)
+        for pair in (PAIR, (6, 1), (7, 1)):
+            lines.note(pair, 1, ["hello\n"])
+            await lines.settled()
+            engine.journal.append(commit())
+            await until(partial(kept.has, pair), f"the log of {pair} is kept")
+            commit()
+            engine.journal = engine._rejoin_journal()
+            await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
     store.close()
