@@ -338,6 +338,19 @@ def test_events_from_the_first_on(plumd: Here) -> None:
     assert not [topic for topic in TOPICS if topic not in told]
 
 
+def test_every_event_says_when_and_of_what(plumd: Here) -> None:
+    first = str(value(plumd.plum("status", "-o", "json"))["nextEvent"])
+    def_id = value(plumd.plum("def", "create", "-f", "-", "-o", "json", given=json.dumps(
+        {"name": "spoken-of", "targetKind": "builtin", "targetRef": "builtin.echo"})))["defId"]
+    ok(plumd.plum("workflow", "create", "-f", "-", given=json.dumps(
+        {"name": "told", "steps": [{"id": "only", "definitionId": def_id}]})))
+    run = ok(plumd.plum("workflow", "run", "told", "--wait", "-o", "name")).strip()
+    count = int(str(value(plumd.plum("status", "-o", "json"))["nextEvent"])) - int(first)
+    said = ok(plumd.plum("events", "--from", first, "--count", str(count)))
+    for text in (f"taskDef  {def_id} created spoken-of", f"step     {run} only Succeeded"):
+        assert re.search(rf"^ *\d+ \d\d:\d\d:\d\d\.\d{{3}} {text}$", said, re.MULTILINE), said
+
+
 # ---------------------------------------------------------------- wrong calls
 
 @pytest.mark.parametrize(("words", "said"), [

@@ -16,6 +16,8 @@ from plumd.sdk.client import ClientError, Event, JsonObject, ProblemError, Unrea
 
 SHELLS = ("bash", "zsh", "fish")
 READY_PAUSE_S = 0.1
+FIRST_AT_MS = 1_000_000_000_000
+"""Facts below this are numbers of something else."""
 
 
 @click.command(cls=PlumCommand)
@@ -125,9 +127,10 @@ def show_event(session: Session, event: Event) -> None:
 
 
 def clock_of(data: JsonObject) -> str:
-    """When it happened, where that was said."""
-    at_ms = data.get("at")
-    if not isinstance(at_ms, int):
+    """When it happened, where that was said: in `at`, or as the last of the facts."""
+    facts = data.get("facts")
+    at_ms = data.get("at", facts[-1] if isinstance(facts, list) and facts else None)
+    if not isinstance(at_ms, int) or at_ms < FIRST_AT_MS:
         return " " * 12
     return datetime.fromtimestamp(at_ms / 1000).astimezone().strftime("%H:%M:%S.%f")[:-3]
 
@@ -146,10 +149,16 @@ def words_of(event: Event) -> list[tuple[str, str]]:
                 (f" on {worker}" if worker else "", "")]
     if event.name == "run":
         return [(f"{word(data, 'runId')} ", ""), (state, STYLES.get(state, ""))]
+    if event.name == "step":
+        return [(f"{word(data, 'runId')} {word(data, 'stepId')} ", ""),
+                (state, STYLES.get(state, ""))]
     if event.name == "kv":
         what = "deleted" if data.get("deleted") is True else f"version {word(data, 'version')}"
         return [(f"{word(data, 'namespace')} {word(data, 'key')} {what}", "")]
-    return [(f"{word(data, 'id')} {word(data, 'what')}", "")]
+    facts = data.get("facts")
+    more = " ".join(line(fact) for fact in (facts if isinstance(facts, list) else [])
+                    if isinstance(fact, str) and fact not in ("", data.get("what")))
+    return [(f"{word(data, 'id')} {word(data, 'what')} {more}".rstrip(), "")]
 
 
 @click.command(cls=PlumCommand)
