@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import trio
@@ -24,6 +24,7 @@ from plumd.store.store import Store, Tx
 
 ENCODE: Final = msgspec.json.Encoder().encode
 SETTLE_S_MAX: Final = 5.0
+T = TypeVar("T")
 
 
 class Context:
@@ -45,6 +46,13 @@ class Context:
             yield event
         finally:
             self.engine.unwatch(item_id, event)
+
+    async def define(self, write: Callable[[Tx], T]) -> T:
+        """Write definitions. Raises: as Engine.write.
+
+        Cancel: it is written all the same, and what is read next is what is written.
+        """
+        return await self.engine.write(write, then=lambda _: self.catalog.forget())
 
     async def settled(self) -> None:
         """Return when all that the engine was asked before is durable or refused, or it hangs."""

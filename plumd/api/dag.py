@@ -92,8 +92,7 @@ class Dags:
         body = WorkflowBody(given.name, self.workflows.steps_of(steps, "steps"), given.description)
         self.context.planner.check(body)
         number = self.engine.new_id()
-        await self.engine.write(lambda tx: definitions.create(tx, WORKFLOWS, number, body))
-        catalog.forget()
+        await self.context.define(lambda tx: definitions.create(tx, WORKFLOWS, number, body))
         return answer(201, DagMade(id_text(number)),
                       ("location", f"/v1/workflows/{id_text(number)}"))
 

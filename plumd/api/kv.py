@@ -176,8 +176,7 @@ class KeyValues:
                 note.write(tx, 200, ENCODE(entry))
                 return entry
 
-            entry = await self.engine.write(put)
-            self.expiry.note(one.ttl_ms)
+            entry = await self.engine.write(put, then=lambda _: self.expiry.note(one.ttl_ms))
             return tagged(entry)
 
         return await once(self.context, request, fresh, again_as_it_was)
@@ -230,9 +229,8 @@ class KeyValues:
                 note.write(tx, 200, done)
                 return done
 
-            done = await self.engine.write(carry_out)
-            for one in writes:
-                self.expiry.note(one.ttl_ms)
+            soonest = min((one.ttl_ms for one in writes if one.ttl_ms), default=0)
+            done = await self.engine.write(carry_out, then=lambda _: self.expiry.note(soonest))
             return Response(200, done)
 
         return await once(self.context, request, fresh, again_as_it_was)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import msgspec
+import trio
 from msgspec import Meta
 
 from plumd.api.context import Context, answer, etag
@@ -18,8 +20,10 @@ from plumd.errors import Invalid, NotFound
 from plumd.model import SetLimit
 from plumd.store import limits
 from plumd.store.limits import LimitRow
+from plumd.store.store import Tx
 
 KEY_CHARS_MAX: Final = 200
+T = TypeVar("T")
 
 
 class Rate(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -71,8 +75,7 @@ class NamedLimits:
         rate, version = given.rate, if_version(request.headers)
         command = SetLimit(key, given.concurrency or 0, 0 if rate is None else rate.count,
                            0 if rate is None else round(rate.per_sec * 1000))
-        row = await self.engine.write(lambda tx: limits.put(tx, command, version))
-        await self.tell_core(key)
+        row = await self.save(key, lambda tx: limits.put(tx, command, version))
         return answer(200, limit_view(row), etag(row.version))
 
     async def get(self, request: Request) -> Response:
@@ -91,17 +94,22 @@ class NamedLimits:
     async def delete(self, request: Request) -> Response:
         """Remove a limit; tasks that name one of their own keep to that."""
         key, version = request.params["key"], if_version(request.headers)
-        await self.engine.write(lambda tx: limits.delete(tx, key, version))
-        await self.tell_core(key)
+        await self.save(key, lambda tx: limits.delete(tx, key, version))
         return Response(204)
 
-    async def tell_core(self, key: str) -> None:
-        """What is written now holds from now on: looking and telling are one step, so the last
-        writer's limit is the last one told. After a restart it is read from the row."""
-        row = self.store.peek(limits.get, key)
-        command = SetLimit(key) if row is None else SetLimit(
-            key, row.concurrency, row.rate_count, row.rate_per_ms)
-        await self.engine.post((command,), urgent=True).done.wait()
+    async def save(self, key: str, write: Callable[[Tx], T]) -> T:
+        """Write a limit. What is written holds from then on: looking and telling are one step, so
+        the last writer's limit is the last one told. After a restart it is read from the row.
+
+        Cancel: it is written and told all the same.
+        """
+        with trio.CancelScope(shield=True):
+            value = await self.engine.write(write)
+            row = self.store.peek(limits.get, key)
+            command = SetLimit(key) if row is None else SetLimit(
+                key, row.concurrency, row.rate_count, row.rate_per_ms)
+            await self.engine.post((command,), urgent=True).done.wait()
+        return value
 
 
 def routes(handlers: NamedLimits) -> list[Route]:

@@ -332,15 +332,15 @@ class Schedules:
             raise Invalid(str(error), field=error.field) from None
         body, version = CalendarBody(given.days, given.description), if_version(request.headers)
         row = await self.engine.write(
-            lambda tx: schedules.put_calendar(tx, name, body, version))
-        self.room.forget_calendars()
+            lambda tx: schedules.put_calendar(tx, name, body, version),
+            then=lambda _: self.room.forget_calendars())
         return answer(200, calendar_view(row), etag(row.version))
 
     async def delete_calendar(self, request: Request) -> Response:
         """Remove a calendar that no schedule uses."""
         name, version = request.params["name"], if_version(request.headers)
-        await self.engine.write(lambda tx: schedules.delete_calendar(tx, name, version))
-        self.room.forget_calendars()
+        await self.engine.write(lambda tx: schedules.delete_calendar(tx, name, version),
+                                then=lambda _: self.room.forget_calendars())
         return Response(204)
 
 

@@ -83,8 +83,7 @@ class TaskDefs:
                 note.write(tx, 201, id_text(number).encode(), location)
                 return made
 
-            made = await self.context.engine.write(write)
-            self.context.catalog.forget()
+            made = await self.context.define(write)
             return answer(201, def_view(made), ("location", location), etag(made.version))
 
         async def again(known: Answer) -> Response:
@@ -120,17 +119,15 @@ class TaskDefs:
         found = self.known(request)
         body = definition_of(strict(request.body, TaskDefWrite))
         version = if_version(request.headers)
-        made = await self.context.engine.write(
+        made = await self.context.define(
             lambda tx: definitions.update(tx, TASK_DEFS, found.id, body, version))
-        self.context.catalog.forget()
         return answer(200, def_view(made), etag(made.version))
 
     async def delete(self, request: Request) -> Response:
         """Remove a definition that no workflow uses; its tasks stay."""
         found, version = self.known(request), if_version(request.headers)
-        await self.context.engine.write(
+        await self.context.define(
             lambda tx: definitions.delete_task_def(tx, found.id, version))
-        self.context.catalog.forget()
         return Response(204)
 
     async def page(self, request: Request) -> Response:

@@ -215,8 +215,8 @@ class Webhooks:
         row = self.known(request)
         text = request.params["seq"]
         seq = int(text) if text.isascii() and text.isdigit() and len(text) < 17 else -1
-        await self.engine.write(lambda tx: webhooks.again(tx, row.id, seq))
-        self.room.poke(row.id)
+        await self.engine.write(lambda tx: webhooks.again(tx, row.id, seq),
+                                then=lambda _: self.room.poke(row.id))
         found = self.store.peek(webhooks.delivery, row.id, seq)
         if found is None:
             raise NotFound("no such delivery")

@@ -211,8 +211,7 @@ class WorkflowFiles:
                     definitions.update(tx, WORKFLOWS, one.number, one.body, one.old.version)
 
         if any(one.applied.change != "unchanged" for one in steps):
-            await self.context.engine.write(write)
-            self.context.catalog.forget()
+            await self.context.define(write)
         return answer(200, [one.applied for one in steps])
 
     async def parse(self, request: Request) -> Response:

@@ -153,8 +153,7 @@ class Workflows:
                 note.write(tx, 201, id_text(number).encode(), location)
                 return made
 
-            made = await self.engine.write(write)
-            self.context.catalog.forget()
+            made = await self.context.define(write)
             return answer(201, workflow_view(made), ("location", location), etag(made.version))
 
         async def again(known: Answer) -> Response:
@@ -185,9 +184,8 @@ class Workflows:
         found = self.known(request)
         body = self.body_of(request)
         version = if_version(request.headers)
-        made = await self.engine.write(
+        made = await self.context.define(
             lambda tx: definitions.update(tx, WORKFLOWS, found.id, body, version))
-        self.context.catalog.forget()
         return answer(200, workflow_view(made), etag(made.version))
 
     async def delete(self, request: Request) -> Response:
@@ -201,8 +199,7 @@ class Workflows:
                 raise WrongState("a run of this workflow goes on; cancel it first")
             definitions.hide_workflow(tx, found.id, version)
 
-        await self.engine.write(write)
-        self.context.catalog.forget()
+        await self.context.define(write)
         if self.poke is not None:
             self.poke()
         return Response(204)
@@ -246,9 +243,8 @@ class Workflows:
         found = self.known(request)
         body = self.version_of(found, asked.version).body
         self.context.planner.check(body)
-        made = await self.engine.write(
+        made = await self.context.define(
             lambda tx: definitions.update(tx, WORKFLOWS, found.id, body, version))
-        self.context.catalog.forget()
         return answer(200, workflow_view(made), etag(made.version))
 
 
