@@ -156,8 +156,9 @@ class Devices:
         if told:
             live.quiet_ns = now.mono_ns + round(NEWS_S * 1e9)
         when_ms = now.wall_ms if at_ms is None else at_ms
-        changed = await self._write(lambda tx: devices.report(
-            tx, live.row, states, when_ms, told=told))
+        with trio.CancelScope(shield=True):     # as for `_change`
+            changed = await self._write(lambda tx: devices.report(
+                tx, live.row, states, when_ms, told=told))
         self.reported(live, states)
         if changed and not told and not live.untold:
             live.untold = True

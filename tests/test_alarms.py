@@ -16,6 +16,7 @@ from plumd.store.alarms import FOR_EVER
 from plumd.store.devices import Device
 from plumd.thresholds import Rule
 from tests.fabric_rig import Disk
+from tests.test_engine import running
 
 HOT = Rule("hot", "temp", ">", 80, 5.0, 0.0)
 LONG = Rule("long", "temp", ">", 80, 0.0, 10.0, type="oven")
@@ -263,3 +264,20 @@ async def test_what_is_over_is_pruned_behind_what_is_active(
         await one.report("c", 20)
         assert await one.disk.write(lambda tx: alarms.prune(tx, FOR_EVER, 2)) == 1
         assert one.active() == [("hot", "b"), ("hot", "a")]
+
+
+async def test_a_report_whose_sender_hangs_up_raises_what_it_would(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    assert autojump_clock.autojump_threshold == 0
+    async with running(tmp_path) as (engine, store), trio.open_nursery() as nursery:
+        registry = Devices(store, engine.clock, engine.write)
+        room = Alarms(store, engine.clock, engine.write, engine.new_id, registry)
+        nursery.start_soon(room.run)
+        await registry.register(Device("a", "n", "oven", "", True, 5_000))
+        await room.put_rule(1, HOT)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await registry.report(registry.find("a"), {"temp": "99"}, None)
+        await trio.sleep(1)
+        assert set(room.active) == {(1, "a")}
+        nursery.cancel_scope.cancel()
