@@ -93,3 +93,15 @@ def test_a_schedule_in_the_list_says_what_it_starts(browser: Browser, api: Api) 
         row.get_by_role("link", name="sweep").click()
         expect(at.page.locator("main h1")).to_have_text("sweep")
         at.calm()
+
+
+def test_an_empty_list_says_how_to_fill_it(browser: Browser, api: Api) -> None:
+    with screen(browser, api.daemon.url) as at:
+        at.go("/workers")
+        expect(at.page.locator("main")).to_contain_text(f"examples/worker.py {api.daemon.url}")
+        at.go("/devices")
+        expect(at.page.locator("main")).to_contain_text(f"examples/radar.py {api.daemon.url}")
+        at.go("/runs")
+        at.page.get_by_role("link", name=at.t("run.toWorkflows")).click()
+        expect(at.page.locator("main h1")).to_have_text(at.t("place.workflows"))
+        at.calm()
