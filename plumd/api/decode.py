@@ -8,10 +8,11 @@ Payloads typed `msgspec.Raw` pass through byte for byte in both.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -21,6 +22,8 @@ from plumd.errors import Invalid, Malformed
 from plumd.values import nests_deeper
 
 DEPTH_MAX: Final = 64
+NAME_MAX: Final = 100
+"""So much of a field's name is compared with those that there are."""
 T = TypeVar("T")
 
 _PATH = re.compile(r" - at (?P<key>`?key`? in )?`?\$(?P<path>[^`]*)`$")
@@ -55,7 +58,7 @@ def _decode(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise invalid_of(str(error)) from None
+        raise invalid_of(str(error), _names(kind)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _malformed(error) from None
 
@@ -68,8 +71,16 @@ def _malformed(error: Exception) -> Malformed:
     return Malformed(f"the body is not JSON: {error}")
 
 
-def invalid_of(message: str) -> Invalid:
-    """msgspec's message as our error: the path at its end becomes `field`."""
+def _names(kind: object) -> Sequence[str]:
+    """The fields that a body of this type has."""
+    return [*_fields(kind)[0]] if _is_struct(kind) else []
+
+
+def invalid_of(message: str, names: Sequence[str] = ()) -> Invalid:
+    """msgspec's message as our error: the path at its end becomes `field`.
+
+    names: the fields of the outermost object, for one that was misspelled.
+    """
     path = ""
     key_is_wrong = False
     found = _PATH.search(message)
@@ -79,6 +90,9 @@ def invalid_of(message: str) -> Invalid:
         message = message[:found.start()]
     named = _NAMED.match(message)
     if named is not None:
+        if not path and "unknown" in message:
+            meant = difflib.get_close_matches(named["name"][:NAME_MAX], names, n=1)
+            message += f"; did you mean `{meant[0]}`?" if meant else ""
         path = f"{path}.{named['name']}" if path else named["name"]
     if key_is_wrong:
         message = f"in a key: {message}"
