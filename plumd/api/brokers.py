@@ -107,7 +107,7 @@ class Brokers:
         if password is None:
             password = "" if old is None else old.password
         body = BrokerBody(given.url, client_id, given.user, given.description)
-        await self.save(lambda tx: brokers.put(tx, name, body, password, version))
+        await self.save(lambda tx: brokers.put(tx, name, old, body, password, version))
         return await self.get(request)
 
     async def delete(self, request: Request) -> Response:

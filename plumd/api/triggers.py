@@ -219,7 +219,7 @@ class Triggers:
         """A new version of a trigger."""
         key = (row.key or draw_token(18)) if body.kind == "webhook" else ""
         secret = secret_of(body, given, row.secret)
-        await self.save(lambda tx: triggers.update(tx, row.id, body, key, secret, version))
+        await self.save(lambda tx: triggers.update(tx, row, body, key, secret, version))
         return self.shown(row.id, 200, secret=secret if secret != row.secret else None)
 
     async def delete(self, request: Request) -> Response:

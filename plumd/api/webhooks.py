@@ -136,7 +136,7 @@ class Webhooks:
     async def replace(self, row: WebhookRow, body: WebhookBody, secret: str,
                       version: int | None) -> Response:
         """A new version of a webhook."""
-        await self.save(lambda tx: webhooks.update(tx, row.id, body, secret, version))
+        await self.save(lambda tx: webhooks.update(tx, row, body, secret, version))
         return self.shown(row.id, 200, secret=secret if secret != row.secret else None)
 
     async def delete(self, request: Request) -> Response:

@@ -60,15 +60,24 @@ def every(db: apsw.Connection) -> list[BrokerRow]:
     return [row_of(row) for row in db.execute(SQL["all"])]
 
 
-def put(tx: Tx, name: str, body: BrokerBody, password: str, if_version: int | None) -> None:
-    """Write a broker. Raises: VersionMismatch."""
-    old = get(tx.db, name)
-    version = precondition.ABSENT if old is None else old.version
+def put(tx: Tx, name: str, old: BrokerRow | None, body: BrokerBody, password: str,
+        if_version: int | None) -> None:
+    """Write a broker, by the row that the caller has seen, None = there was none.
+
+    Raises: VersionMismatch; WrongState when the row has changed meanwhile.
+    """
+    version = version_of(get(tx.db, name))
     precondition.check(version, if_version)
+    precondition.still(version, version_of(old))
     tx.db.execute(SQL["put"], (name, version + 1, ENCODE(body), password, tx.now_ms))
     if old is not None and (old.body.url, old.body.client_id) != (body.url, body.client_id):
         tx.db.execute(SQL["forget"], (name,))       # another session counts anew
     tx.emit("broker", name, "created" if old is None else "updated", tx.now_ms)
+
+
+def version_of(row: BrokerRow | None) -> int:
+    """A broker's version, 0 = there is none."""
+    return precondition.ABSENT if row is None else row.version
 
 
 def delete(tx: Tx, name: str, if_version: int | None) -> None:

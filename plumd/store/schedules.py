@@ -219,8 +219,7 @@ def update(tx: Tx, old: ScheduleRow, body: ScheduleBody, plan: Plan,
     if now is None:
         raise NotFound("no such schedule")
     precondition.check(now.version, if_version)
-    if now.version != old.version:
-        raise WrongState("somebody else has changed it in this moment; look and try again")
+    precondition.still(now.version, old.version)
     if body.name != now.body.name and by_name(tx.db, body.name) is not None:
         raise Exists(f"a schedule named {body.name!r} exists", field="name")
     tx.db.execute(SQL["update"], (body.name, plan.version, ENCODE(body), target_of(body),

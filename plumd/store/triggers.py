@@ -156,27 +156,29 @@ def create(tx: Tx, number: int, body: TriggerBody, key: str, secret: str) -> Non
     tx.emit("trigger", id_text(number), "created", body.name, tx.now_ms)
 
 
-def update(tx: Tx, number: int, body: TriggerBody, key: str, secret: str,
+def update(tx: Tx, old: TriggerRow, body: TriggerBody, key: str, secret: str,
            if_version: int | None) -> None:
-    """Write a trigger anew. What happened while it was paused stays without consequences.
+    """Write a trigger anew, by the row that the caller has seen. What happened while it was paused
+    stays without consequences.
 
-    Raises: NotFound, VersionMismatch, Exists.
+    Raises: NotFound, VersionMismatch, Exists; WrongState when the row has changed meanwhile.
     """
-    old = get(tx.db, number)
-    if old is None:
+    now = get(tx.db, old.id)
+    if now is None:
         raise NotFound("no such trigger")
-    precondition.check(old.version, if_version)
+    precondition.check(now.version, if_version)
+    precondition.still(now.version, old.version)
     if body.name != old.body.name and by_name(tx.db, body.name) is not None:
         raise Exists(f"a trigger named {body.name!r} exists", field="name")
     woken = body.enabled and not old.body.enabled
     tx.db.execute(SQL["update"], (
         body.name, old.version + 1, body.kind, ENCODE(body), body.workflow_id or body.def_id,
         watched(body), key, secret, log.next_seq(tx.db) if woken else old.since_seq, tx.now_ms,
-        number))
+        old.id))
     what = "updated"
     if old.body.enabled != body.enabled:
         what = "resumed" if body.enabled else "paused"
-    tx.emit("trigger", id_text(number), what, body.name, tx.now_ms)
+    tx.emit("trigger", id_text(old.id), what, body.name, tx.now_ms)
 
 
 def watched(body: TriggerBody) -> str:

@@ -150,26 +150,28 @@ def create(tx: Tx, number: int, body: WebhookBody, secret: str) -> None:
     tx.emit("webhook", id_text(number), "created", body.name, tx.now_ms)
 
 
-def update(tx: Tx, number: int, body: WebhookBody, secret: str, if_version: int | None) -> None:
-    """Write a webhook anew. What happened while it was paused is not told later; what waited
-    already still is.
+def update(tx: Tx, old: WebhookRow, body: WebhookBody, secret: str,
+           if_version: int | None) -> None:
+    """Write a webhook anew, by the row that the caller has seen. What happened while it was paused
+    is not told later; what waited already still is.
 
-    Raises: NotFound, VersionMismatch, Exists.
+    Raises: NotFound, VersionMismatch, Exists; WrongState when the row has changed meanwhile.
     """
-    old = get(tx.db, number)
-    if old is None:
+    now = get(tx.db, old.id)
+    if now is None:
         raise NotFound("no such webhook")
-    precondition.check(old.version, if_version)
+    precondition.check(now.version, if_version)
+    precondition.still(now.version, old.version)
     if body.name != old.body.name and by_name(tx.db, body.name) is not None:
         raise Exists(f"a webhook named {body.name!r} exists", field="name")
     woken = body.enabled and not old.body.enabled
     tx.db.execute(SQL["update"], (
         body.name, old.version + 1, ENCODE(body), secret,
-        log.next_seq(tx.db) if woken else old.since_seq, tx.now_ms, number))
+        log.next_seq(tx.db) if woken else old.since_seq, tx.now_ms, old.id))
     what = "updated"
     if old.body.enabled != body.enabled:
         what = "resumed" if body.enabled else "paused"
-    tx.emit("webhook", id_text(number), what, body.name, tx.now_ms)
+    tx.emit("webhook", id_text(old.id), what, body.name, tx.now_ms)
 
 
 def delete(tx: Tx, number: int, if_version: int | None) -> None:
