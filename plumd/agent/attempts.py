@@ -221,7 +221,7 @@ class Attempts:
             self.outbox.forget({one.attempt.id})
             self._forget([one.attempt.id])
         else:
-            self.outbox.add(result)
+            self.outbox.add(result, self.lines.mark)
         self.wake()
 
     def _forget(self, attempt_ids: Iterator[str] | list[str]) -> None:

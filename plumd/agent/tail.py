@@ -79,7 +79,7 @@ class _Output:
         self.offset = 0
         self._directory = directory
         self.id = attempt_id
-        self.said_bytes = 0     # of the attempt's log: see LogLines
+        self.said_bytes = self.last_mark = 0    # of the attempt's log: see LogLines
         self._end_bytes = 0     # of it, with what waits to be said
         self._teller = teller
         self._noted = 0

@@ -119,7 +119,7 @@ class Desk:
                 context = Context(attempt, self._tell, self._log) if task.wants_context else None
                 result = task.answer(attempt, context)
                 assert result is not None, "nobody can stop an inline handler"
-                outbox.add(result)
+                outbox.add(result, context.last_mark if context else 0)
                 begun_s, now_s = now_s, perf_counter()
                 inline += 1
                 inline_s += now_s - begun_s
@@ -191,7 +191,7 @@ class Desk:
         self._progress.pop(context.id, None)
         if context.canceled or result is None:
             result = context.ending(result)
-        self.outbox.add(result)
+        self.outbox.add(result, context.last_mark)
         self.wake()
 
     def _refused(self, attempt_ids: set[str]) -> None:
@@ -239,7 +239,8 @@ class Desk:
         """Report as lost what still runs, without waiting for it."""
         self.give_up(why)
         for context in self.running.values():
-            self.outbox.add(context.lost() if context.reason == LOST else context.ending(None))
+            self.outbox.add(context.lost() if context.reason == LOST else context.ending(None),
+                            context.last_mark)
         self.running.clear()
         self._progress.clear()
         self.wake()

@@ -71,8 +71,8 @@ class Context:
     canceled: the attempt shall end; reason says why (canceled, timeout, stale or lost).
     """
 
-    __slots__ = ("_log", "_tell", "attempt", "canceled", "id", "name", "reason", "said_bytes",
-                 "scope", "timeout_s", "why")
+    __slots__ = ("_log", "_tell", "attempt", "canceled", "id", "last_mark", "name", "reason",
+                 "said_bytes", "scope", "timeout_s", "why")
 
     def __init__(self, attempt: Attempt, tell: Callable[[Progress], None],
                  log_line: Callable[[Context, str], None],
@@ -84,7 +84,7 @@ class Context:
         self.canceled = False
         self.reason = ""
         self.why = ""
-        self.said_bytes = 0     # of its log: see LogLines
+        self.said_bytes = self.last_mark = 0    # of its log: see LogLines
         self.scope = scope
         self._tell = tell
         self._log = log_line

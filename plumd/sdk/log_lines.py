@@ -17,10 +17,11 @@ MESSAGE_BYTES: Final = 6 * (MESSAGE_CHARS + LOG_CHARS_MAX) + 128 * LOG_LINES_MAX
 
 
 class Source(Protocol):
-    """An attempt, and how many bytes of its log were said."""
+    """An attempt, how many bytes of its log were said, and the mark of its last line."""
 
     id: str
     said_bytes: int
+    last_mark: int
 
 
 class Batch(NamedTuple):
@@ -43,6 +44,7 @@ class LogLines:
     def __init__(self) -> None:
         self.acked = False
         self.mark = 0
+        self.said = 0           # the mark up to which all were sent on this line, or before
         self._told = 0
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Source, str, bool]] = deque()
@@ -80,7 +82,9 @@ class LogLines:
                 self._waiting.append((source, piece, part))
                 self.mark += 1
                 self._count(len(piece) + 1)
-            while self._chars > WAITING_CHARS_MAX and self._waiting:
+            source.last_mark = self.mark
+            # The newest stays: with it goes the word of those that were left out.
+            while self._chars > WAITING_CHARS_MAX and len(self._waiting) > 1:
                 self._count(-len(self._waiting.popleft()[1]) - 1)
                 self._left_out += 1
 
@@ -95,6 +99,7 @@ class LogLines:
             if not batch.lines:
                 return 0, []
             self._seq += 1
+            self.said = batch.mark
             if self.acked:
                 self._sent.append((self._seq, batch))
             else:
@@ -131,6 +136,7 @@ class LogLines:
         with self._lock:
             self._again.extendleft(batch for _, batch in reversed(self._sent))
             self._sent.clear()
+            self.said = self._told
 
 
 def placed(source: Source, text: str, *, part: bool) -> LogLine:

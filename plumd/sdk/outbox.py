@@ -19,8 +19,8 @@ class Outbox:
     """
 
     def __init__(self) -> None:
-        self.owed: dict[str, None] = {}
-        """Ids of all results in here; a dict for its order."""
+        self.owed: dict[str, int] = {}
+        """Ids of all results in here, and behind which line each one goes: a mark of LogLines."""
         self._unsent: list[Result] = []
         self._sent: deque[tuple[int, list[Result]]] = deque()
         self._seq = 0
@@ -40,17 +40,25 @@ class Outbox:
         return (attempt_id in self.owed or attempt_id in self._over
                 or attempt_id in self._over_before)
 
-    def add(self, result: Result) -> None:
-        """One more result."""
-        self.owed[result.id] = None
+    def add(self, result: Result, behind: int = 0) -> None:
+        """One more result. behind: the mark of its attempt's last line."""
+        self.owed[result.id] = behind
         self._unsent.append(result)
 
-    def take(self, items_max: int, bytes_max: int) -> tuple[int, list[Result]]:
-        """(number, results) of the next batch, which is now in flight; (0, []) when none waits."""
-        if not self._unsent:
+    def take(self, items_max: int, bytes_max: int,
+             said: int | None = None) -> tuple[int, list[Result]]:
+        """(number, results) of the next batch, which is now in flight; (0, []) when none waits.
+
+        said: those behind later lines wait; None: all lines are said.
+        """
+        ready, held = self._unsent, list[Result]()
+        if said is not None:
+            ready = [result for result in self._unsent if self.owed[result.id] <= said]
+            held = [result for result in self._unsent if self.owed[result.id] > said]
+        if not ready:
             return 0, []
-        count = min(fitting(self._unsent, bytes_max), items_max)
-        batch, self._unsent = self._unsent[:count], self._unsent[count:]
+        count = min(fitting(ready, bytes_max), items_max)
+        batch, self._unsent = ready[:count], ready[count:] + held
         self._seq += 1
         self._sent.append((self._seq, batch))
         return self._seq, batch

@@ -24,7 +24,6 @@ from plumd.sdk.protocol import (
     Register,
     Registered,
     RemoteProtocolError,
-    Result,
     Up,
     WorkerEnd,
 )
@@ -138,9 +137,10 @@ class Talk:
         """Register, then say what there is to say whenever the line is free for it."""
         desk = self._desk
         holding = desk.holding()
-        # Lines wait for the answer, which says whether they are acknowledged; results for them.
-        seq, results = (0, list[Result]()) if desk.lines else desk.outbox.take(
-            self._end.items_max, self._end.bytes_max - 32 * len(holding))
+        # Lines wait for the answer, which says whether they are acknowledged; results for theirs.
+        seq, results = desk.outbox.take(
+            self._end.items_max, self._end.bytes_max - 32 * len(holding),
+            desk.lines.said if desk.lines else None)
         self._drain_said, self._names_said = desk.draining, desk.names
         up = Up(register=msgspec.structs.replace(register, tasks=list(desk.names)),
                 holding=holding, seq=seq, results=results, drain=desk.draining)
@@ -194,9 +194,9 @@ class Talk:
         # The lines of an attempt go before its result: behind it nobody takes them.
         log_seq, lines = desk.lines.take() if self.registered and desk.lines and (
             desk.outbox or bye or in_time or desk.lines.full_message) else (0, list[LogLine]())
-        seq, results = (0, list[Result]()) if desk.lines and desk.outbox and not bye else (
-            desk.outbox.take(self._end.items_max,
-                             self._end.bytes_max - PROGRESS_BYTES - MESSAGE_BYTES))
+        seq, results = desk.outbox.take(
+            self._end.items_max, self._end.bytes_max - PROGRESS_BYTES - MESSAGE_BYTES,
+            desk.lines.said if desk.lines and not bye else None)
         names = None if desk.names == self._names_said else list(desk.names)
         drain = desk.draining and not self._drain_said
         bye = bye or (desk.leaving and not desk.running and not desk.outbox)

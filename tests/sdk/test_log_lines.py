@@ -19,7 +19,7 @@ class One:
 
     def __init__(self, attempt_id: str = "1") -> None:
         self.id = attempt_id
-        self.said_bytes = 0
+        self.said_bytes = self.last_mark = 0
 
 
 def taken(lines: LogLines) -> list[LogLine]:
@@ -142,6 +142,41 @@ def test_a_mark_is_told_when_what_came_before_it_is() -> None:
     lines.acked = False
     lines.take()
     assert lines.are_told(lines.mark)
+
+
+def test_the_newest_line_is_kept_also_where_all_room_is_taken() -> None:
+    """Else nobody hears that lines were left out, and a mark behind them is never told."""
+    lines, one = LogLines(), One()
+    lines.acked = True
+    seq = 0
+    for _ in range(WAITING_CHARS_MAX // LOG_CHARS_MAX + 1):
+        lines.add(one, "x" * LOG_CHARS_MAX)
+        seq, _ = lines.take()
+    lines.add(one, "lost")
+    lines.add(one, "last")
+    lines.acknowledged(seq)
+    seq, batch = lines.take()
+    assert [line.text[:19] for line in batch] == ["[... 1 lines left o", "last"]
+    lines.acknowledged(seq)
+    assert lines.are_told(lines.mark)
+
+
+def test_up_to_where_lines_are_said_on_a_line() -> None:
+    lines, one, other = LogLines(), One(), One("2")
+    lines.acked = True
+    lines.add(one, "1")
+    lines.add(other, "2")
+    assert (one.last_mark, other.last_mark, lines.said) == (1, 2, 0)
+    first, _ = lines.take()
+    lines.add(one, "3")
+    assert (one.last_mark, lines.said) == (3, 2)
+    lines.take()
+    assert lines.said == 3
+    lines.acknowledged(first)
+    lines.rewind()
+    assert lines.said == 2
+    lines.take()
+    assert lines.said == 3
 
 
 def test_threads_lose_nothing() -> None:

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from plumd.sdk import Context, Worker
 from plumd.sdk.log_lines import MESSAGE_CHARS
-from plumd.sdk.protocol import LOG_CHARS_MAX, Down, LogLine, Registered, Up
+from plumd.sdk.protocol import LOG_CHARS_MAX, LOG_LINES_MAX, Down, LogLine, Registered, Up
 from tests.sdk.test_worker import (
     BEAT_S,
     LEASE_S,
@@ -171,6 +171,43 @@ async def test_lines_are_sent_again_until_they_are_acknowledged(
         wire.cut()
         wire, up = await hall.answer(first=welcome)
         assert [line.text for line in (await wire.hear()).logs] == ["two"]
+
+
+async def test_no_result_waits_for_the_lines_of_others(
+        hall: Hall, worker: Worker, autojump_clock: MockClock) -> None:
+    """Else one handler that says more than the line takes holds back what all others did."""
+    async def talk_on(payload: None, context: Context) -> None:
+        del payload
+        while True:
+            for _ in range(3 * LOG_LINES_MAX):
+                context.log("more")
+            await trio.lowlevel.checkpoint()
+
+    def say_one(payload: int, context: Context) -> int:
+        context.log("mine")
+        return payload
+
+    worker.add_task("add", add)
+    worker.add_task("talk_on", talk_on)
+    worker.add_task("say_one", say_one, inline=True)
+    async with serving(worker):
+        wire, _ = await hall.answer(
+            first=Down(registered=Registered(LEASE_S, BEAT_S, log_acks=True)))
+        wire.give(attempt("talk_on"))
+        while not (await wire.hear()).logs:
+            pass
+        wire.give(attempt("add", [1, 2], task=2), attempt("say_one", 7, task=3))
+        said: list[LogLine] = []
+        ended: dict[str, bool] = {}
+        for _ in range(200):
+            up = await wire.hear()
+            said += up.logs
+            mine = any(line.text == "mine" for line in said)
+            ended |= {str(value(result)): mine for result in up.results}
+            wire.say(Down(log_ack=up.log_seq) if up.log_seq else Down())
+            if len(ended) == 2:
+                break
+        assert ended == {"3": False, "7": True}
 
 
 async def test_lines_of_a_thread(hall: Hall, worker: Worker) -> None:
