@@ -93,10 +93,10 @@ class Alarms:
     # ------------------------------------------------------------ rules
 
     async def put_rule(self, number: int, rule: Rule,
-                       also: Callable[[Tx], None] | None = None) -> None:
+                       also: Callable[[Tx], None] | None = None, *, known: bool = False) -> None:
         """Write a rule; what it watches is looked at again. also: written in the same commit.
 
-        Raises: as Engine.write.
+        known: only if it is there.  Raises: NotFound, and as Engine.write.
         """
         def write(tx: Tx) -> None:
             alarms.put_rule(tx, number, rule)
@@ -104,6 +104,8 @@ class Alarms:
                 also(tx)
 
         async with self._saving:
+            if known and number not in self.rules:
+                raise NotFound("no such rule")
             with trio.CancelScope(shield=True):
                 await self._write(write)
                 self.rules[number] = rule

@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from plumd.alarms import Alarms
 from plumd.devices import Devices
+from plumd.errors import NotFound
 from plumd.store import alarms
 from plumd.store.alarms import FOR_EVER
 from plumd.store.devices import Device
@@ -200,6 +202,20 @@ async def test_a_rule_that_goes_takes_the_alarm_that_is_being_written(
         await trio.sleep(5)
         assert one.active() == []
         assert one.alarms.active == {}
+
+
+async def test_a_rule_that_goes_is_not_brought_back_by_a_change(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with plant(tmp_path, autojump_clock) as one, trio.open_nursery() as nursery:
+        rule = one.disk.new_id()
+        await one.alarms.put_rule(rule, HOT)
+        one.disk.slow_s = 1
+        nursery.start_soon(one.alarms.delete_rule, rule)
+        await trio.sleep(0.5)
+        with pytest.raises(NotFound):
+            await one.alarms.put_rule(rule, LONG, known=True)
+        assert one.alarms.rules == {}
+        assert one.disk.store.peek(alarms.rules) == []
 
 
 async def test_a_rule_that_is_changed_forgets_what_it_was_about_to_raise(

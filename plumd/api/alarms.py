@@ -132,7 +132,7 @@ class Alarms:
         """An alarm of it that is active stays until a value clears it."""
         rule_id = id_param(request, "rule")
         self.rule_view(rule_id)
-        await self.room.put_rule(rule_id, check(strict(request.body, Rule)))
+        await self.room.put_rule(rule_id, check(strict(request.body, Rule)), known=True)
         return answer(200, self.rule_view(rule_id))
 
     async def delete(self, request: Request) -> Response:
