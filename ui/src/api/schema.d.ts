@@ -3710,7 +3710,8 @@ export interface components {
          *
          *         holding: ids of the attempts that run or are not yet acknowledged; None = not told.
          *         seq: number of this batch of results, counted by the worker from 1, never reused on a line.
-         *         logs: lines for the logs of attempts that run.  pages: answers to looks.
+         *         logs: lines for the logs of attempts that run.  log_seq: number of this batch of lines, as seq.
+         *         pages: answers to looks.
          *         tasks: from now on these are all its names.
          *         ahead: so many attempts it wants in hand beyond its capacity; on a new line it wants none.
          *         drain: it wants no more attempts.  bye: it leaves for good and holds nothing any more.
@@ -3731,6 +3732,8 @@ export interface components {
             progress: components["schemas"]["Progress"][];
             /** @default [] */
             logs: components["schemas"]["LogLine"][];
+            /** @default 0 */
+            logSeq: number;
             /** @default [] */
             pages: components["schemas"]["Page"][];
             /** @default null */
@@ -3827,12 +3830,17 @@ export interface components {
         /**
          * LogLine
          * @description A line of an attempt's log; a line break is added where it has none, but for a part of one.
+         *
+         *         at: how many bytes of the log stand before it, by all that was said; None = it is not counted,
+         *         so it must not be said twice.
          */
         LogLine: {
             id: string;
             text: string;
             /** @default false */
             part: boolean;
+            /** @default null */
+            at: number | null;
         };
         /**
          * Page
@@ -3861,8 +3869,9 @@ export interface components {
          * Down
          * @description What the daemon says in one message; absent = nothing of that kind.
          *
-         *         ack: all batches of results up to this number are durable.  refused: reports of stale attempts;
-         *         the worker ends that work and forgets it.  drain: no more attempts will come for now.
+         *         ack: all batches of results up to this number are durable.  log_ack: all batches of lines up to
+         *         this number need not be said again.  refused: reports of stale attempts; the worker ends that
+         *         work and forgets it.  drain: no more attempts will come for now.
          */
         Down: {
             /** @default null */
@@ -3881,13 +3890,16 @@ export interface components {
             drain: boolean;
             /** @default null */
             error: components["schemas"]["PeerError"] | null;
+            /** @default 0 */
+            logAck: number;
         };
         /**
          * Registered
          * @description The daemon's side of the bargain.
          *
          *         lease_sec: not heard for so long, the worker's attempts are lost.  beat_sec: be heard so often.
-         *         items_max, bytes_max: bounds of one message from the worker.
+         *         items_max, bytes_max: bounds of one message from the worker.  log_acks: batches of lines are
+         *         acknowledged; a daemon of earlier does not, and its worker need not keep them.
          */
         Registered: {
             leaseSec: number;
@@ -3896,6 +3908,8 @@ export interface components {
             itemsMax: number;
             /** @default 33554432 */
             bytesMax: number;
+            /** @default false */
+            logAcks: boolean;
         };
         /**
          * Refused
