@@ -11,6 +11,8 @@ from plumd.sdk.protocol import LOG_CHARS_MAX, LOG_LINES_MAX, LogLine
 WAITING_CHARS_MAX: Final = 4 << 20
 """What waits for the line, for its acknowledgement, and for as long as there is no line; beyond it
 the oldest that were never sent go."""
+LINE_CHARS: Final = 64
+"""What a line takes beside its text, so that a million empty ones are not for nothing."""
 MESSAGE_CHARS: Final = 80_000
 """So much in one message; JSON may make six bytes of a character."""
 MESSAGE_BYTES: Final = 6 * (MESSAGE_CHARS + LOG_CHARS_MAX) + 128 * LOG_LINES_MAX
@@ -81,11 +83,11 @@ class LogLines:
             for piece in pieces:
                 self._waiting.append((source, piece, part))
                 self.mark += 1
-                self._count(len(piece) + 1)
+                self._count(len(piece) + LINE_CHARS)
             source.last_mark = self.mark
             # The newest stays: with it goes the word of those that were left out.
             while self._chars > WAITING_CHARS_MAX and len(self._waiting) > 1:
-                self._count(-len(self._waiting.popleft()[1]) - 1)
+                self._count(-len(self._waiting.popleft()[1]) - LINE_CHARS)
                 self._left_out += 1
 
     def _count(self, chars: int) -> None:
@@ -116,7 +118,7 @@ class LogLines:
             self._left_out = 0
         while self._waiting and len(lines) < LOG_LINES_MAX and chars < MESSAGE_CHARS:
             source, text, part = self._waiting.popleft()
-            chars += len(text) + 1
+            chars += len(text) + LINE_CHARS
             lines.append(placed(source, text, part=part))
         self._waiting_chars -= chars
         return Batch(lines, chars, self.mark - len(self._waiting))

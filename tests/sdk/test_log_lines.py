@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plumd.sdk.log_lines import MESSAGE_CHARS, WAITING_CHARS_MAX, LogLines
+from plumd.sdk.log_lines import LINE_CHARS, MESSAGE_CHARS, WAITING_CHARS_MAX, LogLines
 from plumd.sdk.protocol import LOG_CHARS_MAX, LOG_LINES_MAX, LogLine
 
 
@@ -159,6 +159,17 @@ def test_the_newest_line_is_kept_also_where_all_room_is_taken() -> None:
     assert [line.text[:19] for line in batch] == ["[... 1 lines left o", "last"]
     lines.acknowledged(seq)
     assert lines.are_told(lines.mark)
+
+
+def test_short_lines_are_bounded_too() -> None:
+    """By what they take of the memory, not by their few characters."""
+    lines, one = LogLines(), One()
+    count = WAITING_CHARS_MAX // 16
+    for _ in range(count):
+        lines.add(one, "")
+    note, *kept = [line for message in all_of(lines) for line in message]
+    assert len(kept) == WAITING_CHARS_MAX // LINE_CHARS
+    assert f"{count - len(kept)} lines left out" in note.text
 
 
 def test_up_to_where_lines_are_said_on_a_line() -> None:
