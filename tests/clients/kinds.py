@@ -16,8 +16,10 @@ from tests.sdk_c.building import Workshop
 from tests.sdk_c.programs import Program, until
 
 BEAT_MS: Final = 500
-CALM_BEAT_MS: Final = 5_000
-"""For what must be over before a lease is, however busy the machine is."""
+CALM_BEAT_MS: Final = 20_000
+"""For what must be over before a lease is, however busy the machine is; and a worker whose line is
+lost again and again lets up to 15 s pass before it tries once more.
+"""
 LEASE_S: Final = 3.0
 """Of three beats; no lease is shorter."""
 HERE: Final = Path(__file__).parent

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from plumd.sdk.client import Json, JsonObject
-from tests.clients.kinds import CALM_BEAT_MS, Links
+from tests.clients.kinds import BEAT_MS, Links
 from tests.clients.orders import big, echo, fail, hold, line, talk, who
 from tests.clients.stage import Stage
 from tests.clients.workers import CAPACITY
@@ -142,7 +142,7 @@ def drain_by_signal(stage: Stage) -> None:
 def worker_killed(stage: Stage) -> None:
     """kill -9 with attempts in hand: lost within the lease, run again, and no slot is held."""
     gate = stage.folder / "gate"
-    with stage.worker(1) as program:
+    with stage.worker(1, beat_ms=BEAT_MS) as program:
         ids = [stage.submit(hold(gate), maxRetries=3) for _ in range(3)]
         stage.until_started(*ids)
         program.process.kill()
@@ -163,7 +163,7 @@ def worker_killed(stage: Stage) -> None:
 def controller_killed(stage: Stage) -> None:
     """kill -9 of the daemon under work: who can go on does, and its results are kept."""
     gate = stage.folder / "gate"
-    with stage.worker(beat_ms=CALM_BEAT_MS):
+    with stage.worker():
         # All slots are taken, so that no attempt is on its way to the worker in that moment: a
         # gRPC worker could not say whether it came.
         ids = [stage.submit(hold(gate), maxRetries=3) for _ in range(CAPACITY)]
@@ -185,9 +185,9 @@ def controller_killed(stage: Stage) -> None:
 def lines_and_a_dead_controller(stage: Stage) -> None:
     """kill -9 of the daemon under handlers that talk: each line is in its log once, in order."""
     gate = stage.folder / "gate"
-    with stage.worker(beat_ms=CALM_BEAT_MS):
+    with stage.worker():
         ids = [stage.submit(talk(gate), maxRetries=0) for _ in range(3)]
-        for _ in range(3):
+        for _ in range(2):
             stage.until_said_more(*ids)
             stage.daemon.kill()
             stage.daemon.start()
@@ -201,9 +201,9 @@ def lines_and_cuts(stage: Stage) -> None:
     """As above, where the network breaks."""
     links, gate = Links(stage.daemon.port), stage.folder / "gate"
     try:
-        with stage.worker(link=links, beat_ms=CALM_BEAT_MS):
+        with stage.worker(link=links):
             ids = [stage.submit(talk(gate), maxRetries=0) for _ in range(3)]
-            for refuse in (True, False, True):
+            for refuse in (True, False):
                 stage.until_said_more(*ids)
                 links.cut(refuse=refuse)
                 time.sleep(SILENCE_S)       # what is said meanwhile comes nowhere
@@ -219,7 +219,7 @@ def short_cut(stage: Stage) -> None:
     """The network is gone for less than a lease while work ends: nothing is lost or doubled."""
     links, gate = Links(stage.daemon.port), stage.folder / "gate"
     try:
-        with stage.worker(link=links, beat_ms=CALM_BEAT_MS):
+        with stage.worker(link=links):
             ids = [stage.submit(hold(gate), maxRetries=3) for _ in range(4)]
             stage.until_started(*ids)
             links.cut(refuse=True)
@@ -242,7 +242,7 @@ def long_cut(stage: Stage) -> None:
     """
     links, gate = Links(stage.daemon.port), stage.folder / "gate"
     try:
-        with stage.worker(link=links):
+        with stage.worker(link=links, beat_ms=BEAT_MS):
             task_id = stage.submit(hold(gate), maxRetries=3)
             stage.until_started(task_id)
             links.cut(refuse=False)
@@ -265,7 +265,7 @@ def minute_cut(stage: Stage) -> None:
     """
     links, gate = Links(stage.daemon.port), stage.folder / "gate"
     try:
-        with stage.worker(link=links):
+        with stage.worker(link=links, beat_ms=BEAT_MS):
             ids = [stage.submit(hold(gate), maxRetries=3) for _ in range(4)]
             stage.until_started(*ids)
             links.cut(refuse=False)

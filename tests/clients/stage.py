@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from plumd.sdk.client import Client, Json, JsonObject
-from tests.clients.kinds import BEAT_MS, Kind, Links, Place, started, state_of
+from tests.clients.kinds import CALM_BEAT_MS, Kind, Links, Place, started, state_of
 from tests.daemon.running import Running
 from tests.sdk_c.building import Workshop
 from tests.sdk_c.programs import Program, until
@@ -30,9 +30,9 @@ class Stage:
     # ------------------------------------------------------------ workers
 
     def worker(self, number: int = 1, link: Links | None = None,
-               label: str = "", beat_ms: int = BEAT_MS) -> AbstractContextManager[Program]:
+               label: str = "", beat_ms: int = CALM_BEAT_MS) -> AbstractContextManager[Program]:
         """A worker process that takes the tasks of this stage. label: for another process that
-        has the same id.
+        has the same id.  beat_ms: short only where a lease must run out.
         """
         url = self.daemon.url if link is None else link.up.url
         place = Place(url, self.worker_id(number), self.name, self.folder, link,

@@ -16,7 +16,7 @@ from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
 BIN = Path(sys.executable).parent
-READY_S = 20.0
+READY_S = 60.0
 STOP_S = 20.0
 LOOK_S = 0.02
 LISTENING = re.compile(rb"listening addresses=http://127\.0\.0\.1:([0-9]+)")
