@@ -187,7 +187,7 @@ async def test_no_result_waits_for_the_lines_of_others(
         context.log("mine")
         return payload
 
-    worker.add_task("add", add)
+    worker.add_task("add", add, inline=True)    # a thread might end it late
     worker.add_task("talk_on", talk_on)
     worker.add_task("say_one", say_one, inline=True)
     async with serving(worker):
