@@ -80,16 +80,14 @@ class _Output:
         self._directory = directory
         self.id = attempt_id
         self.said_bytes = self.last_mark = 0    # of the attempt's log: see LogLines
-        self._end_bytes = 0     # of it, with what waits to be said
         self._teller = teller
         self._noted = 0
 
     def open(self) -> None:
         """Find out how much was told before."""
         with suppress(OSError, ValueError):
-            offset, end_bytes = map(int, (self._directory / TOLD).read_text().split())
-            self.offset = self._noted = offset
-            self.said_bytes = self._end_bytes = end_bytes
+            self.offset, self.said_bytes = map(int, (self._directory / TOLD).read_text().split())
+            self._noted = self.offset
 
     async def tell(self) -> None:
         """Tell what there is, as fast as the line takes it."""
@@ -124,22 +122,24 @@ class _Output:
         more of them, and what is told must be told again word for word.
         """
         await self.note_when_told()
-        self._say(f"[... {count} bytes left out ...]\n")
+        said = f"[... {count} bytes left out ...]\n"
+        end_bytes = self.said_bytes + len(said)
+        self._say(said)
         self.offset += count
-        await trio.to_thread.run_sync(self._note, self.offset, self._end_bytes)
+        await trio.to_thread.run_sync(self._note, self.offset, end_bytes)
 
     async def note_when_told(self) -> None:
         """Keep how far it was told, once the controller has that: for an agent that comes after us.
         """
-        offset, end_bytes, mark = self.offset, self._end_bytes, self._teller.lines.mark
+        offset, mark = self.offset, self._teller.lines.mark
         while not self._teller.lines.are_told(mark):  # noqa: ASYNC110 - nobody tells when they are
             await trio.sleep(GATHER_S)
         if self._noted < offset:
-            await trio.to_thread.run_sync(self._note, offset, end_bytes)
+            # Nothing of this process was said meanwhile, and what was dropped is not in its log.
+            await trio.to_thread.run_sync(self._note, offset, self.said_bytes)
 
     def _say(self, text: str) -> None:
         self._teller.lines.add(self, text, part=True)
-        self._end_bytes += len(text.encode())
 
     def _note(self, offset: int, end_bytes: int) -> None:
         """Keep up to where it was told, and how long that made the attempt's log."""

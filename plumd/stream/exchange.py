@@ -66,7 +66,7 @@ class Exchanges:
         session.forget_given()
         commands = joining(join, up.drain)
         ask = await session.take_in(up, commands)
-        await session.lines_written()
+        log_ack = up.log_seq if await session.lines_written() else 0
         session.ack = session.log_ack = 0
         if ask.replies[0].code:
             self._forget(worker_id, session)
@@ -74,7 +74,7 @@ class Exchanges:
         if up.bye:
             self._forget(worker_id, session)
             await self.engine.call_all([Leave(worker_id)], urgent=True)
-            return Response(200, end.send(Down(ack=up.seq, log_ack=up.log_seq)))
+            return Response(200, end.send(Down(ack=up.seq, log_ack=log_ack)))
         if up.register is not None:
             down = await session.compose(registered_of(join, up.register.beat_sec), _room(up))
         else:
@@ -84,7 +84,7 @@ class Exchanges:
                 self._check(worker_id, session)
                 down = await session.compose(None, _room(up))
         return Response(200, end.send(msgspec.structs.replace(
-            down, ack=up.seq, log_ack=up.log_seq)))
+            down, ack=up.seq, log_ack=log_ack)))
 
     def _session(self, worker_id: str, up: Up, peer: str) -> tuple[Session, Join]:
         """The session that a request belongs to, and the Join that it amounts to.

@@ -57,6 +57,8 @@ log = logging.getLogger("plumd.stream")
 LEASE_BEATS = 3
 LEASE_S_MIN = 3.0
 WORKER_ID_CHARS_MAX: Final = 200
+LINES_S_MAX: Final = LEASE_S_MIN / 3
+"""So long a result waits for the lines that were said before it."""
 LOOK_S_MAX: Final = 10.0
 """So long an agent may take for an answer, beyond what it was told to wait."""
 REFS: Final = count(1)
@@ -274,10 +276,15 @@ class Session:
 
         self.engine.note_lines(self.join.worker_id, line_pieces(up.logs), written)
 
-    async def lines_written(self) -> None:
-        """Return when the lines that came are in their files, or never will be."""
-        while self._unwritten:
-            await self._written.park()
+    async def lines_written(self) -> bool:
+        """Return when the lines that came are in their files, or never will be.
+
+        False: the disk of the logs is slow, and whoever waits on must hear the worker's next beat.
+        """
+        with trio.move_on_after(LINES_S_MAX):
+            while self._unwritten:
+                await self._written.park()
+        return not self._unwritten
 
     async def _finish(self, result: Result) -> Finish:
         """The command behind a result that is large, or that is no plain success."""

@@ -18,7 +18,7 @@ from plumd.sdk.protocol import LogLine, Result, Up
 from plumd.store.blobs import Blobs
 from plumd.store.definitions import Catalog
 from plumd.store.store import Store
-from plumd.stream.session import Session, line_pieces
+from plumd.stream.session import LEASE_S_MIN, Session, line_pieces
 
 JOIN = Join("w", WorkerKind.SESSION, "s", ("t",), capacity=10)
 
@@ -53,8 +53,10 @@ class SlowDisk:
         self.then.clear()
 
 
-async def test_an_attempt_ends_when_its_lines_are_written(session: Session) -> None:
+async def test_an_attempt_ends_when_its_lines_are_written(
+        session: Session, mock_clock: trio.testing.MockClock) -> None:
     """Else a daemon that dies in between has its end and not its lines, and takes them no more."""
+    del mock_clock      # it stands still
     session.engine.lines = disk = SlowDisk()
     first = Up(log_seq=3, logs=[LogLine("1", "one", at=0)])
     await session.hand_in(first)
@@ -70,6 +72,15 @@ async def test_an_attempt_ends_when_its_lines_are_written(session: Session) -> N
     assert down is not None
     assert down.log_ack == 3
     assert session.idle
+
+
+async def test_a_slow_disk_keeps_no_beat_from_being_heard(
+        session: Session, autojump_clock: trio.testing.MockClock) -> None:
+    session.engine.lines = SlowDisk()
+    await session.hand_in(Up(seq=1, log_seq=1, logs=[LogLine("1", "one", at=0)],
+                             results=[Result("1")]))
+    assert autojump_clock.current_time() < LEASE_S_MIN
+    assert session.idle, "the line is not acknowledged before it is written"
 
 
 def test_lines_of_an_attempt_that_follow_each_other_go_together() -> None:
