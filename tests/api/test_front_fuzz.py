@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -27,6 +28,8 @@ LOOK = b"GET /v1/discovery?service=a HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 UPGRADE = (b"GET /v1/embedded-workers/w/stream HTTP/1.1\r\nHost: 127.0.0.1\r\n"
            b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+HUNG_UP = (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN)
+"""What a client is told whose server hung up first, at whatever it does next."""
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -71,8 +74,9 @@ class Running:
                 client.shutdown(socket.SHUT_WR)
                 while data := client.recv(65536):
                     got += data
-            except (ConnectionResetError, BrokenPipeError):
-                pass
+            except OSError as error:
+                if error.errno not in HUNG_UP:
+                    raise
         return got
 
     def alive(self) -> bool:

@@ -42,6 +42,11 @@ class Wire:
         with suppress(OSError):
             self.line.sendall(data)
 
+    def say_no_more(self) -> None:
+        """Shut this end, if the other has not hung up before."""
+        with suppress(OSError):
+            self.line.shutdown(socket.SHUT_WR)
+
     def upgrade(self) -> None:
         """Become a WebSocket."""
         self.say(f"GET {PATH}/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
@@ -91,7 +96,7 @@ def closes(wire: Wire, *codes: int) -> None:
 
 def random_bytes(wire: Wire, _held: str) -> None:
     wire.say(random.Random(1).randbytes(100_000))
-    wire.line.shutdown(socket.SHUT_WR)
+    wire.say_no_more()
     wire.last_words()
 
 
