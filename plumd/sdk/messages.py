@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
+from contextlib import suppress
 from typing import Final, NamedTuple, final
 
 import trio
@@ -202,6 +203,7 @@ class MessageSocket:
         self._client = library.is_client
         self._message_bytes_max = message_bytes_max
         self._receiving = False
+        self._closing = False
 
     async def get_message(self) -> str | bytes:
         """The next message; a plain one as the bytes of its text, whose UTF-8 nobody has checked.
@@ -220,6 +222,8 @@ class MessageSocket:
                     await self._more()
                 elif head.first == TEXT:
                     return self._take_text(head)
+                elif self._closing:
+                    self._below.take(head.end)      # a ping or pong: see _drop_until_close
                 else:
                     self._below.feed(self._below.take(head.end))
             return await self._library.get_message()
@@ -324,9 +328,29 @@ class MessageSocket:
 
         Cancel: the socket is closed without it.
         """
-        if not self._receiving:
-            self._below.leave_alone()
-        await self._library.aclose(code, reason)
+        self._closing = True
+        async with trio.open_nursery() as nursery:
+            if not self._receiving:
+                nursery.start_soon(self._drop_until_close)
+            await self._library.aclose(code, reason)
+            nursery.cancel_scope.cancel()
+
+    async def _drop_until_close(self) -> None:
+        """Let the library see nothing but the peer's close: it fails at a ping that it must not
+        answer any more.
+        """
+        below = self._below
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while not below.alone:
+                head = frame_head(below.buffer)
+                if head is None or (len(below.buffer) < head.end and not self._fault(head)):
+                    if not await below.more():
+                        break
+                elif head.first == CLOSE or self._fault(head):
+                    break
+                else:
+                    below.take(head.end)
+        below.leave_alone()
 
 
 async def accept_messages(nursery: trio.Nursery, stream: trio.abc.Stream, start: bytes, *,

@@ -182,6 +182,27 @@ async def test_failing_session_closes_with_1011(caplog: pytest.LogCaptureFixture
         assert "secret" not in str(closed.value.reason.reason)
 
 
+async def test_what_comes_behind_our_close_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    """A ping that crosses it must not be answered any more, and is no error."""
+    mask = b"\0\0\0\0"
+    ping, text = b"\x89\x80" + mask, b"\x81\x82" + mask + b"hi"
+    close = b"\x88\x82" + mask + (1000).to_bytes(2, "big")
+    async with running(ROUTES) as served:       # its sessions end at once
+        for said in (ping + text + close, ping, text[:4], b"\x8f" + mask, b""):
+            client = await served.connect()
+            async with client.stream:
+                await client.send(upgrade())
+                while b"\r\n\r\n\x88\x02" + (1000).to_bytes(2, "big") not in client.buffer:
+                    assert await client.more()
+                for at in range(len(said)):
+                    await client.send(said[at:at + 1])
+                with trio.fail_after(5):
+                    while await client.more():
+                        pass
+    assert len(served.gate.streams) == 0
+    assert not caplog.records
+
+
 async def test_streams_are_limited() -> None:
     async with running(ROUTES, streams_max=2, stream_handler=talk) as served:
         async with (await events(served)).stream, worker(served) as socket:
