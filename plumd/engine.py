@@ -198,7 +198,7 @@ class Engine:
         Raises: as `call_all`.
         """
         ask = await self.call_all((), fn, then=then)
-        return ask.value  # type: ignore[return-value]  # fn's own value
+        return ask.value  # type: ignore[return-value]  # the store hands on what fn returned
 
     def beat(self, worker_id: str, session: str) -> bool:
         """Renew a worker's lease in memory; False when that session holds none."""

@@ -37,6 +37,13 @@ class Plant:
     async def device(self, name: str, kind: str = "oven") -> None:
         await self.devices.register(Device(name, "n", kind, "", True, 5_000))
 
+    async def watched(self) -> int:
+        """A device `a`, and HOT about it: the rule's number."""
+        rule = self.disk.new_id()
+        await self.device("a")
+        await self.alarms.put_rule(rule, HOT)
+        return rule
+
     async def report(self, name: str, value: object) -> None:
         """And what follows from it."""
         await self.devices.report(self.devices.find(name), {"temp": str(value)}, None)
@@ -192,9 +199,7 @@ async def test_a_value_that_flaps_while_the_disk_is_slow_is_written_as_it_was(
 async def test_a_rule_that_goes_takes_the_alarm_that_is_being_written(
         tmp_path: Path, autojump_clock: MockClock) -> None:
     async with plant(tmp_path, autojump_clock) as one:
-        await one.device("a")
-        rule = one.disk.new_id()
-        await one.alarms.put_rule(rule, HOT)
+        rule = await one.watched()
         one.disk.slow_s = 1
         one.alarms.see(one.devices.find("a"), {"temp": "99"})
         await trio.sleep(0.5)
@@ -221,9 +226,7 @@ async def test_a_rule_that_goes_is_not_brought_back_by_a_change(
 async def test_a_rule_that_is_changed_forgets_what_it_was_about_to_raise(
         tmp_path: Path, autojump_clock: MockClock) -> None:
     async with plant(tmp_path, autojump_clock) as one:
-        await one.device("a")
-        rule = one.disk.new_id()
-        await one.alarms.put_rule(rule, HOT)
+        rule = await one.watched()
         await one.report("a", 20)
         one.disk.down = True
         one.alarms.see(one.devices.find("a"), {"temp": "99"})
@@ -242,9 +245,7 @@ async def test_a_rule_that_is_changed_forgets_what_it_was_about_to_raise(
 async def test_a_device_that_goes_takes_its_alarm_though_the_rule_is_changed_at_once(
         tmp_path: Path, autojump_clock: MockClock) -> None:
     async with plant(tmp_path, autojump_clock) as one:
-        await one.device("a")
-        rule = one.disk.new_id()
-        await one.alarms.put_rule(rule, HOT)
+        rule = await one.watched()
         await one.report("a", 99)
         await one.devices.remove("a")
         await one.alarms.put_rule(rule, Rule("hot", "temp", ">", 50))

@@ -92,8 +92,8 @@ class _Output:
     async def tell(self) -> None:
         """Tell what there is, as fast as the line takes it."""
         while True:
-            while self._teller.lines.half_full:     # noqa: ASYNC110 - many empty it
-                await trio.sleep(GATHER_S)
+            while self._teller.lines.half_full:
+                await self._teller.lines.wait_fewer()
             page = await trio.to_thread.run_sync(
                 process_log.read_page, self._directory, self.offset, PAGE_BYTES)
             if page.left_out:
@@ -132,8 +132,8 @@ class _Output:
         """Keep how far it was told, once the controller has that: for an agent that comes after us.
         """
         offset, mark = self.offset, self._teller.lines.mark
-        while not self._teller.lines.are_told(mark):  # noqa: ASYNC110 - nobody tells when they are
-            await trio.sleep(GATHER_S)
+        while not self._teller.lines.are_told(mark):
+            await self._teller.lines.wait_fewer()
         if self._noted < offset:
             # Nothing of this process was said meanwhile, and what was dropped is not in its log.
             await trio.to_thread.run_sync(self._note, offset, self.said_bytes)

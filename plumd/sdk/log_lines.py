@@ -6,6 +6,8 @@ import threading
 from collections import deque
 from typing import Final, NamedTuple, Protocol, final
 
+import trio
+
 from plumd.sdk.protocol import LOG_CHARS_MAX, LOG_LINES_MAX, LogLine
 
 WAITING_CHARS_MAX: Final = 4 << 20
@@ -48,6 +50,7 @@ class LogLines:
         self.mark = 0
         self.said = 0           # the mark up to which all were sent on this line, or before
         self._told = 0
+        self._fewer = trio.lowlevel.ParkingLot()
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Source, str, bool]] = deque()
         self._again: deque[Batch] = deque()             # sent on a line that is gone
@@ -75,6 +78,10 @@ class LogLines:
     def are_told(self, mark: int) -> bool:
         """Whether the daemon has all that were added before this mark, as far as it says so."""
         return self._told >= mark
+
+    async def wait_fewer(self) -> None:
+        """Return when some need not be kept any more. In the worker's Trio thread only."""
+        await self._fewer.park()
 
     def add(self, source: Source, text: str, *, part: bool = False) -> None:
         """One more text; a long one goes as several lines. part: its line ends where it says."""
@@ -126,6 +133,7 @@ class LogLines:
     def _over(self, batch: Batch) -> None:
         self._chars -= batch.chars
         self._told = batch.mark
+        self._fewer.unpark_all()
 
     def acknowledged(self, seq: int) -> None:
         """All batches up to this number need not be said again."""

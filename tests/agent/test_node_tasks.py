@@ -25,7 +25,7 @@ number = 0
 while not os.path.exists("go"):
     number += 1
     print(number, chr(252), flush=True)
-    time.sleep(0.001)
+    time.sleep(0.001)   # it goes on for as long as others die, and fills no disk
 sys.stdout.buffer.write(bytes([0xc3]) + b"x" * 300_000)
 '"""
 

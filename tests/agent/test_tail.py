@@ -48,7 +48,7 @@ async def test_what_is_left_out_at_the_end_is_left_out_for_good(tmp_path: Path) 
     append(tmp_path, [Said(1, BEGIN)], LOG_BYTES_MAX)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tell_output, tmp_path, "1", controller, ended)
-        while not told.exists():    # noqa: ASYNC110 - a file
+        while not told.exists():    # noqa: ASYNC110 - nobody tells when a file is there
             await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
     assert controller.log == BEGIN

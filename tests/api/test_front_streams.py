@@ -465,16 +465,22 @@ async def test_http2_bodies_need_no_length(body: bytes, media: str, status: int)
             assert await client.until_end(number) == status
 
 
+async def stream_until_shutdown(served: Served, client: H2Client) -> int:
+    """Tell the server to end while this client has a stream open; its number."""
+    number = await client.request("GET", "/v1/events")
+    while not client.bodies.get(number):
+        assert await client.more()
+    served.shutdown.set()
+    return number
+
+
 async def test_http2_client_that_is_sent_away_ends_the_connection_itself() -> None:
     """The end of the line right behind the last answer could be taken for the answer's failure."""
     limits = msgspec.structs.replace(LIMITS, linger_s=60, grace_s=60)
     async with running(ROUTES, limits=limits) as served:
         client = await open_h2((await served.connect()).stream)
         async with client.stream:
-            number = await client.request("GET", "/v1/events")
-            while not client.bodies.get(number):
-                assert await client.more()
-            served.shutdown.set()
+            number = await stream_until_shutdown(served, client)
             while not client.sent_away:
                 assert await client.more()
             assert number in client.ended
@@ -489,10 +495,7 @@ async def test_http2_client_that_stays_is_left_in_time() -> None:
     async with running(ROUTES) as served:
         client = await open_h2((await served.connect()).stream)
         async with client.stream:
-            number = await client.request("GET", "/v1/events")
-            while not client.bodies.get(number):
-                assert await client.more()
-            served.shutdown.set()
+            await stream_until_shutdown(served, client)
             while await client.more():
                 pass
             assert client.sent_away

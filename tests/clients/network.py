@@ -71,10 +71,12 @@ class Network:
             except OSError:
                 near.close()
                 continue
+            for each in (near, far):
+                with contextlib.suppress(OSError):          # its other end may be gone already
+                    each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._guard:
                 self._open |= {near, far}
-            for source, sink in ((near, far), (far, near)):
-                source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for source, sink in ((near, far), (far, near)):     # from here on others may close them
                 threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:

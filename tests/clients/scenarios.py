@@ -19,6 +19,7 @@ BURST = 1_000
 MEGABYTE = 1_000_000
 CUT_S = 60
 SILENCE_S = 0.3
+"""So long the network of a worker that goes on talking is away: it says some hundred lines."""
 
 # ---------------------------------------------------------------- with a worker that serves
 
@@ -206,7 +207,7 @@ def lines_and_cuts(stage: Stage) -> None:
             for refuse in (True, False):
                 stage.until_said_more(*ids)
                 links.cut(refuse=refuse)
-                time.sleep(SILENCE_S)       # what is said meanwhile comes nowhere
+                time.sleep(SILENCE_S)       # the cut itself: nothing is waited for
                 links.restore()
             gate.touch()
             check_lines(stage, ids)

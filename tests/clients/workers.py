@@ -32,7 +32,7 @@ from tests.clients.orders import line
 
 CAPACITY = 16
 LOOK_S = 0.005
-TALK_S = 0.001
+TALK_S = 0.001          # between two lines: a talker is quick, and fills no disk
 REPLACED = 19           # the exit code of the C SDK's workers for it
 HTTP_BEAT_S = 1.0
 GRPC_BEAT_S = 10.0

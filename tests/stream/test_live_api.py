@@ -162,7 +162,7 @@ async def test_counted_lines_are_acknowledged_and_kept_once(api: Api) -> None:
     """By both doors."""
     async with line(api.daemon, "l-count") as worker:
         down = await worker.register("a", "l.count")
-        assert down["registered"]["logAcks"]    # type: ignore[index]
+        assert down["registered"] == {"leaseSec": 30, "beatSec": 10, "logAcks": True}
         task = api.task("l.count")
         attempt = await worker.attempt()
         for seq, texts in enumerate((["eins \u00fc"], ["eins \u00fc", "zwei"]), start=7):
