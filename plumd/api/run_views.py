@@ -147,8 +147,10 @@ class RunShows:
     def outer_steps(self, row: RunRow, body: WorkflowBody) -> tuple[StepRunView, ...]:
         """Every outer step: from the summary of a run that is over, else from its tasks."""
         shape = self.shape_of(row, body)
-        known_of = flows.seeds if row.steps is None else flows.notes
-        facts = self.store.peek(known_of, row.id, 0, len(shape) - 1)
+        facts: dict[int, Seed] = {}
+        if row.noted or row.steps is None:
+            known_of = flows.seeds if row.steps is None else flows.notes
+            facts = self.store.peek(known_of, row.id, 0, len(shape) - 1)
         for end in row.steps or ():
             known = facts.get(end.step)
             facts[end.step] = Seed(end.step, end.state, end.task_id, end.attempt, end.started_ms,

@@ -52,6 +52,8 @@ class RunRow(msgspec.Struct, frozen=True):
     paused_ms: int
     result: bytes | None
     error: str | None
+    noted: bool
+    """Whether there are rows of its steps beside their tasks."""
 
 
 class RunEnd(msgspec.Struct, frozen=True):
@@ -169,14 +171,15 @@ def get(db: apsw.Connection, run_id: int) -> RunRow | None:
 
 
 Shape = tuple[int, int, int, str, bytes | None, int, int, int, int, bytes | None, int, int, int,
-              int, bytes | None, str | None]
+              int, bytes | None, str | None, int]
 
 
 def run_of(row: Shape) -> RunRow:
     """A row as a Struct."""
     steps = None if row[9] is None else STEPS(row[9])
     return RunRow(row[0], row[1], row[2], PINS(row[3]), row[4], row[5], row[6], row[7], row[8],
-                  steps, row[10], row[11], row[12], row[13], row[14], row[15])
+                  steps, row[10], row[11], row[12], row[13], row[14], row[15],
+                  bool(row[16]))
 
 
 def paused(db: apsw.Connection, workflow_id: int, before: int, limit: int) -> list[RunRow]:

@@ -40,12 +40,13 @@ FROM workflow_runs WHERE state < 4;
 
 -- name: get
 SELECT id, workflow_id, version, pins, payload, state, created_ms, finished_ms, cancel_ms, steps,
-    parent_id, parent_step, origin_id, paused_ms, result, error
+    parent_id, parent_step, origin_id, paused_ms, result, error,
+    EXISTS (SELECT 1 FROM run_steps WHERE run_id = workflow_runs.id)
 FROM workflow_runs WHERE id = ?;
 
 -- name: paused
 SELECT id, workflow_id, version, pins, payload, state, created_ms, finished_ms, cancel_ms, NULL,
-    parent_id, parent_step, origin_id, paused_ms, NULL, error
+    parent_id, parent_step, origin_id, paused_ms, NULL, error, 1
 FROM workflow_runs WHERE paused_ms > 0 AND id < ? AND (? = 0 OR workflow_id = ?)
 ORDER BY id DESC LIMIT ?;
 

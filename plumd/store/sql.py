@@ -32,5 +32,14 @@ def load(subject: str) -> dict[str, str]:
     for part in text.split(MARK)[1:]:
         name, _, body = part.partition("\n")
         assert name not in statements, f"{subject}.sql names {name!r} twice"
-        statements[name.strip()] = body.strip().removesuffix(";")
+        statements[name.strip()] = alone(body)
     return statements
+
+
+def alone(body: str) -> str:
+    """A statement without what stands behind it, which SQLite would read anew at every execution:
+    its semicolon, and the remark on the statement that follows."""
+    lines = body.strip().split("\n")
+    while lines[-1].startswith("--") or not lines[-1]:
+        lines.pop()
+    return "\n".join(lines).removesuffix(";")
