@@ -15,6 +15,9 @@ from typing import Self
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
+from tests.daemon import warm
+from tests.daemon.warm import Fork
+
 BIN = Path(sys.executable).parent
 READY_S = 60.0
 STOP_S = 20.0
@@ -42,7 +45,7 @@ class Running:
         self.environment = clean_environment() | dict(environment or {})
         self.log = data_dir.parent / f"{data_dir.name}.log"
         self.port = 0
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Fork | subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -67,11 +70,7 @@ class Running:
         """Start it and wait until it takes writes. Raises: NotReadyError."""
         assert self.process is None or self.process.poll() is not None, "it runs already"
         begun = self.log.stat().st_size if self.log.exists() else 0
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [BIN / "plumd", "serve", "--data-dir", self.data_dir,
-                 "--listen", f"127.0.0.1:{self.port}", *self.options],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment)
+        self.process = self.begin()
         until = time.monotonic() + READY_S
         while not self._ready(begun):
             if self.process.poll() is not None or time.monotonic() > until:
@@ -79,6 +78,17 @@ class Running:
                 self.kill()
                 raise NotReadyError(f"plumd did not become ready:\n{said}")
             time.sleep(LOOK_S)
+
+    def begin(self) -> Fork | subprocess.Popen[bytes]:
+        """Start it and wait for nothing."""
+        with self.log.open("ab") as log:
+            return warm.begin(self.words, self.environment, log.fileno())
+
+    @property
+    def words(self) -> list[str]:
+        """What follows the program's name."""
+        return ["serve", "--data-dir", str(self.data_dir),
+                "--listen", f"127.0.0.1:{self.port}", *self.options]
 
     def _ready(self, begun: int) -> bool:
         with self.log.open("rb") as log:
@@ -117,6 +127,16 @@ class Running:
             [BIN / "plum", *words], input=given, capture_output=True, text=True, check=False,
             timeout=60, stdin=subprocess.DEVNULL if given is None else None,
             env=self.environment | {"PLUM_SERVER": self.url} | dict(environment or {}))
+
+
+class Cold(Running):
+    """The same, begun as people begin it: where its start or its weight is what a test is about."""
+
+    def begin(self) -> subprocess.Popen[bytes]:
+        """Start it and wait for nothing."""
+        with self.log.open("ab") as log:
+            return subprocess.Popen([BIN / "plumd", *self.words], stdin=subprocess.DEVNULL,
+                                    stdout=log, stderr=log, env=self.environment)
 
 
 def is_ready(url: str) -> bool:

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from tests.daemon.plant import Api, crash, hand, wait_for
-from tests.daemon.running import Running
+from tests.daemon.running import Cold, Running
 from tests.soak.wire import Answer, NoAnswerError, Task
 
 pytestmark = pytest.mark.daemon
@@ -80,7 +80,7 @@ def reads_go_on(api: Api, daemon: Running, known: str) -> None:
 
 
 def test_b23_a_full_disk(small_disk: Path) -> None:
-    with Running(small_disk / "data") as daemon, Api(daemon) as api:
+    with Cold(small_disk / "data") as daemon, Api(daemon) as api:
         first = msgspec.json.decode(submit(api).body, type=Task).task_id
         ballast = small_disk / "ballast"
         ballast.write_bytes(bytes(28 << 20))
@@ -144,7 +144,7 @@ def test_b23_a_log_that_cannot_grow(daemon: Running) -> None:
 
 def test_b23_no_room_to_copy_the_log_into_the_database(small_disk: Path) -> None:
     """The log has its room, so writes are taken; what cannot be done is what tidies up."""
-    with Running(small_disk / "data") as daemon, Api(daemon) as api:
+    with Cold(small_disk / "data") as daemon, Api(daemon) as api:
         (small_disk / "ballast").write_bytes(bytes(36 << 20))
         ids = [api.submit("nobody.does", payload=TEXT).task_id for _ in range(250)]
         reads_go_on(api, daemon, ids[0])

@@ -14,7 +14,7 @@ import pytest
 
 from bench.load import flood, head
 from tests.daemon.plant import ROOT, Api, crash, resident_mb, rows, wait_for
-from tests.daemon.running import Running
+from tests.daemon.running import Cold, Running
 
 pytestmark = pytest.mark.daemon
 READERS = 200
@@ -27,7 +27,7 @@ MIB = 1 << 20
 @contextmanager
 def limited(tmp_path: Path, *options: str) -> Iterator[Running]:
     """A daemon with flags."""
-    with Running(tmp_path / "data", *options) as running:
+    with Cold(tmp_path / "data", *options) as running:
         yield running
 
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from random import Random
 
-from tests.daemon.running import BIN, Running, clean_environment, free_port
+from tests.daemon.running import Cold, clean_environment, free_port
 
 ROOT = Path(__file__).parent.parent.parent
 WORKERS = 3
@@ -79,7 +79,7 @@ class Fleet:
                 for line in path.read_text().splitlines()]
 
 
-class Victim(Running):
+class Victim(Cold):
     """A daemon that may also die before it is up."""
 
     def __init__(self, data_dir: Path) -> None:
@@ -96,11 +96,7 @@ class Victim(Running):
 
     def kill_early(self, after_s: float) -> None:
         """Start it and kill it before it is up, or a little later."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [BIN / "plumd", "serve", "--data-dir", self.data_dir,
-                 "--listen", f"127.0.0.1:{self.port}", *self.options],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment)
+        self.process = self.begin()
         time.sleep(after_s)
         self.kill()
 
