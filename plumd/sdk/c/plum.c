@@ -3894,10 +3894,10 @@ static void known_remove(plum_worker *worker, known *one)
   }
 }
 
+/* Into the table, by its hash. */
 static void known_add(plum_worker *worker, known *one)
 {
   known **place;
-  one->hash = hash_of(one->id);
   if (worker->known_count >= worker->buckets_count) {
     size_t count = worker->buckets_count * 2, i;
     known **grown = calloc(count, sizeof *grown);
@@ -3941,6 +3941,7 @@ static plum_attempt *attempt_new(plum_worker *worker, const char *id)
   attempt->reason[0] = '\0';
   buffer_clear(&attempt->text, KEPT_BYTES);
   buffer_clear(&attempt->report, KEPT_BYTES);
+  attempt->known.hash = hash_of(attempt->known.id);
   known_add(worker, &attempt->known);
   return attempt;
 }
@@ -3990,6 +3991,7 @@ static void attempt_over(plum_attempt *attempt)
     known_remove(worker, over);
   known_remove(worker, &attempt->known);
   memcpy(over->id, attempt->known.id, ID_BYTES);
+  over->hash = attempt->known.hash;
   known_add(worker, over);
   attempt_release(attempt);
 }
@@ -4181,10 +4183,11 @@ static void give_back(plum_worker *worker)
 }
 
 /* Calls the handler, without the lock; what it left open is ended. */
-static void attempt_run(plum_attempt *attempt)
+/* Calls the handler; answers when it returned. */
+static int64_t attempt_run(plum_attempt *attempt, int64_t begun_ns)
 {
   plum_worker *worker = attempt->worker;
-  int64_t begun_ns = now_ns(), ended_ns;
+  int64_t ended_ns;
   attempt->pins++;
   list_add(&worker->running, attempt);
   attempt->state = ATTEMPT_RUNNING;
@@ -4200,6 +4203,7 @@ static void attempt_run(plum_attempt *attempt)
     attempt_end(attempt, attempt->canceled);
   }
   attempt_unpin(attempt);
+  return ended_ns;
 }
 
 /* ================================================================== 14 the journal */
@@ -4553,7 +4557,7 @@ static void journal_end(plum_worker *worker)
 #define PROGRESS_MS 200
 #define PROGRESS_ITEMS_MAX 100
 #define ENVELOPE_BYTES 131072   /* of a message, beside its results */
-#define SLICE_MS 1              /* inline handlers, before the line gets a turn */
+#define SLICE_NS 1000000        /* inline handlers, before the line gets a turn */
 
 /* `"name":[` with the ids of all that is in hand. */
 static void say_holding(plum_worker *worker, plum_buffer *out)
@@ -4918,7 +4922,6 @@ static int hear_attempt(plum_worker *worker, plum_json item)
       worker->hold_back = 1;
     }
     attempt->state = ATTEMPT_WAITING;
-    worker->pace.moved_ms = now_ms();
     list_add(&worker->waiting, attempt);
   }
   return 1;
@@ -4987,7 +4990,7 @@ static plum_status hear(plum_worker *worker, const char *text, size_t size)
                                       "error", "logAck"};
   plum_json said[7], message, key, value;
   plum_json_cursor cursor;
-  int64_t ack, log_ack;
+  int64_t ack, log_ack, now;
   size_t i;
   int well, was_registered = worker->registered;
   memset(said, 0, sizeof said);
@@ -5005,7 +5008,8 @@ static plum_status hear(plum_worker *worker, const char *text, size_t size)
   if (ack < 0 || (uint64_t)ack > worker->seq || log_ack < 0)
     return PLUM_E_PROTOCOL;
   lock(worker);
-  heard(worker, now_ms());
+  now = now_ms();
+  heard(worker, now);
   well = (said[0].type != PLUM_JSON_OBJECT) == was_registered
          && (uint64_t)log_ack <= worker->logs_seq;
   if (well && !was_registered)
@@ -5016,7 +5020,8 @@ static plum_status hear(plum_worker *worker, const char *text, size_t size)
     well = hear_refused(worker, said[2]) && hear_attempts(worker, said[3])
            && hear_cancel(worker, said[4]);
   }
-  worker->change_ms = said[3].type != PLUM_JSON_NONE ? now_ms() : worker->change_ms;
+  if (said[3].type != PLUM_JSON_NONE)
+    worker->change_ms = worker->pace.moved_ms = now;
   unlock(worker);
   if (worker->registered && !was_registered)
     worker_say(worker, 1, "registered as %s: lease %lld ms, beat %lld ms", worker->id,
@@ -5189,7 +5194,7 @@ static void speak(plum_worker *worker);
 /* Starts what waits: here and now, or by waking threads. */
 static void desk_work(plum_worker *worker)
 {
-  int64_t pause_ms = now_ms() + SLICE_MS;
+  int64_t now, begun_ns, pause_ns;
   plum_attempt *attempt;
   if (worker->journal.on)
     journal_sync(worker);
@@ -5201,17 +5206,20 @@ static void desk_work(plum_worker *worker)
     unlock(worker);
     return;
   }
+  begun_ns = now_ns();
+  pause_ns = begun_ns + SLICE_NS;
   while ((attempt = worker->waiting.first) != NULL) {
-    int64_t begun_ms = now_ms();
-    attempt_run(attempt);
-    if (worker->pace.asked && now_ms() >= begun_ms + STUCK_MS)
+    now = attempt_run(attempt, begun_ns);
+    if (worker->pace.asked && now >= begun_ns + STUCK_MS * INT64_C(1000000))
       give_back(worker);
-    if (worker->waiting.first != NULL && now_ms() >= pause_ms) {
+    if (worker->waiting.first != NULL && now >= pause_ns) {
       unlock(worker);
       speak(worker);
       lock(worker);
-      pause_ms = now_ms() + SLICE_MS;
+      now = now_ns();
+      pause_ns = now + SLICE_NS;
     }
+    begun_ns = now; /* where the last one ended: a clock costs more than all that lies between */
   }
   unlock(worker);
 }
@@ -5997,7 +6005,7 @@ static void *thread_main(void *context)
     if (worker->hold_back || worker->waiting.first == NULL)
       (void)pthread_cond_wait(&worker->work, &worker->lock);
     else
-      attempt_run(worker->waiting.first);
+      (void)attempt_run(worker->waiting.first, now_ns());
   }
   unlock(worker);
   return NULL;
