@@ -9,6 +9,7 @@ runs. Where it dies and comes again, or is weighed, it is begun as people begin 
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import signal
@@ -105,6 +106,7 @@ def serve() -> None:
     """The server: carry out orders from stdin to its end."""
     from plumd import daemon, logs  # noqa: F401  # what each program would have to read
 
+    gc.freeze()     # so that no program writes to these pages only to look for rubbish in them
     with socket.socket(fileno=os.dup(0)) as orders:
         while True:
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)   # keepers are waited for by nobody
