@@ -30,7 +30,6 @@ from plumd.api.paging import (
     LIMIT,
     all_or_limit,
     cursor_id,
-    next_link,
     page_limit,
     page_of,
 )
@@ -176,18 +175,12 @@ class DeploymentRoutes:
         """Copies of all deployments, oldest first."""
         query, limit = request.query, page_limit(request)
         node, state = query.get("nodeId", ""), query_choice(query, "state", STATES)
-        after = cursor_id(request)
-        if node:
-            copies = self.store.peek(instances.of_node, node)
-            copies = [copy for copy in copies if copy.number > after]
-        else:
-            copies = await self.store.read(instances.page, after, limit + 1)
-        page = copies[:limit]
-        link = (next_link(request, str(page[-1].number)),) if len(copies) > limit else ()
+        copies = await self.store.read(instances.page, cursor_id(request), limit + 1, node, state)
         rows = {number: self.store.peek(deployments.get, number)
-                for number in {copy.deployment for copy in page}}
-        return answer(200, [instance_view(copy, rows[copy.deployment], self.room)
-                            for copy in page if state in ("", copy.state)], *link)
+                for number in {copy.deployment for copy in copies}}
+        return page_of(request, copies, limit,
+                       lambda copy: instance_view(copy, rows[copy.deployment], self.room),
+                       lambda copy: copy.number)
 
     async def instance(self, request: Request) -> Response:
         """One copy."""

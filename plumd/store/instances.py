@@ -12,6 +12,7 @@ from plumd.store import sql
 from plumd.store.store import Tx
 
 SQL: Final = sql.load("instances")
+LOOK: Final = 1_000
 
 Row: TypeAlias = tuple[int, int, str, str, int, int, int, int, int, str, str, int, int, int, int,
                        int | None, int | None, int, int, str, int, int, int, int]
@@ -46,9 +47,21 @@ def of_node(db: apsw.Connection, node_id: str) -> list[Copy]:
     return _found(db, SQL["of_node"], node_id)
 
 
-def page(db: apsw.Connection, after: int, limit: int) -> list[Copy]:
-    """One page of all copies, oldest first."""
-    return _found(db, SQL["page"], after, limit)
+def page(db: apsw.Connection, after: int, limit: int, node_id: str = "",
+         state: str = "") -> list[Copy]:
+    """One page of all copies, oldest first; with a node or a state, of those alone."""
+    if node_id:
+        return [copy for copy in of_node(db, node_id)
+                if copy.number > after and state in ("", copy.state)][:limit]
+    found: list[Copy] = []
+    at_once = LOOK if state else limit      # a state is not stored: it is seen by looking
+    while len(found) < limit:
+        rows = _found(db, SQL["page"], after, at_once)
+        found += [copy for copy in rows if state in ("", copy.state)]
+        if len(rows) < at_once:
+            break
+        after = rows[-1].number
+    return found[:limit]
 
 
 def node_of(db: apsw.Connection, number: int) -> str | None:

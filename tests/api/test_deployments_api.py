@@ -134,6 +134,17 @@ def test_a_report_of_a_copy_that_cannot_be_there_changes_nothing(api: Api) -> No
     states = {one["nodeId"]: one["state"] for one in api.items(f"{BASE}/{found}/instances")}
     assert states == {None: "Pending", "there-1": "Running"}
     assert api.get(f"{BASE}/{found}")["ready"] == 1
+    here = {one["instanceId"] for one in (nowhere, there)}
+    for query in ("?limit=1", "?limit=1&state=Pending", "?limit=1&state=Running&nodeId=there-1"):
+        pages, url = [], f"/v1/instances{query}"
+        while url:
+            page = api.ask("GET", url)
+            pages.append(page.json())
+            url = page.links.get("next", {}).get("url", "")
+        assert all(len(page) == 1 for page in pages), "a page that shows less is the last one"
+        shown = {one["instanceId"] for page in pages for one in page}
+        assert shown & here == {"?limit=1": here}.get(query, {
+            (nowhere if "Pending" in query else there)["instanceId"]})
 
 
 def test_a_beat_says_whether_the_assignments_changed(api: Api) -> None:
