@@ -22,12 +22,18 @@ help: ## show the targets
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-.stamp-build: $(CORE) | $(BIN)/python
+# After Node's: of two pips side by side each might undo the other's work.
+.stamp-build: $(CORE) | .stamp-nodejs
 	PLUM_SKIP_UI=1 $(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
-.stamp-dev: .stamp-build .stamp-ui
-	PLUM_SKIP_UI=1 $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+# What the extra `dev` names, without building Plum once more.
+.stamp-tools: .stamp-build
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"], sep="\n")' | \
+	  $(BIN)/pip install --quiet --disable-pip-version-check --requirement /dev/stdin
+	touch $@
+
+.stamp-dev: .stamp-tools .stamp-ui
 	touch $@
 
 .stamp-nodejs: | $(BIN)/python
