@@ -35,6 +35,7 @@ from plumd.api.routes import Request, Response, Route
 from plumd.api.safe_hypercorn import SafeProtocol
 from plumd.api.upgrade import Stream, bad_upgrade, run_session
 from plumd.errors import Malformed, PlumError
+from plumd.sdk.quick import quick
 
 if TYPE_CHECKING:
     from plumd.api.front import Front
@@ -67,6 +68,7 @@ class Connection:
     def __init__(self, front: Front, stream: Stream) -> None:
         self.front = front
         self.stream = stream
+        self._incoming = quick(stream)      # its bytes, without a look where none can be yet
         self.limits: Limits = front.limits
         self.scope = trio.CancelScope()
         self.idle = True
@@ -176,7 +178,7 @@ class Connection:
         self.idle = True
         if not self._buffer:
             self.expires = trio.current_time() + self.limits.idle_s
-        data = await self.stream.receive_some(RECEIVE_BYTES)
+        data = await self._incoming.receive_some(RECEIVE_BYTES)
         if not data:
             return False
         if not self._buffer:
@@ -274,7 +276,7 @@ class Connection:
         """
         with trio.fail_after(self.limits.body_s):
             while (body := self._take_body(start, length)) is None:
-                data = await self.stream.receive_some(RECEIVE_BYTES)
+                data = await self._incoming.receive_some(RECEIVE_BYTES)
                 if not data:
                     raise trio.BrokenResourceError
                 self._buffer += data
@@ -317,7 +319,7 @@ class Connection:
         try:
             with watching:
                 while len(self._buffer) <= RECEIVE_BYTES:
-                    data = await self.stream.receive_some(RECEIVE_BYTES)
+                    data = await self._incoming.receive_some(RECEIVE_BYTES)
                     if not data:
                         asked.cancel()
                         return
@@ -449,7 +451,7 @@ class Connection:
         left = LINGER_BYTES_MAX
         while left > 0:
             try:
-                data = await self.stream.receive_some(RECEIVE_BYTES)
+                data = await self._incoming.receive_some(RECEIVE_BYTES)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return
             if self._closing:
