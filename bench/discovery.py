@@ -18,7 +18,7 @@ from plumd.balance import ROUND_ROBIN, Endpoint
 from plumd.clock import SystemClock
 from plumd.services import Registry
 from plumd.store import services
-from plumd.store.store import Change, Store, Tx
+from plumd.store.store import Change, Store, Tx, Written
 
 T = TypeVar("T")
 
@@ -62,9 +62,10 @@ def inside(seconds: float) -> Figures:
             "lookups_per_s": count / took_s}, harness.digest_of(SERVICES))
 
 
-async def never(fn: Callable[[Tx], T], /) -> T:
+async def never(fn: Callable[[Tx], T], /,
+                then: Callable[[Written], None] | None = None) -> T:
     """Nothing here is written."""
-    raise AssertionError(fn)
+    raise AssertionError((fn, then))
 
 
 def over_http(seconds: float) -> Figures:

@@ -19,7 +19,7 @@ from plumd.clock import Clock
 from plumd.errors import NotFound, PlumError
 from plumd.store import devices
 from plumd.store.devices import Device, Registered
-from plumd.store.store import Store, Tx, Write
+from plumd.store.store import Store, Tx, Write, Written
 
 BEATS: Final = 3
 NEWS_S: Final = 0.25
@@ -77,7 +77,7 @@ class Devices:
         self.forgotten: Callable[[Live], None] = nobody_cares
         """Told the same."""
         self.reported: Callable[[Live, Mapping[str, str]], None] = nobody_listens
-        """Told of states once they are on disk."""
+        """Told of states once they are on disk, in the order in which they are there."""
 
     def load(self) -> None:
         """Read what is registered."""
@@ -156,14 +156,17 @@ class Devices:
         if told:
             live.quiet_ns = now.mono_ns + round(NEWS_S * 1e9)
         when_ms = now.wall_ms if at_ms is None else at_ms
-        with trio.CancelScope(shield=True):     # as for `_change`
-            changed = await self._write(lambda tx: devices.report(
-                tx, live.row, states, when_ms, told=told))
-        self.reported(live, states)
-        if changed and not told and not live.untold:
-            live.untold = True
-            self._untold.append(live)
-            self._changed.set()
+
+        def then(done: Written) -> None:
+            if done.error is None:
+                self.reported(live, states)
+                if done.value and not told and not live.untold:
+                    live.untold = True
+                    self._untold.append(live)
+                    self._changed.set()
+
+        await self._write(lambda tx: devices.report(tx, live.row, states, when_ms, told=told),
+                          then=then)
 
     # ------------------------------------------------------------ in the background
 

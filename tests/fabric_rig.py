@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import trio
 from trio.testing import MockClock
 
 from plumd.clock import Instant
-from plumd.errors import StorageDown
+from plumd.errors import PlumError, StorageDown
 from plumd.nodes import Beat, Nodes
 from plumd.store.events import Event
 from plumd.store.nodes import Facts
-from plumd.store.store import Change, Store, Tx
+from plumd.store.store import Change, Store, Tx, Written
 
 T = TypeVar("T")
 TTL_S = 15.0
@@ -32,6 +32,13 @@ class TrioClock:
         return Instant(ns, ns + 1_000_000_000_000)
 
 
+class Outcome(NamedTuple):
+    """What `then` is told."""
+
+    value: object
+    error: PlumError | None
+
+
 class Disk:
     """A database with Engine.write's door to it, which can be shut."""
 
@@ -44,7 +51,8 @@ class Disk:
         self.slow_s = 0.0       # so long a commit waits for its turn
         self.last_id = 0
 
-    async def write(self, fn: Callable[[Tx], T], /) -> T:
+    async def write(self, fn: Callable[[Tx], T], /,
+                    then: Callable[[Written], None] | None = None) -> T:
         """As the engine does it."""
         await trio.sleep(self.slow_s)
         if self.down:
@@ -53,8 +61,11 @@ class Disk:
         self.commits += 1
         self.events += done.record.items
         value = done.values[0]
-        if isinstance(value, Exception):
-            raise value
+        error = value if isinstance(value, PlumError) else None
+        if then is not None:
+            then(Outcome(value, error))
+        if error is not None:
+            raise error
         return value  # type: ignore[return-value]  # fn's own
 
     def new_id(self) -> int:

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from plumd.alarms import Alarms
 from plumd.devices import Devices
 from plumd.errors import NotFound
-from plumd.store import alarms
+from plumd.store import alarms, devices
 from plumd.store.alarms import FOR_EVER
 from plumd.store.devices import Device
 from plumd.thresholds import Rule
@@ -281,6 +281,28 @@ async def test_what_is_over_is_pruned_behind_what_is_active(
         await one.report("c", 20)
         assert await one.disk.write(lambda tx: alarms.prune(tx, FOR_EVER, 2)) == 1
         assert one.active() == [("hot", "b"), ("hot", "a")]
+
+
+async def test_reports_of_one_commit_count_in_the_order_in_which_they_are_written(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    assert autojump_clock.autojump_threshold == 0
+    async with running(tmp_path) as (engine, store), trio.open_nursery() as nursery:
+        registry = Devices(store, engine.clock, engine.write)
+        room = Alarms(store, engine.clock, engine.write, engine.new_id, registry)
+        nursery.start_soon(room.run)
+        await registry.register(Device("a", "n", "oven", "", True, 5_000))
+        await room.put_rule(1, HOT)
+        live = registry.find("a")
+        for _ in range(40):
+            commits = store.commits
+            async with trio.open_nursery() as both:
+                both.start_soon(registry.report, live, {"temp": "99"}, None)
+                both.start_soon(registry.report, live, {"temp": "20"}, None)
+            assert store.commits == commits + 1
+            await trio.sleep(1)
+            last = store.peek(devices.latest, live.row.number)["temp"].value
+            assert set(room.active) == ({(1, "a")} if last == "99" else set())
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_report_whose_sender_hangs_up_raises_what_it_would(

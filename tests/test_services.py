@@ -19,7 +19,7 @@ from plumd.errors import NotFound, StorageDown
 from plumd.health import SICK_MAX, WELL_MAX, Check, Health
 from plumd.services import SUSPECT_NS, Registry, Verdict
 from plumd.store.events import Event
-from plumd.store.store import Change, Store, Tx
+from plumd.store.store import Change, Store, Tx, Written
 
 T = TypeVar("T")
 TTL_S = 15.0
@@ -61,8 +61,10 @@ class Rig:
         registry.load()
         return registry
 
-    async def write(self, fn: Callable[[Tx], T], /) -> T:
+    async def write(self, fn: Callable[[Tx], T], /,
+                    then: Callable[[Written], None] | None = None) -> T:
         """As the engine does it."""
+        assert then is None
         await trio.lowlevel.checkpoint()
         if self.down:
             raise StorageDown("no disk")

@@ -51,10 +51,26 @@ class Tx:
 Call = Callable[[Tx], object]
 
 
-class Write(Protocol):
-    """Engine.write: run a store command in the next commit; answers its value after it."""
+class Written(Protocol):
+    """What became of a store command."""
 
-    def __call__(self, fn: Callable[[Tx], T], /) -> Awaitable[T]: ...
+    @property
+    def error(self) -> PlumError | None:
+        """Why it is not on disk, None when it is."""
+
+    @property
+    def value(self) -> object:
+        """What it answered."""
+
+
+class Write(Protocol):
+    """Engine.write: run a store command in the next commit; answers its value after it.
+
+    then: called after the commit, in the order of the commands, also when nobody waits any more.
+    """
+
+    def __call__(self, fn: Callable[[Tx], T], /,
+                 then: Callable[[Written], None] | None = None) -> Awaitable[T]: ...
 
 
 class Change(msgspec.Struct):

@@ -36,7 +36,7 @@ from plumd.services import Registry, Verdict
 from plumd.store import tasks
 from plumd.store.blobs import Blobs
 from plumd.store.definitions import Catalog
-from plumd.store.store import Change, Store, Tx
+from plumd.store.store import Change, Store, Tx, Written
 from tests.executors.farside import Call, Caller, FarSide, far_side, refusing_port, replying, silent
 
 T = TypeVar("T")
@@ -50,8 +50,10 @@ class Rig:
         self.registry = Registry(self.store, SystemClock(), self.write, 3600, draw=lambda: 0)
         self.service = Service(Caller(), self.registry)
 
-    async def write(self, fn: Callable[[Tx], T], /) -> T:
+    async def write(self, fn: Callable[[Tx], T], /,
+                    then: Callable[[Written], None] | None = None) -> T:
         """As the engine does it."""
+        assert then is None
         await trio.lowlevel.checkpoint()
         values = self.store.commit_now(Change(1, events=[], calls=[fn])).values
         return values[0]  # type: ignore[return-value]  # fn's own
