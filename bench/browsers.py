@@ -71,8 +71,8 @@ def measure(daemon: Daemon, seconds: float, count: int, path: str,
     body = b'{"name":"noop","payload":1}'
     starts = []
     with readers(daemon.port, count, path), Connection(daemon.port) as line:
-        cpu_s, begun_s = daemon.cpu_s(), time.monotonic()
         first = int(line.json("GET", "/v1/status")["nextEvent"])
+        cpu_s, begun_s = daemon.cpu_s(), time.monotonic()
         while time.monotonic() < begun_s + seconds:
             begun = time.monotonic_ns()
             task = line.json("POST", "/v1/tasks", body, "Prefer: wait=10\r\n")

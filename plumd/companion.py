@@ -1,7 +1,6 @@
-"""The agent beside the daemon: makes the daemon's own machine a node, for who wants just that.
+"""Programs of our own beside the daemon, kept running: the agent, and the lookout (lookout.py).
 
-A program of its own like any agent. It ends when its stdin does, so it goes with the daemon,
-however that ends; the processes that it runs go on, and the next one finds them again.
+Each ends when its stdin does, so it goes with the daemon, however that ends.
 """
 
 from __future__ import annotations
@@ -9,9 +8,9 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import trio
 
@@ -20,24 +19,29 @@ AGAIN_S: Final = 1.0
 AGAIN_S_MAX: Final = 30.0
 LEAVE_S: Final = 5.0
 
+Live: TypeAlias = Callable[[trio.Process], Awaitable[object]]
+"""What is done with a program while it runs; when this returns, it is told to leave."""
 
-def words(controller: str, node_id: str, data_dir: Path, log_level: str,
-          log_format: str) -> list[str]:
-    """How the agent is started."""
+
+def agent_words(controller: str, node_id: str, data_dir: Path, log_level: str,
+                log_format: str) -> list[str]:
+    """How the agent is started, which makes the daemon's own machine a node, for who wants just
+    that. The processes that it runs go on without it, and the next one finds them again."""
     return [sys.executable, "-m", "plumd", "agent", "--until-eof", "--controller", controller,
             "--node-id", node_id, "--data-dir", str(data_dir), "--log-level", log_level,
             "--log-format", log_format]
 
 
-async def run(command: Sequence[str]) -> None:
-    """Keep the agent running. Cancel: it is told to leave, and is gone when this returns."""
+async def keep(name: str, command: Sequence[str], live: Live = trio.Process.wait, *,
+               stdout: int = subprocess.DEVNULL) -> None:
+    """Keep a program running. Cancel: it is told to leave, and is gone when this returns."""
     pause_s = AGAIN_S
     while True:
         process = await trio.lowlevel.open_process(
-            list(command), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+            list(command), stdin=subprocess.PIPE, stdout=stdout)
         begun_s = trio.current_time()
         try:
-            code = await process.wait()
+            await live(process)
         finally:
             with trio.CancelScope(shield=True):
                 assert process.stdin is not None, "it has a pipe"
@@ -47,8 +51,10 @@ async def run(command: Sequence[str]) -> None:
                 if process.returncode is None:
                     process.kill()
                     await process.wait()
+                if process.stdout is not None:
+                    await process.stdout.aclose()
         pause_s = AGAIN_S if trio.current_time() - begun_s > AGAIN_S_MAX else pause_s
-        log.warning("the agent beside the daemon ended", extra={
-            "exit_code": code, "again_s": pause_s})
+        log.warning("a program beside the daemon ended", extra={
+            "program": name, "exit_code": process.returncode, "again_s": pause_s})
         await trio.sleep(pause_s)
         pause_s = min(2 * pause_s, AGAIN_S_MAX)

@@ -246,7 +246,7 @@ class Daemon:
             self.config.builtin_http_hosts))
         self.outbox.register(BUILTIN, BuiltinCarrier(self.engine, self.blobs, reaching, self.waits))
         calls = Service(self.client, self.registry, self.grpc_client)
-        self.health = self.registry.look_by(calls.check)
+        self.health = self.registry.start_looking()
         processes, services, callbacks = (
             LocalCarrier(self.engine, self.blobs, executor)
             for executor in (self.processes, calls, Callback(self.client, self.grpc_client)))
@@ -351,11 +351,12 @@ class Daemon:
             nursery.start_soon(self.store.run_checkpoints)
             nursery.start_soon(self.engine.run)
             nursery.start_soon(self.watch_clock)
-            for room in (self.gathering, self.retention, self.monitor, self.registry, self.health,
+            for room in (self.gathering, self.retention, self.monitor, self.registry,
                          self.expiry, self.silence, self.leases, self.waits, self.listeners,
                          self.devices,
                          self.alarms, self.nodes, self.deployments):
                 nursery.start_soon(room.run)
+            nursery.start_soon(self.health.run, self.client.policy)
             nursery.start_soon(self.client.run)
             nursery.start_soon(self.device_client.run)
             nursery.start_soon(self.hook_client.run)
@@ -378,7 +379,7 @@ class Daemon:
                 notify.tell("READY=1", f"MAINPID={os.getpid()}")
                 nursery.start_soon(self.feed_watchdog)
                 if self.config.agent:
-                    nursery.start_soon(companion.run, companion.words(
+                    nursery.start_soon(companion.keep, "agent", companion.agent_words(
                         own_url(addresses), self.config.node_id, self.data / "agent",
                         self.config.log_level, self.config.log_format))
                 await leave.wait()

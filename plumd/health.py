@@ -1,4 +1,7 @@
-"""Looks at endpoints that cannot speak for themselves: off the request path, so many at once.
+"""When endpoints that cannot speak for themselves are looked at, and how many at once.
+
+A program of its own looks, lookout.py, so that looks are off the request path and cost the
+daemon's loop a line of many now and then. It is started when there is somebody to look at.
 
 Those that were well when they were looked at last have a lane of their own, so that a crowd of dead
 ones, each of which takes its whole time, delays no news of the living.
@@ -7,41 +10,60 @@ ones, each of which takes its whole time, delays no news of the living.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Awaitable, Callable
+import subprocess
+from collections import deque
+from collections.abc import Callable
+from math import inf
 from typing import Final, TypeAlias
 
+import msgspec
 import trio
 
+from plumd import companion, lookout
 from plumd.balance import Endpoint, Key
 from plumd.clock import Clock
+from plumd.executors.targets import Policy
+from plumd.lookout import Allowed, Found, Lines, line_of
 
-CHECK_S: Final = 2.0
 WELL_MAX: Final = 256
 SICK_MAX: Final = 32
+EARLY_NS: Final = 5_000_000
+"""So much earlier one is looked at, with those that are due: each line wakes two programs. Not
+more, for many looks in a row hold a processor that a task may be waiting for."""
+SILENT_S: Final = 30.0
+"""A lookout that says nothing for so long, while it looks, is ended for another one. Its start is
+in this, on a machine that has much else to do."""
 ACTIVE: Final = ("http", "https", "tcp", "grpc")
 """Values of the label healthCheck."""
+UNDER_WAY: Final = -1
 
-Check: TypeAlias = Callable[[Endpoint], Awaitable[str]]
-"""Why an endpoint does not seem to work, "" when it does."""
 Find: TypeAlias = Callable[[Key], "tuple[Endpoint, bool] | None"]
 """(endpoint, whether it was well); None: it is gone."""
 Judge: TypeAlias = Callable[[Key, str], None]
 """Told what a look came to."""
 
 
+class Lane:
+    """Who waits to be looked at, and who is looked at, at most so many."""
+
+    def __init__(self, size_max: int) -> None:
+        self.size_max = size_max
+        self.waiting: deque[Key] = deque()
+        self.looked_at: set[Key] = set()
+
+
 class Health:
     """`run` in a nursery of the daemon's."""
 
-    def __init__(self, clock: Clock, check: Check, find: Find, judge: Judge) -> None:
+    def __init__(self, clock: Clock, find: Find, judge: Judge) -> None:
         self.clock = clock
-        self.check = check
         self._find = find
         self._judge = judge
         self._due: list[tuple[int, Key]] = []
         self._at: dict[Key, int] = {}
-        self._well = trio.CapacityLimiter(WELL_MAX)
-        self._sick = trio.CapacityLimiter(SICK_MAX)
+        self._well, self._sick = self._lanes = Lane(WELL_MAX), Lane(SICK_MAX)
         self._wake = trio.Event()
+        self._patience = trio.CancelScope()
 
     def look(self, key: Key, at_ns: int) -> None:
         """Look at an endpoint at this time, unless it is to be looked at earlier anyway."""
@@ -49,37 +71,91 @@ class Health:
             return
         self._at[key] = at_ns
         heapq.heappush(self._due, (at_ns, key))
-        self._wake.set()
+        if self._due[0][0] == at_ns:
+            self._wake.set()
 
     @property
     def waiting(self) -> int:
         """How many are to be looked at."""
         return len(self._at)
 
-    async def run(self) -> None:
-        """Until canceled."""
+    async def run(self, policy: Policy) -> None:
+        """Until canceled. policy: where looks may go."""
+        await self._wake.wait()
+
+        async def live(process: trio.Process) -> None:
+            assert process.stdio is not None, "it has two pipes"
+            await self.talk(process.stdio, policy)
+            process.kill()      # it has nothing to leave in order, and may hang
+
+        await companion.keep("lookout", lookout.WORDS, live, stdout=subprocess.PIPE)
+
+    async def talk(self, line: trio.abc.Stream, policy: Policy) -> None:
+        """Let the lookout at the other end look; until it ends, or has been silent for too long."""
+        for lane in self._lanes:        # what the one before it did not come to say
+            lane.waiting.extendleft(lane.looked_at)
+            lane.looked_at.clear()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._ask, line, policy)
+            with trio.CancelScope() as self._patience:
+                await self._hear(line)
+            nursery.cancel_scope.cancel()
+
+    async def _ask(self, line: trio.abc.SendStream, policy: Policy) -> None:
+        try:
+            await line.send_all(line_of(Allowed.by(policy)))
             while True:
                 self._wake = trio.Event()
                 now_ns = self.clock.now().mono_ns
-                while self._due and self._due[0][0] <= now_ns:
-                    at_ns, key = heapq.heappop(self._due)
-                    if self._at.get(key) == at_ns:
-                        nursery.start_soon(self._look, key)
-                        self._at[key] = -1          # it is under way
-                if not self._due:
+                self._line_up(now_ns + EARLY_NS)
+                resting = not self._looking
+                if looks := [look for lane in self._lanes for look in self._let_in(lane)]:
+                    if resting:
+                        self._be_patient()
+                    await line.send_all(line_of(looks))
+                with trio.move_on_after((self._due[0][0] - now_ns) / 1e9 if self._due else inf):
                     await self._wake.wait()
-                    continue
-                with trio.move_on_after((self._due[0][0] - now_ns) / 1e9):
-                    await self._wake.wait()
+        except trio.BrokenResourceError:
+            pass        # it ended, and `_hear` hears that
 
-    async def _look(self, key: Key) -> None:
-        found = self._find(key)
-        if found is not None:
-            async with self._well if found[1] else self._sick:
-                why = f"no answer within {CHECK_S:g} s"
-                with trio.move_on_after(CHECK_S):
-                    why = await self.check(found[0])
-        self._at.pop(key, None)
-        if found is not None:
-            self._judge(key, why)
+    def _line_up(self, until_ns: int) -> None:
+        while self._due and self._due[0][0] <= until_ns:
+            at_ns, key = heapq.heappop(self._due)
+            if self._at.get(key) == at_ns:
+                found = self._find(key)
+                if found is None:
+                    del self._at[key]
+                else:
+                    self._at[key] = UNDER_WAY
+                    (self._well if found[1] else self._sick).waiting.append(key)
+
+    def _let_in(self, lane: Lane) -> list[Endpoint]:
+        looks = []
+        while lane.waiting and len(lane.looked_at) < lane.size_max:
+            key = lane.waiting.popleft()
+            found = self._find(key)
+            if found is None:
+                del self._at[key]
+            else:
+                lane.looked_at.add(key)
+                looks.append(found[0])
+        return looks
+
+    @property
+    def _looking(self) -> bool:
+        return any(lane.looked_at for lane in self._lanes)
+
+    def _be_patient(self) -> None:
+        self._patience.deadline = trio.current_time() + SILENT_S if self._looking else inf
+
+    async def _hear(self, line: trio.abc.ReceiveStream) -> None:
+        saying = msgspec.json.Decoder(list[Found])
+        async for said in Lines(line):
+            for key, why in saying.decode(said):
+                for lane in self._lanes:
+                    lane.looked_at.discard(key)
+                self._at.pop(key, None)
+                self._judge(key, why)
+            self._be_patient()
+            if any(lane.waiting for lane in self._lanes):
+                self._wake.set()

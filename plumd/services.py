@@ -20,7 +20,7 @@ from plumd.balance import Endpoint, Key, Load
 from plumd.breaker import Policy
 from plumd.clock import Clock, draw_seed
 from plumd.errors import NotFound, PlumError
-from plumd.health import ACTIVE, Check, Health
+from plumd.health import ACTIVE, Health
 from plumd.model import Cause
 from plumd.service_calls import ServiceCalls
 from plumd.store import services
@@ -94,7 +94,7 @@ class Registry:
         self.ttl_ns = round(ttl_s * 1e9)
         self.calls = ServiceCalls(clock, self._note_breaker)
         self.health: Health | None = None
-        """Looks at silent instances; None: their heartbeat is enough. See `look_by`."""
+        """Looks at silent instances; None: their heartbeat is enough. See `start_looking`."""
         self._write = write
         self._draw = draw
         self._live: dict[Key, Live] = {}
@@ -114,9 +114,9 @@ class Registry:
         for service, policy in self.store.peek(services.policies):
             self.calls.set_policy(service, policy)
 
-    def look_by(self, check: Check) -> Health:
-        """From now on endpoints are looked at like this, by the Health that is to be run."""
-        self.health = Health(self.clock, check, self._find, self._judge)
+    def start_looking(self) -> Health:
+        """From now on endpoints are looked at, by the Health that is to be run."""
+        self.health = Health(self.clock, self._find, self._judge)
         for live in self._live.values():
             self._look_by_itself(live)
         return self.health

@@ -47,7 +47,8 @@ LEVELS = {
     "plumd.notify": 0, "plumd.units": 0, "plumd.lease_book": 1, "plumd.leases": 5,
     "plumd.kv_checks": 1, "plumd.waits": 6, "plumd.builtin_calls": 6,
     "plumd.thresholds": 1, "plumd.alarms": 5,
-    "plumd.breaker": 1, "plumd.service_calls": 3, "plumd.health": 3, "plumd.signals": 5,
+    "plumd.breaker": 1, "plumd.service_calls": 3, "plumd.lookout": 3,
+    "plumd.health": 4, "plumd.signals": 5,
     "plumd.api": 6, "plumd.stream": 6,
     "plumd.daemon": 7, "plumd.cli": 7, "plumd.__main__": 8,
 }
@@ -81,6 +82,7 @@ PURE_OF_TIME = ("plumd.flow", "plumd.failures", "plumd.endings", "plumd.balance"
                 "plumd.news", "plumd.follow", "plumd.listeners", "plumd.webhooks",
                 "plumd.forecast", "plumd.mqtt", "plumd.mqtt_packets", "plumd.lease_book",
                 "plumd.leases", "plumd.breaker", "plumd.service_calls", "plumd.health",
+                "plumd.lookout",
                 "plumd.scrub", "plumd.kv_checks", "plumd.thresholds", "plumd.alarms", "plumd.waits",
                 "plumd.builtin_calls")
 SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|DELETE FROM|UPDATE \w+ SET|PRAGMA )")

@@ -16,7 +16,9 @@ from trio.testing import MockClock
 from plumd.balance import LAZY, LEAST_LOADED, ROUND_ROBIN, Endpoint
 from plumd.clock import Instant
 from plumd.errors import NotFound, StorageDown
-from plumd.health import SICK_MAX, WELL_MAX, Check, Health
+from plumd.executors.targets import Policy
+from plumd.health import SICK_MAX, WELL_MAX
+from plumd.lookout import Check, Lines, Lookout
 from plumd.services import SUSPECT_NS, Registry, Verdict
 from plumd.store.events import Event
 from plumd.store.store import Change, Store, Tx, Written
@@ -49,11 +51,17 @@ class Rig:
         self.registry = self.reborn()
         self.nursery: trio.Nursery
 
-    def look_by(self, check: Check) -> Health:
+    def look_by(self, check: Check) -> None:
         """Look at silent endpoints like this from now on."""
-        health = self.registry.look_by(check)
-        self.nursery.start_soon(health.run)
-        return health
+        ours, theirs = trio.testing.memory_stream_pair()
+        self.nursery.start_soon(self.registry.start_looking().talk, ours, Policy())
+        self.nursery.start_soon(self.look_out, check, theirs)
+
+    async def look_out(self, check: Check, line: trio.abc.Stream) -> None:
+        """Be the lookout at the other end."""
+        asked = Lines(line)
+        await anext(asked)
+        await Lookout(check).serve(asked, line)
 
     def reborn(self) -> Registry:
         """A registry as after a restart."""

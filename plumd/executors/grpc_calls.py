@@ -20,7 +20,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
-from plumd.executors.grpc_client import HEALTH, SERVING, GrpcClient
+from plumd.executors.grpc_client import GrpcClient
 from plumd.stream.grpc_frames import GrpcError, Status
 
 REFLECTION: Final = ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
@@ -126,14 +126,6 @@ class GrpcCalls:
             return [data for number, data in fields(found.get(FILES, b"")) if number == 1]
         raise NoSuchCall("no_reflection", "the server has no reflection service "
                          "(grpc.reflection.v1), so nobody knows what its messages are")
-
-    async def health(self, url: str) -> str:
-        """Why a server is not well by grpc.health.v1, "" when it is.
-
-        Raises: CallFailed, GrpcError.
-        """
-        answer = await self.client.call(url, HEALTH, b"", 0)
-        return "" if answer.startswith(SERVING) else "its health service does not say SERVING"
 
 
 def add(pool: DescriptorPool, files: dict[str, FileDescriptorProto], name: str,

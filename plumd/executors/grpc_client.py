@@ -243,6 +243,14 @@ class GrpcClient:
                     if not kept:
                         line.close()
 
+    async def health(self, url: str) -> str:
+        """Why a server is not well by grpc.health.v1, "" when it is.
+
+        Raises: CallFailed, GrpcError.
+        """
+        answer = await self.call(url, HEALTH, b"")
+        return "" if answer.startswith(SERVING) else "its health service does not say SERVING"
+
     async def _take_idle(self, place: Place[GrpcLine]) -> GrpcLine | None:
         while (line := self._kept.take(place)) is not None:
             usable = False

@@ -31,6 +31,7 @@ from plumd.executors.answers import (
     unless_stopped,
 )
 from plumd.executors.callback import EXECUTE_TASK, GrpcDetail, task_request, task_result
+from plumd.executors.checks import GRPC, HTTP, url_of
 from plumd.executors.grpc_calls import GrpcCalls, NoSuchCall
 from plumd.executors.grpc_client import GrpcClient
 from plumd.executors.outgoing import Client
@@ -38,8 +39,6 @@ from plumd.executors.targets import CallFailed
 from plumd.model import VALUE_BYTES_MAX, Ending, TaskError
 from plumd.stream.grpc_frames import GrpcError, Status
 
-GRPC: Final = "grpc"
-HTTP: Final = ("http", "https")
 SUPPORTED: Final = (*HTTP, GRPC)
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 REPEATABLE: Final = frozenset({"GET", "PUT", "DELETE"})
@@ -173,37 +172,6 @@ class Service:
                           f"{wish.strategy!r}", retryable=False)
         call = Call(self, attempt, wish)
         return await unless_stopped(stop, call.carry_out, lambda: call.detail)
-
-    async def check(self, endpoint: Endpoint) -> str:
-        """Why an endpoint does not seem to work, "" when it does.
-
-        By its label healthCheck (http, https, tcp, grpc); without one its label healthPath is
-        asked for if it has one, else it must accept a connection.
-        """
-        labels, protocol = endpoint.labels, endpoint.protocol.lower()
-        path = labels.get("healthPath", "")
-        kind = labels.get("healthCheck", "") or (protocol if path and protocol in HTTP else "tcp")
-        try:
-            if kind in HTTP:
-                answer = await self.client.request(
-                    "GET", url_of(endpoint, path or "/", scheme=kind))
-                return "" if answer.status < 400 else f"its health check answers {answer.status}"
-            if kind == GRPC:
-                return await self.grpc.health(url_of(endpoint, ""))
-            await self.client.probe(endpoint.ip, endpoint.port)
-        except CallFailed as failure:
-            return failure.message
-        except GrpcError as error:
-            return f"its health service answers {error.status.name}: {error.message}"
-        return ""
-
-
-def url_of(endpoint: Endpoint, path: str, scheme: str = "") -> str:
-    """Where an endpoint is called; without a path as grpc."""
-    if not path:
-        return f"grpc://{endpoint.address}"
-    path = path if path.startswith("/") else "/" + path
-    return f"{scheme or endpoint.protocol.lower()}://{endpoint.address}{path}"
 
 
 class Call:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plumd.executors.checks import Checks
 from plumd.executors.grpc_calls import field, fields
 from plumd.model import Ending
 from plumd.stream import task_service_pb2
@@ -127,15 +128,16 @@ async def test_what_cannot_be_called_says_why_and_is_not_tried_again(
 
 
 async def test_health_by_grpc(rig: Rig) -> None:
+    checks = Checks(rig.service.client, rig.service.grpc.client)
     with serving() as port:
         one = await rig.add("a", port, "grpc", healthCheck="grpc")
-        assert await rig.service.check(one) == ""
+        assert await checks.check(one) == ""
     with serving(serving_status=2) as port:
         one = await rig.add("b", port, "grpc", healthCheck="grpc")
-        assert "SERVING" in await rig.service.check(one)
-    assert await rig.service.check(one) != "", "nobody is there"
+        assert "SERVING" in await checks.check(one)
+    assert await checks.check(one) != "", "nobody is there"
     async with far_side(replying(200)) as side:
-        assert await rig.service.check(await rig.add("c", side.port, healthCheck="grpc")) != ""
+        assert await checks.check(await rig.add("c", side.port, healthCheck="grpc")) != ""
 
 
 @given(st.binary(max_size=200))

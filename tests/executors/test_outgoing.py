@@ -18,7 +18,16 @@ from plumd.api import admission
 from plumd.executors import outgoing
 from plumd.executors.outgoing import BODY_BYTES_MAX, KEEP_S
 from plumd.executors.targets import CallFailed, Policy
-from tests.executors.farside import Call, Caller, answer, far_side, refusing_port, replying, silent
+from tests.executors.farside import (
+    Call,
+    Caller,
+    answer,
+    certified,
+    far_side,
+    refusing_port,
+    replying,
+    silent,
+)
 
 
 async def failure(client: Caller, url: str, body: bytes = b"1") -> CallFailed:
@@ -443,14 +452,7 @@ async def test_headers_that_cannot_be_written_are_refused() -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A self-signed certificate for 127.0.0.1, and its key."""
-    where = tmp_path_factory.mktemp("tls")
-    cert, key = where / "cert.pem", where / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-         "-nodes", "-days", "2", "-subj", "/CN=plum test", "-addext",
-         "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)],
-        check=True, capture_output=True)
-    return cert, key
+    return certified(tmp_path_factory.mktemp("tls"))
 
 
 async def test_tls_with_a_certificate_that_is_trusted_and_one_that_is_not(

@@ -18,6 +18,8 @@ from plumd.carrier import LocalCarrier
 from plumd.clock import SystemClock
 from plumd.engine import Engine
 from plumd.executors import Attempt, Outcome, Stop
+from plumd.executors.checks import Checks
+from plumd.executors.grpc_client import GrpcClient
 from plumd.executors.service import Service
 from plumd.model import (
     SERVICE_POOL,
@@ -269,7 +271,8 @@ async def test_an_attempt_from_before_the_restart_is_lost(rig: Rig) -> None:
 
 
 async def test_health_checks(rig: Rig) -> None:
-    check = rig.service.check
+    client = Caller()
+    check = Checks(client, GrpcClient(client)).check
     async with far_side(replying(200)) as well, far_side(replying(503)) as sick:
         assert await check(await rig.add("a", well.port, "tcp")) == ""
         assert await check(await rig.add("b", sick.port)) == "", "it listens"

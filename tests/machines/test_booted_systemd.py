@@ -197,6 +197,26 @@ def test_what_runs_outlives_killed_daemons(site: Site) -> None:
     assert int(agent.shows(unit, "NRestarts")) >= 2
 
 
+def test_endpoints_are_looked_at_from_inside_the_unit(site: Site) -> None:
+    """The lookout is as closed in as the daemon, and goes with each one that is killed."""
+    box = site.controller
+
+    def lookouts() -> list[str]:
+        return box.run("sh", "-c", "pgrep -f plumd.lookou[t] || true").split()
+
+    answer = site.api.post("/v1/services/register", json={
+        "instanceId": "x", "ip": site.nodes["n1"].address, "endpoints": [
+            {"serviceName": "s", "port": 9, "protocol": "tcp", "labels": {"healthCheck": "tcp"}}]})
+    assert answer.is_success, answer.text
+    for _ in range(2):
+        wait_for(lambda: "refused" in site.api.get("/v1/services").json()[0]["why"],
+                 "somebody looked")
+        before, = lookouts()
+        kill_main(box, "plumd.service")
+        wait_for(lambda: before not in lookouts(), "it is gone")        # noqa: B023 - at once
+    assert site.api.delete("/v1/services", params={"instanceId": "x"}).is_success
+
+
 def test_a_daemon_that_hangs_is_aborted_and_restarted(site: Site) -> None:
     box = site.controller
     box.drop_in("plumd.service", "[Service]\nWatchdogSec=3\n")

@@ -1,0 +1,308 @@
+"""The lookout, and how the daemon lets it look: what it says, and what becomes of it."""
+
+from __future__ import annotations
+
+import ipaddress
+import signal
+import ssl
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from plumd import lookout
+from plumd.balance import Endpoint, Key
+from plumd.clock import SystemClock
+from plumd.executors.targets import Policy
+from plumd.health import SICK_MAX, SILENT_S, WELL_MAX, Health
+from plumd.lookout import Allowed, Check, Lines, Lookout, line_of
+from tests.executors.farside import Call, answer, certified, far_side, refusing_port, replying
+from tests.executors.test_grpc_calls import serving
+from tests.test_services import TrioClock
+
+PATIENCE_S = 30.0
+
+
+def asking(port: int, kind: str = "http", ip: str = "127.0.0.1", name: str = "i") -> Endpoint:
+    """An endpoint that is looked at like this."""
+    return Endpoint("s", name, ip, port, "http", labels={"healthCheck": kind})
+
+
+class Book:
+    """Endpoints, and what looks at them came to."""
+
+    def __init__(self, endpoints: Iterable[Endpoint]) -> None:
+        self.endpoints = {one.key: one for one in endpoints}
+        self.found: dict[Key, list[str]] = {key: [] for key in self.endpoints}
+        self.news = trio.Event()
+
+    def find(self, key: Key) -> tuple[Endpoint, bool] | None:
+        """As the registry does it."""
+        one = self.endpoints.get(key)
+        return None if one is None else (one, self.found[key][-1:] in ([], [""]))
+
+    def judge(self, key: Key, why: str) -> None:
+        """As the registry does it."""
+        self.found[key].append(why)
+        self.news.set()
+        self.news = trio.Event()
+
+    async def wait(self, count: int = 1, patience_s: float = PATIENCE_S) -> None:
+        """Until all were looked at so often."""
+        with trio.fail_after(patience_s):
+            while any(len(found) < count for found in self.found.values()):
+                await self.news.wait()
+
+    def watch(self, clock: SystemClock | TrioClock) -> Health:
+        """Somebody who has all of them to be looked at now."""
+        health = Health(clock, self.find, self.judge)
+        for key in self.endpoints:
+            health.look(key, 0)
+        return health
+
+
+@asynccontextmanager
+async def looking(health: Health, check: Check) -> AsyncIterator[None]:
+    """A lookout that looks like this, inside our own process."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    lines = Lines(theirs)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(health.talk, ours, Policy())
+        await anext(lines)
+        nursery.start_soon(Lookout(check).serve, lines, theirs)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def program(book: Book, policy: Policy | None = None) -> AsyncIterator[None]:
+    """The real one, kept by Health."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(book.watch(SystemClock()).run, policy or Policy())
+        yield
+        nursery.cancel_scope.cancel()
+    assert lookouts() == [], "it is gone"
+
+
+def lookouts() -> list[psutil.Process]:
+    """Ours that run."""
+    return [one for one in psutil.Process().children() if "plumd.lookout" in one.cmdline()]
+
+
+# ---------------------------------------------------------------- what it says
+
+
+@given(st.lists(st.binary().map(lambda data: data.replace(b"\n", b""))), st.integers(1, 50))
+def test_lines_are_whole_however_they_come(lines: list[bytes], size: int) -> None:
+    async def read() -> None:
+        ours, theirs = trio.testing.memory_stream_one_way_pair()
+        data = b"".join(line + b"\n" for line in lines) + b"no line yet"
+        for at in range(0, len(data), size):
+            await ours.send_all(data[at:at + size])
+        await ours.aclose()
+        assert [line async for line in Lines(theirs)] == lines
+
+    trio.run(read)
+
+
+def test_where_calls_may_go_is_said_whole() -> None:
+    policy = Policy(tuple(map(ipaddress.ip_network, ("10.0.0.0/8", "fd00::/8"))),
+                    frozenset({("0.0.0.0", 80), ("::1", 81)}))
+    assert Allowed.by(policy).policy == policy
+
+
+async def test_all_kinds_of_looks_by_the_real_program() -> None:
+    with serving() as grpc:
+        async with far_side(replying(200)) as well, far_side(replying(503)) as sick:
+            refusing = await refusing_port()
+            well_ones = (asking(well.port), asking(well.port, "tcp", name="t"),
+                         asking(grpc, "grpc"), asking(well.port, ip="localhost"))
+            bad = ((asking(sick.port), "503"), (asking(refusing, "tcp"), "refused"),
+                   (asking(80, ip="169.254.169.254"), "metadata"),
+                   (asking(well.port, ip="nobody.invalid"), "cannot be resolved"),
+                   (asking(1234), "this daemon's own"))
+            every = Book((*well_ones, *(one for one, _ in bad)))
+            async with program(every, Policy(listeners=frozenset({("0.0.0.0", 1234)}))):
+                await every.wait()
+    for one in well_ones:
+        assert every.found[one.key] == [""]
+    for one, why in bad:
+        assert every.found[one.key] != [""]
+        assert why in every.found[one.key][0].replace("Refused", "refused")
+
+
+async def test_tls_is_looked_at_by_the_certificates_that_the_daemon_trusts(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cert, key = certified(tmp_path)
+    served = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    served.load_cert_chain(cert, key)
+
+    async def serve(stream: trio.SocketStream) -> None:
+        secured = trio.SSLStream(stream, served, server_side=True, https_compatible=True)
+        with suppress(trio.BrokenResourceError):
+            await secured.receive_some()
+            await secured.send_all(answer(204))
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, listeners)
+        one = asking(listeners[0].socket.getsockname()[1], "https")
+        for trusted, why in ((False, "certificate"), (True, "")):
+            if trusted:
+                monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+            book = Book((one,))
+            async with program(book):
+                await book.wait()
+            assert why in book.found[one.key][0]
+            assert bool(book.found[one.key][0]) is not trusted
+        nursery.cancel_scope.cancel()
+
+
+async def test_networks_bound_its_looks() -> None:
+    async with far_side(replying(200)) as side:
+        book = Book((asking(side.port),))
+        async with program(book, Policy((ipaddress.ip_network("10.0.0.0/8"),))):
+            await book.wait()
+        assert "outside outgoing_networks" in book.found[asking(side.port).key][0]
+        assert side.connections == 0
+
+
+# ---------------------------------------------------------------- what becomes of it
+
+
+async def test_it_is_started_when_there_is_somebody_to_look_at() -> None:
+    async with far_side(replying(200)) as side, trio.open_nursery() as nursery:
+        book = Book(())
+        health = book.watch(SystemClock())
+        nursery.start_soon(health.run, Policy())
+        await trio.testing.wait_all_tasks_blocked()
+        assert lookouts() == []
+        one = asking(side.port)
+        book.endpoints[one.key], book.found[one.key] = one, []
+        health.look(one.key, 0)
+        await book.wait()
+        assert len(lookouts()) == 1
+        nursery.cancel_scope.cancel()
+    assert lookouts() == []
+
+
+async def test_one_that_is_killed_has_a_successor_who_looks_again() -> None:
+    killed = trio.Event()
+
+    async def behave(stream: trio.SocketStream, call: Call) -> bool:
+        if not killed.is_set():
+            await killed.wait()
+            return False
+        return await replying(200)(stream, call)
+
+    async with far_side(behave) as side:
+        book = Book((asking(side.port), asking(side.port, "tcp", name="t")))
+        async with program(book):
+            await side.asked.wait()
+            lookouts()[0].kill()
+            killed.set()
+            await book.wait()
+            assert set(map(tuple, book.found.values())) == {("",)}
+
+
+async def test_one_that_hangs_is_ended(autojump_clock: MockClock) -> None:
+    book = Book([asking(80)])
+    health = book.watch(TrioClock(autojump_clock))
+    ours, _theirs = trio.testing.memory_stream_pair()
+    await health.talk(ours, Policy())
+    assert trio.current_time() == pytest.approx(SILENT_S)
+
+    async def check(_: Endpoint) -> str:
+        await trio.lowlevel.checkpoint()
+        return ""
+
+    async with looking(health, check):
+        await book.wait()
+        await trio.sleep(10 * SILENT_S)     # nobody is looked at, so there is nothing to say
+        health.look(asking(80).key, 0)
+        await book.wait(2)
+
+
+async def test_one_that_ends_early_is_no_error(autojump_clock: MockClock) -> None:
+    book = Book([asking(80)])
+    ours, theirs = trio.testing.memory_stream_pair()
+    await theirs.aclose()
+    await book.watch(TrioClock(autojump_clock)).talk(ours, Policy())
+
+
+async def test_ten_thousand_that_never_answer(autojump_clock: MockClock) -> None:
+    """Few at a time are asked, and who is well is seen all the while."""
+    hanging = most = 0
+    well = asking(1, name="well")
+
+    async def check(one: Endpoint) -> str:
+        nonlocal hanging, most
+        if one == well:
+            return ""
+        hanging += 1
+        most = max(most, hanging)
+        try:
+            await trio.sleep_forever()
+        finally:
+            hanging -= 1
+
+    book = Book([well, *(asking(port) for port in range(10_001, 20_001))])
+    health = book.watch(TrioClock(autojump_clock))
+    async with looking(health, check):
+        await book.wait(patience_s=100)
+        assert (most, hanging) == (WELL_MAX, 0)
+        most = 0
+        for key in book.endpoints:
+            health.look(key, health.clock.now().mono_ns)
+        begun_s = trio.current_time()
+        with trio.move_on_after(100):
+            for count in range(2, 22):
+                while len(book.found[well.key]) < count:
+                    await book.news.wait()
+                await trio.sleep(5)
+                health.look(well.key, 0)
+        assert trio.current_time() - begun_s >= 100, "each time at once"
+        assert len(book.found[well.key]) == 21
+        assert most == SICK_MAX
+
+
+async def test_it_has_no_more_files_open_than_looks() -> None:
+    asked, full = 0, trio.Event()
+
+    async def behave(_stream: trio.SocketStream, _call: Call) -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == WELL_MAX:
+            full.set()
+        await trio.sleep_forever()
+
+    async with far_side(behave) as side:
+        book = Book([asking(side.port, name=f"i{number}") for number in range(400)])
+        async with program(book):
+            await full.wait()
+            assert WELL_MAX <= lookouts()[0].num_fds() <= WELL_MAX + 20
+
+
+async def test_it_ends_with_its_stdin_and_heeds_no_ctrl_c() -> None:
+    async with far_side(replying(200)) as side:
+        process = await trio.lowlevel.open_process(
+            list(lookout.WORDS), stdin=-1, stdout=-1)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        await process.stdin.send_all(line_of(Allowed.by(Policy()))
+                                     + line_of([asking(side.port)]))
+        assert await anext(Lines(process.stdout)) == line_of([(asking(side.port).key, "")])[:-1]
+        for number in (signal.SIGINT, signal.SIGHUP):
+            process.send_signal(number)
+        await process.stdin.send_all(line_of([asking(side.port, "tcp")]))
+        await anext(Lines(process.stdout))
+        await process.stdin.aclose()
+        assert await process.wait() == 0
+        await process.stdout.aclose()
