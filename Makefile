@@ -62,7 +62,7 @@ test: .stamp-dev ## all tests (PYTEST=... for a part), some files at a time
 	$(BIN)/python -m compileall -q plumd tests bench docs
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
-TEST_DEPS := chromium fonts-noto-cjk g++ clang libclang-rt-14-dev cmake pkg-config libssl-dev openssl mosquitto iproute2
+TEST_DEPS := chromium-headless-shell fonts-noto-cjk g++ clang libclang-rt-14-dev cmake pkg-config libssl-dev openssl mosquitto iproute2
 
 test-deps: ## Debian packages that some tests use: a browser, what builds the C SDK every way, networks
 	@dpkg -s $(TEST_DEPS) >/dev/null 2>&1 || { \

@@ -14,7 +14,7 @@ from bench import harness, lists
 from bench.browsers import busy
 from bench.harness import Daemon, Figures
 
-CHROMIUM: Final = Path("/usr/bin/chromium")
+CHROMIUM: Final = Path("/usr/bin/chromium-headless-shell")
 ARGS: Final = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server",
                "--enable-precise-memory-info"]
 LISTS: Final = ("tasks", "runs", "events", "taskDefs")

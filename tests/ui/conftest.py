@@ -13,9 +13,9 @@ from tests.ui.screen import ARGS, CHROMIUM
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium without a window."""
+    """Debian's Chromium without a window, and without what a window would need."""
     if not CHROMIUM.exists():
-        pytest.skip("THE BROWSER TESTS DID NOT RUN: there is no /usr/bin/chromium; "
+        pytest.skip(f"THE BROWSER TESTS DID NOT RUN: there is no {CHROMIUM}; "
                     "`make test-deps` installs it")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
