@@ -53,8 +53,8 @@ build: .stamp-build .stamp-ui ## make the venv, build the core, install plumd an
 run: build ## start plumd and an agent beside it, http://127.0.0.1:8080 (ARGS=--no-agent: plumd alone)
 	exec $(BIN)/plumd serve --agent $(ARGS)
 
-# One more than there are processors, for many tests wait; the order is that of tests/conftest.py.
-TEST_JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
+# Also where there are fewer processors, for many tests wait; the order is that of tests/conftest.py.
+TEST_JOBS ?= 4
 
 # Byte code is written, also where the environment keeps Python from it: else each of the many programs
 # that tests start compiles all of plumd anew, and each process of pytest all tests.

@@ -18,15 +18,19 @@ settings.load_profile("plum")
 
 
 LONG: Final = (
-    "sim/test_seeds.py", "ui/test_node.py", "test_docs.py", "ui/test_axe.py",
-    "ui/test_by_clicks.py", "clients/test_conformance.py", "api/test_schemathesis.py",
-    "daemon/test_soak_short.py", "test_bench.py", "sdk_c/test_c_worker.py",
-    "agent/test_fences.py", "agent/test_instances.py", "agent/test_node_tasks.py",
-    "agent/test_whole.py", "machines/test_bad_wires.py", "machines/test_network_faults.py",
-    "daemon/test_kept_logs.py", "machines/test_booted_systemd.py", "ui/test_fleet_page.py",
-    "ui/test_truth.py", "ui/test_editor_page.py", "ui/test_replay_page.py",
-    "clients/test_outage.py", "sdk/test_worker.py", "sdk_c/test_c_client.py",
-    "test_cron.py")
+    "sim/test_seeds.py", "clients/test_conformance.py", "ui/test_node.py", "ui/test_axe.py",
+    "api/test_schemathesis.py", "ui/test_truth.py", "ui/test_by_clicks.py", "test_bench.py",
+    "machines/test_bad_wires.py", "ui/test_editor_page.py", "clients/test_outage.py",
+    "ui/test_run_page.py", "ui/test_schedules_page.py", "sdk_c/test_c_client.py",
+    "ui/test_fleet_page.py", "ui/test_devices_page.py", "sdk_c/test_c_worker.py",
+    "machines/test_network_faults.py", "daemon/test_restarts.py", "ui/test_replay_page.py",
+    "test_docs.py", "daemon/test_soak_short.py", "agent/test_instances.py",
+    "daemon/test_worker_faults.py", "ui/test_triggers_page.py", "agent/test_node_tasks.py",
+    "agent/test_fences.py", "ui/test_forms_page.py", "machines/test_booted_systemd.py",
+    "ui/test_refused_uploads_page.py", "test_cron.py", "agent/test_whole.py",
+    "ui/test_webhooks_page.py", "daemon/test_weight.py", "ui/test_hostile_page.py",
+    "test_house.py", "daemon/test_kept_logs.py", "test_cli.py", "ui/test_watch_pages.py",
+    "daemon/test_mqtt.py", "test_services.py", "daemon/test_disk_full.py", "sdk/test_worker.py")
 """Files of minutes. They begin first, or they would run alone at the end."""
 ROOT: Final = Path(__file__).parent
 
