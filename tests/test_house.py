@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -99,8 +100,20 @@ def room_of(module: str) -> str:
     return max(names, key=len, default=module)
 
 
+@lru_cache(1)
+def nodes(path: Path) -> list[ast.AST]:
+    """All of a file's syntax. The tests of a file come one after the other."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@pytest.fixture(scope="module", params=FILES, ids=module_of, name="path")
+def a_file(request: pytest.FixtureRequest) -> Path:
+    found: Path = request.param
+    return found
+
+
 def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
@@ -110,7 +123,6 @@ def imports(path: Path) -> Iterator[str]:
                 yield node.module
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_a_room_imports_only_what_stands_below_it(path: Path) -> None:
     room = room_of(module_of(path))
     assert room in LEVELS or room == "plumd", f"{room} has no level"
@@ -127,39 +139,34 @@ def test_a_room_imports_only_what_stands_below_it(path: Path) -> None:
             assert LEVELS[other] < LEVELS[room], f"{room} imports {name}, which stands above it"
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_sizes(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for number, line in enumerate(text.splitlines(), 1):
         assert len(line) <= LINE_COLUMNS_MAX, f"{path}:{number} is {len(line)} columns wide"
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             assert length <= FUNCTION_LINES_MAX, f"{path}: {node.name} has {length} lines"
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_time_and_chance_come_from_the_clock(path: Path) -> None:
     if room_of(module_of(path)) in PURE_OF_TIME:
         found = TIME_AND_CHANCE & {name.partition(".")[0] for name in imports(path)}
         assert not found, f"{path} reads {found} by itself"
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_sql_lives_in_the_store(path: Path) -> None:
     if room_of(module_of(path)) == "plumd.store":
         return
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             assert not SQL.search(node.value), f"{path}:{node.lineno} holds SQL"
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_nothing_swallows_what_must_pass(path: Path) -> None:
     """No bare except, no except BaseException that does not raise again, no asyncio."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
     assert "asyncio" not in set(imports(path))
-    for node in ast.walk(tree):
+    for node in nodes(path):
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, f"{path}:{node.lineno} is a bare except"
             if isinstance(node.type, ast.Name) and node.type.id == "BaseException":

@@ -11,7 +11,7 @@ from plumd.attempt_logs import LOG_BYTES_MAX, Said, append
 from plumd.sdk.log_lines import WAITING_CHARS_MAX, LogLines
 
 BEGIN = "häppy\n".encode() * 10
-LONG = bytes(ord("0") + number % 10 for number in range(3 * BACKLOG_BYTES_MAX))
+LONG = (b"0123456789" * BACKLOG_BYTES_MAX)[:3 * BACKLOG_BYTES_MAX]
 
 
 class Controller:
