@@ -9,15 +9,27 @@ from playwright.sync_api import Browser, sync_playwright
 
 from tests.api.live import Api
 from tests.daemon.running import Running
-from tests.ui.screen import ARGS, CHROMIUM, ROOT, Language, Size, Theme, screen
+from tests.ui.screen import ARGS, CHROMIUM, ROOT, SIZES, Language, Screen, Size, Theme, screen
 from tests.ui.test_axe import settled
 from tests.ui.world import world
 
 OUT = ROOT / "build" / "shots"
 Kind = tuple[Language, Theme, Size]
+HIDDEN = "main => main.scrollHeight - main.clientHeight"
+"""How much of a page is below the edge of the screen, in pixels."""
 KINDS: list[Kind] = [
     ("en", "light", "desktop"), ("zh", "light", "desktop"), ("en", "dark", "desktop"),
     ("zh", "dark", "desktop"), ("en", "light", "phone"), ("zh", "light", "phone")]
+
+
+def whole(at: Screen) -> None:
+    """The screen becomes so tall that all of the page is on it. Twice, for what is seen anew may
+    be tall itself; what is always taller than the screen ends there."""
+    width, height = SIZES[at.size]
+    for _ in range(2):
+        height += at.page.locator("main").evaluate(HIDDEN)
+        at.page.set_viewport_size({"width": width, "height": height})
+        settled(at)
 
 
 def shoot(browser: Browser, base: str, pages: dict[str, str], kind: Kind) -> None:
@@ -29,7 +41,9 @@ def shoot(browser: Browser, base: str, pages: dict[str, str], kind: Kind) -> Non
         for name, path in pages.items():
             at.go(path)
             settled(at)
+            whole(at)
             at.page.screenshot(path=folder / f"{name}.png")
+            at.page.set_viewport_size({"width": SIZES[size][0], "height": SIZES[size][1]})
 
 
 def main() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +15,15 @@ from tests.ui.screen import ROOT
 
 PRINT = "for i in 1 2 3 4 5; do printf '\\033[32mstep %s\\033[0m <b>done</b>\\n' $i; done"
 BREAK = "echo reading orders.csv; echo 'ERROR: line 118: no such customer' >&2; exit 3"
+
+
+BEAT_S = 3.0
+NODE = {"nodeId": "rig-7", "ip": "10.0.0.7", "labels": {"hall": "a", "gpu": "no"},
+        "facts": {"cpus": 8, "cpuPercent": 37.5, "memTotal": 16_000_000_000,
+                  "memAvailable": 9_000_000_000, "diskTotal": 500_000_000_000,
+                  "diskFree": 120_000_000_000, "load1": 2.4, "os": "Linux", "arch": "x86_64"}}
+SERVICES = "prices-1"
+"""The program that has the services."""
 
 
 def define(api: Api, **body: object) -> str:
@@ -34,10 +45,10 @@ def started(api: Api, program: str, *words: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def register_services(api: Api) -> None:
-    """Two services of one instance."""
-    answer = api.ask("POST", "/v1/services/register", {"instanceId": "prices-1", "endpoints": [
-        {"serviceName": "prices", "ip": "127.0.0.1", "port": 9101, "version": "1.4",
+def register_services(api: Api, port: int) -> None:
+    """Two services of one instance; on one port of them somebody listens."""
+    answer = api.ask("POST", "/v1/services/register", {"instanceId": SERVICES, "endpoints": [
+        {"serviceName": "prices", "ip": "127.0.0.1", "port": port, "version": "1.4",
          "labels": {"zone": "a"}},
         {"serviceName": "prices", "ip": "127.0.0.1", "port": 9102, "version": "1.4"},
         {"serviceName": "stock", "ip": "127.0.0.1", "port": 9300, "protocol": "grpc"}]})
@@ -47,11 +58,7 @@ def register_services(api: Api) -> None:
 def deploy(api: Api) -> dict[str, str]:
     """An app, a node that has said how it is, and a deployment that waits for more nodes."""
     app = api.http.post("/v1/apps/upload", content=zips.app("pump-control", "2.1")).json()
-    beat = {"nodeId": "rig-7", "ip": "10.0.0.7", "labels": {"hall": "a", "gpu": "no"},
-            "facts": {"cpus": 8, "cpuPercent": 37.5, "memTotal": 16_000_000_000,
-                      "memAvailable": 9_000_000_000, "diskTotal": 500_000_000_000,
-                      "diskFree": 120_000_000_000, "load1": 2.4, "os": "Linux", "arch": "x86_64"}}
-    api.done("POST", "/v1/nodes/heartbeat", beat)
+    api.done("POST", "/v1/nodes/heartbeat", NODE)
     made = api.done("POST", "/v1/deployments", {"name": "pump-control", "entries": [
         {"artifactUrl": app["url"], "replicas": 2, "maxPerNode": 1}]})
     deployment = str(made["deploymentId"])
@@ -113,12 +120,35 @@ def fill_keys(api: Api) -> None:
 
 
 @contextmanager
+def beating(api: Api) -> Iterator[None]:
+    """The node and the services are there as long as one looks."""
+    over = threading.Event()
+
+    def beat() -> None:
+        with Api(api.daemon) as mine:
+            while not over.wait(BEAT_S):
+                mine.done("POST", "/v1/nodes/heartbeat", NODE)
+                mine.ask("POST", "/v1/services/heartbeat", {"instanceId": SERVICES})
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
 def world(api: Api) -> Iterator[dict[str, str]]:
     """Programs, definitions, workflows, tasks in every state; the pages by name."""
     worker = started(api, "worker.py")
     radar = started(api, "radar.py", "radar-1")
     try:
-        yield fill(api)
+        with socket.create_server(("127.0.0.1", 0), backlog=1024) as service:
+            pages = fill(api, service.getsockname()[1])
+            with beating(api):
+                yield pages
     finally:
         for program in (worker, radar):
             program.terminate()
@@ -126,8 +156,8 @@ def world(api: Api) -> Iterator[dict[str, str]]:
             program.wait(30)
 
 
-def fill(api: Api) -> dict[str, str]:
-    """What the programs do not bring."""
+def fill(api: Api, port: int) -> dict[str, str]:
+    """What the programs do not bring. port: on which a service listens."""
     clean = define(api, name="clean-cache", executor="os_process", labels={"team": "ops"},
                    defaultPayload={"command": "sh", "args": ["-c", PRINT]},
                    description="Removes what nobody needs any more")
@@ -151,7 +181,7 @@ def fill(api: Api) -> dict[str, str]:
         "body": [{"id": "try", "task": {"name": "builtin.echo"}}]},
         {"id": "ask", "name": "Ask the shift", "type": "approval", "timeoutSec": 86_400})
     asking = api.made(f"/v1/workflows/{release}?action=run")["runId"]
-    register_services(api)
+    register_services(api, port)
     alarm(api)
     fill_keys(api)
     nightly_at_two = api.made("/v1/schedules", {
