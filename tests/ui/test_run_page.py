@@ -61,6 +61,7 @@ def answer(at: Screen) -> None:
     waiting = at.part("waiting")
     expect(waiting).to_contain_text(at.t("run.waitsFor", name="Ask the shift"))
     expect(at.page.locator("[data-step=ask]")).to_have_attribute("data-state", "Asking")
+    expect(at.part("step-panel").locator("[data-state=Asking]")).to_be_visible()
     at.part("with-payload").click()
     at.write(at.part("answer"), '{"by": ')
     at.part("approve-with").click()
@@ -111,3 +112,25 @@ def test_a_run_is_begun_answered_looked_into_and_repeated(
     [again, *_] = api.items(f"/v1/workflow-runs?workflowId={workflow}&limit=2")
     assert again["payload"] == {"site": "north", "count": 2, "tags": ["a"], "ratio": 0.5}
     assert again["originRunId"] is not None
+
+
+@pytest.mark.parametrize("size", ["desktop", "phone"])
+def test_no_words_lie_over_a_short_bar(api: Api, browser: Browser, size: Size) -> None:
+    nap = {"name": "builtin.sleep"}
+    flow = api.made("/v1/workflows", {"name": f"naps-{size}", "steps": [
+        {"id": "early", "task": ECHO}, {"id": "middle", "task": nap, "payload": {"seconds": 1}},
+        {"id": "late", "task": ECHO}]})["workflowId"]
+    run = api.made(f"/v1/workflows/{flow}?action=run", prefer="wait=30")["runId"]
+    with screen(browser, api.daemon.url, size=size) as at:
+        at.go(f"/runs/{run}")
+        for step in ("early", "late"):
+            row = at.page.locator(f"button[data-row={step}]")
+            words = row.locator(".small").bounding_box()
+            assert words is not None
+            for bar in row.locator(".bar").all():
+                box = bar.bounding_box()
+                assert box is not None
+                left, right = round(words["x"]), round(words["x"] + words["width"])
+                assert round(box["x"] + box["width"]) <= left or right <= round(box["x"]) \
+                    or words["y"] + words["height"] <= box["y"], (step, words, box)
+        at.calm()

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 
 import type { StepRun } from "@/api/client";
-import { rowOf, tookMs } from "@/domain/gantt";
+import { placeBeside, rowOf, tookMs } from "@/domain/gantt";
 import { momentsOf, stateAt, trackAt, tracksOf } from "@/domain/timeline";
 
 const step = (stepId: string, over: Partial<StepRun>): StepRun => ({
@@ -90,5 +90,17 @@ describe("a timeline", () => {
       new Map([["t-x", { createdAt: 10, attempts: [{ startedAt: 20, finishedAt: 30 }] }]]), 0);
     expect(live?.segments.at(-1)).toEqual({ kind: "retry", from: 30, to: null });
     expect(live?.endedAt).toBeNull();
+  });
+});
+
+describe("the words of a row of a Gantt chart", () => {
+  it.each([
+    ["behind the bars", [[0, 0.2]], { left: 0.2 }],
+    ["before bars that end late", [[0.5, 0.55], [0.6, 1]], { right: 0.5 }],
+    ["between an early and a late one", [[0.9, 1], [0, 0.1]], { left: 0.1 }],
+    ["nowhere beside a bar that takes it all", [[0.05, 1]], null],
+    ["nowhere where bars lie over each other", [[0, 0.6], [0.1, 0.3], [0.65, 1]], null],
+  ] as const)("stand %s", (_, spans, place) => {
+    expect(placeBeside(spans, 0.14)).toEqual(place);
   });
 });

@@ -20,6 +20,25 @@ export interface GanttRow {
   readonly lit?: boolean;
 }
 
+/** Where words have room beside bars: behind all of them, else before, else between two; null =
+ * nowhere. spans: from and to of each bar, 0 .. 1 of the axis. room: how much of it words take. */
+export function placeBeside(
+  spans: readonly (readonly [number, number])[],
+  room: number,
+): { readonly left: number } | { readonly right: number } | null {
+  const inOrder = [...spans].sort(([a], [b]) => a - b);
+  const begin = inOrder[0]?.[0] ?? 0;
+  let end = 0;
+  let gap = { at: 0, length: 0 };
+  for (const [from, to] of inOrder) {
+    if (end > 0 && from - end > gap.length) gap = { at: end, length: from - end };
+    end = Math.max(end, to);
+  }
+  if (1 - end >= room) return { left: end };
+  if (begin >= room) return { right: 1 - begin };
+  return gap.length >= room ? { left: gap.at } : null;
+}
+
 /** A step's row. now: where what goes on ends. base: what is 0 on the axis. */
 export function rowOf(track: Track, now: number, base = 0): GanttRow {
   const last = track.segments.length - 1;
