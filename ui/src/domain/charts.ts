@@ -26,6 +26,8 @@ export interface Lines {
   readonly loose?: boolean;
   /** Where the time axis begins and ends, Unix ms; default: with the values. */
   readonly span?: readonly [number, number];
+  /** Whether values are counts: the axis has no fractions. */
+  readonly whole?: boolean;
 }
 
 interface Point {
@@ -75,6 +77,7 @@ export function chartOf(chart: Lines, color: (name: string) => string): EChartsC
       type: "value",
       scale: chart.loose ?? false,
       splitNumber: 3,
+      minInterval: chart.whole ? 1 : undefined,
       splitLine: { lineStyle: { color: color("--line") } },
       axisLabel: { color: color("--ink-2"), formatter: (value: number) => chart.value(value) },
     },
