@@ -58,12 +58,14 @@ class Screen:
             self.complaints.append(message.text)
 
     def t(self, key: str, /, **named: object) -> str:
-        """A message of the catalogue."""
+        """A message of the catalogue; of one thing, or of several."""
         found: str | Words = self.words
         for part in key.split("."):
             assert isinstance(found, dict), key
             found = found[part]
         assert isinstance(found, str), key
+        one, *several = found.split(" | ")
+        found = one if 1 in named.values() or not several else several[0]
         return re.sub(r"\{(\w+)\}", lambda slot: str(named[slot[1]]), found)
 
     def go(self, path: str) -> None:

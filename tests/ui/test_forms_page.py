@@ -59,7 +59,7 @@ def test_the_fields_of_a_step_stand_in_line(browser: Browser, api: Api) -> None:
 def test_the_way_back_leads_to_the_list_for_whoever_came_by_a_link(
         browser: Browser, api: Api) -> None:
     with screen(browser, api.daemon.url) as at:
-        back = at.page.get_by_role("button", name=at.t("common.back"), exact=True)
+        back = at.part("leave")
         at.go("/triggers/new")
         back.click()
         expect(at.page.locator("main h1")).to_have_text(at.t("place.triggers"))
@@ -67,6 +67,17 @@ def test_the_way_back_leads_to_the_list_for_whoever_came_by_a_link(
         at.part("new").first.click()
         back.click()
         expect(at.page.locator("main h1")).to_have_text(at.t("place.schedules"))
+        at.calm()
+
+
+def test_where_one_changes_a_thing_the_way_back_has_its_name(browser: Browser, api: Api) -> None:
+    made = api.made("/v1/task-defs", {"name": "sweeper", "executor": "os_process",
+                                      "defaultPayload": {"command": "true"}})["defId"]
+    with screen(browser, api.daemon.url) as at:
+        at.go(f"/task-defs/{made}/edit")
+        at.page.locator("main").get_by_role("link", name="sweeper").click()
+        expect(at.part("edit")).to_be_visible()
+        expect(at.page.locator("main h1")).to_have_text("sweeper")
         at.calm()
 
 

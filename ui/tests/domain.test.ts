@@ -1,15 +1,22 @@
-import { describe, expect, it } from "vitest";
+import { afterEach, describe, expect, it } from "vitest";
 
 import { nextCursor } from "@/api/client";
 import type { TaskDef } from "@/api/client";
-import { shortDuration } from "@/composables/useFormat";
+import { shortDuration, useFormat } from "@/composables/useFormat";
+import { usePreferences } from "@/composables/usePreferences";
 import { spansOf } from "@/domain/ansi";
 import { changesBetween } from "@/domain/changes";
 import { bodyOf, EMPTY_FORM, faultsOf, formOf, pairsOf } from "@/domain/definition";
 import { growthPerDay } from "@/domain/growth";
 import { jsonTokens, parseJson } from "@/domain/json";
 import { LOOKS, TASK_STATES } from "@/domain/state";
-import { askOfFilter, EMPTY_FILTER, filterOfQuery, queryOfFilter } from "@/domain/taskFilter";
+import {
+  askOfFilter,
+  bulkActions,
+  EMPTY_FILTER,
+  filterOfQuery,
+  queryOfFilter,
+} from "@/domain/taskFilter";
 
 const ESC = "\u001b";
 
@@ -205,12 +212,38 @@ describe("shortDuration", () => {
     [1_000, "1.0 s"],
     [9_999, "9.9 s"],
     [59_999, "59 s"],
-    [60_000, "1 m"],
+    [60_000, "1 min"],
     [61_000, "1 m 01 s"],
     [3_725_000, "1 h 02 m"],
     [90_000_000, "1 d 1 h"],
   ])("%d is %s", (ms, text) => {
     expect(shortDuration(ms)).toBe(text);
+  });
+});
+
+describe("Chinese times", () => {
+  const { language } = usePreferences();
+  const before = language.value;
+  afterEach(() => {
+    language.value = before;
+  });
+
+  it("keep figures and words apart", () => {
+    language.value = "zh";
+    const format = useFormat();
+    expect(format.ago(0, 30_000)).toBe("30 秒前");
+    expect(format.ago(14 * 3_600_000, 0)).toBe("14 小时后");
+    expect(format.wall("2026-11-28T02:30:00+01:00")).toBe("2026/11/28 周六 02:30");
+    expect([shortDuration(300_000), shortDuration(303_000)]).toEqual(["5 分钟", "5 分 03 秒"]);
+  });
+});
+
+describe("what can be done to many tasks", () => {
+  it("is what their states allow", () => {
+    expect(bulkActions([])).toEqual(["cancel", "rerun", "delete"]);
+    expect(bulkActions(["Failed", "Timeout"])).toEqual(["rerun", "delete"]);
+    expect(bulkActions(["Running"])).toEqual(["cancel", "rerun"]);
+    expect(bulkActions(["Pending", "Canceled"])).toEqual(["cancel", "rerun", "delete"]);
   });
 });
 

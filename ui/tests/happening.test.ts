@@ -45,6 +45,18 @@ describe("a line of the event log", () => {
   });
 });
 
+describe("what became of a node, a worker or a service", () => {
+  it.each([
+    ["node", "unhealthy", "Unhealthy"],
+    ["node", "drained", "Draining"],
+    ["worker", "away", "Away"],
+    ["service", "healthy", "Healthy"],
+  ])("is a state: %s %s", (event, what, state) => {
+    const says = happeningOf(past(event, { id: "rig-7", what }));
+    expect([says.what, says.isState]).toEqual([state, true]);
+  });
+});
+
 describe("the name of a simulated step", () => {
   const names = new Map([["0", "clean"], ["visit", "visit"]]);
 

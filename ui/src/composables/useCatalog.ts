@@ -1,5 +1,6 @@
 /** What there is to choose from in forms: workers and the task names they offer, services, builtins. */
 import { computed } from "vue";
+import { useI18n } from "vue-i18n";
 
 import { api, take, takePage } from "@/api/client";
 import { namesOf } from "@/domain/worker";
@@ -11,6 +12,7 @@ export interface Choice {
 }
 
 export function useCatalog() {
+  const { t, te } = useI18n();
   const workers = useResource(async (signal) => {
     const [embedded, called] = await Promise.all([
       takePage(api.GET("/v1/embedded-workers", { signal })),
@@ -34,10 +36,13 @@ export function useCatalog() {
       .map(([value, count]) => ({ value, note: String(count) }));
   });
   const builtinNames = computed<Choice[]>(() =>
-    (builtins.data.value ?? []).map((one) => ({ value: one.name, note: one.description })),
+    (builtins.data.value ?? []).map((one) => {
+      const key = `builtinText.${shortOf(one.name)}`;
+      return { value: one.name, note: te(key) ? t(key) : one.description };
+    }),
   );
   const workerIds = computed<Choice[]>(() =>
-    (workers.data.value ?? []).map((one) => ({ value: one.workerId, note: one.health })),
+    (workers.data.value ?? []).map((one) => ({ value: one.workerId, note: t(`state.${one.health}`) })),
   );
   const nodeIds = computed<Choice[]>(() => valuesOf("nodeId"));
   const appNames = computed<Choice[]>(() => valuesOf("appName"));
@@ -54,6 +59,11 @@ export function useCatalog() {
   function valuesOf(key: "nodeId" | "appName"): Choice[] {
     const found = new Set((workers.data.value ?? []).map((one) => one[key]).filter(Boolean));
     return [...found].sort().map((value) => ({ value, note: "" }));
+  }
+
+  /** `echo` of `builtin.echo`. */
+  function shortOf(builtin: string): string {
+    return builtin.slice(builtin.indexOf(".") + 1);
   }
 
   function nameOf(one: string | { serviceName: string }): string {

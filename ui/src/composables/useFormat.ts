@@ -36,11 +36,11 @@ const UNITS = [
 // Made once for all who format: an Intl formatter is costly to make and cheap to use.
 const { language, zone } = usePreferences();
 const LENGTHS = {
-  en: { ms: "ms", s: "s", m: "m", h: "h", d: "d" },
-  zh: { ms: "毫秒", s: "秒", m: "分", h: "小时", d: "天" },
+  en: { ms: "ms", s: "s", m: "m", h: "h", d: "d", minutes: "min" },
+  zh: { ms: "毫秒", s: "秒", m: "分", h: "小时", d: "天", minutes: "分钟" },
 } as const;
 
-/** A length of time, short: 12 ms, 3.4 s, 5 m 06 s, 2 h 05 m, 3 d 4 h. */
+/** A length of time, short: 12 ms, 3.4 s, 5 min, 5 m 06 s, 2 h 05 m, 3 d 4 h. */
 export function shortDuration(ms: number): string {
   const unit = LENGTHS[language.value];
   const pad = (value: number) => String(value).padStart(2, "0");
@@ -50,10 +50,16 @@ export function shortDuration(ms: number): string {
   const s = Math.floor(ms / 1_000);
   if (s < 60) return `${s} ${unit.s}`;
   const m = Math.floor(s / 60);
-  if (s < 3_600) return `${m} ${unit.m}${s % 60 ? ` ${pad(s % 60)} ${unit.s}` : ""}`;
+  if (s < 3_600)
+    return s % 60 ? `${m} ${unit.m} ${pad(s % 60)} ${unit.s}` : `${m} ${unit.minutes}`;
   const h = Math.floor(m / 60);
   if (s < 86_400) return `${h} ${unit.h}${m % 60 ? ` ${pad(m % 60)} ${unit.m}` : ""}`;
   return `${Math.floor(h / 24)} ${unit.d}${h % 24 ? ` ${h % 24} ${unit.h}` : ""}`;
+}
+
+/** Figures stand apart from the Chinese words behind them; Intl writes them together. */
+function spaced(text: string): string {
+  return text.replace(/(\d)(?=\p{Script=Han})/gu, "$1 ");
 }
 
 const locale = computed(() => (language.value === "zh" ? "zh-CN" : "en-GB"));
@@ -123,7 +129,7 @@ export function useFormat() {
     const diff = ms - now;
     for (const [unit, size] of UNITS)
       if (Math.abs(diff) >= size || unit === "second")
-        return relative.value.format(Math.round(diff / size), unit);
+        return spaced(relative.value.format(Math.round(diff / size), unit));
     return "";
   }
 
@@ -150,7 +156,7 @@ export function useFormat() {
   function wall(local: string): string {
     const shown = Date.parse(`${local.slice(0, 19)}Z`);
     if (Number.isNaN(shown)) return local;
-    return (shown % 60_000 === 0 ? wallMinutes : wallSeconds).value.format(shown);
+    return spaced((shown % 60_000 === 0 ? wallMinutes : wallSeconds).value.format(shown));
   }
 
   return {

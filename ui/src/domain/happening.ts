@@ -48,19 +48,33 @@ const FIRES: ReadonlySet<string> = new Set([
   "queued", "started", "skipped", "missed", "failed", "filtered",
 ]);
 
+/** Of nodes, workers, devices and services: what happened is the state that they have now. */
+const BECAME: Readonly<Record<string, string>> = {
+  healthy: "Healthy",
+  unhealthy: "Unhealthy",
+  draining: "Draining",
+  drained: "Draining",
+  away: "Away",
+  offline: "Offline",
+  lost: "Lost",
+};
+
 export function happeningOf(event: PastEvent): Happening {
   const data = (event.data ?? {}) as Readonly<Record<string, unknown>>;
   const text = (key: string) => (typeof data[key] === "string" ? data[key] : "");
   const facts = (Array.isArray(data["facts"]) ? data["facts"] : []).map(String);
   const at = (name: string | undefined, id: string): RouteLocationRaw | null =>
     name === undefined || id === "" ? null : { name, params: { id } };
-  const says = (what: string, name: string, id: string, place: RouteLocationRaw | null) => ({
-    what,
-    isState: isState(what),
-    name: name || id,
-    id: name === "" || name === id ? "" : id,
-    place,
-  });
+  const says = (word: string, name: string, id: string, place: RouteLocationRaw | null) => {
+    const what = BECAME[word] ?? word;
+    return {
+      what,
+      isState: isState(what),
+      name: name || id,
+      id: name === "" || name === id ? "" : id,
+      place,
+    };
+  };
   switch (event.event) {
     case "task":
       return says(text("state"), text("name"), text("taskId"), at("task", text("taskId")));

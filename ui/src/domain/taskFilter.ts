@@ -1,7 +1,9 @@
 /** What a list of tasks shows: kept in the page's address, so that a view can be sent to somebody. */
 import type { LocationQuery } from "vue-router";
 
-import { TASK_STATES } from "./state";
+import { isOver, TASK_STATES } from "./state";
+
+export type BulkAction = "cancel" | "rerun" | "delete";
 
 export interface TaskFilter {
   readonly states: readonly string[];
@@ -67,4 +69,11 @@ export function bodyOfFilter(filter: TaskFilter, now: number): Record<string, un
 
 export function isEmpty(filter: TaskFilter): boolean {
   return Object.keys(queryOfFilter(filter)).length === 0;
+}
+
+/** What can be done to tasks of these states together; of any states when none is given. */
+export function bulkActions(states: readonly string[]): readonly BulkAction[] {
+  const begun = states.length === 0 || !states.every(isOver);
+  const over = states.length === 0 || states.some(isOver);
+  return [...(begun ? (["cancel"] as const) : []), "rerun", ...(over ? (["delete"] as const) : [])];
 }
