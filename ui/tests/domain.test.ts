@@ -6,6 +6,7 @@ import { shortDuration, useFormat } from "@/composables/useFormat";
 import { usePreferences } from "@/composables/usePreferences";
 import { spansOf } from "@/domain/ansi";
 import { changesBetween } from "@/domain/changes";
+import { chartOf } from "@/domain/charts";
 import { bodyOf, EMPTY_FORM, faultsOf, formOf, pairsOf } from "@/domain/definition";
 import { growthPerDay } from "@/domain/growth";
 import { jsonTokens, parseJson } from "@/domain/json";
@@ -257,5 +258,20 @@ describe("nextCursor", () => {
 describe("states", () => {
   it("have a look each", () => {
     for (const state of TASK_STATES) expect(LOOKS[state].color).toMatch(/^var\(--state-/);
+  });
+});
+
+describe("a chart", () => {
+  const lines = ["done", "failed"].map((name) => ({ name, color: "--ink", values: [1, 0] }));
+  const text = String;
+  const chart = { at: [0, 1], lines, time: text, exact: text, value: text };
+
+  it("draws the first line over the others", () => {
+    const made = chartOf(chart, String) as { series: { name: string; z: number }[] };
+    expect(made.series.map((one) => [one.name, one.z])).toEqual([["done", 2], ["failed", 1]]);
+  });
+
+  it("has an axis without fractions for counts", () => {
+    expect(chartOf({ ...chart, whole: true }, String)).toMatchObject({ yAxis: { minInterval: 1 } });
   });
 });

@@ -18,6 +18,7 @@ interface Line {
 export interface Lines {
   /** Unix ms. */
   readonly at: readonly number[];
+  /** The first lies over the others. */
   readonly lines: readonly Line[];
   readonly time: (ms: number) => string;
   readonly exact: (ms: number) => string;
@@ -81,8 +82,9 @@ export function chartOf(chart: Lines, color: (name: string) => string): EChartsC
       splitLine: { lineStyle: { color: color("--line") } },
       axisLabel: { color: color("--ink-2"), formatter: (value: number) => chart.value(value) },
     },
-    series: chart.lines.map((line) => ({
+    series: chart.lines.map((line, n) => ({
       name: line.name,
+      z: chart.lines.length - n,
       type: "line",
       showSymbol: line.values.filter((value) => value !== null).length < FEW,
       symbolSize: 5,
@@ -93,7 +95,7 @@ export function chartOf(chart: Lines, color: (name: string) => string): EChartsC
       itemStyle: { color: color(line.color) },
       areaStyle: line.stack ? { color: color(line.color), opacity: 0.16 } : undefined,
       stack: line.stack ? "all" : undefined,
-      data: chart.at.map((at, n) => [at, line.values[n] ?? null]),
+      data: chart.at.map((at, m) => [at, line.values[m] ?? null]),
     })),
   };
 }
