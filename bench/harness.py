@@ -116,9 +116,9 @@ class Daemon:
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start it; returns when it answers."""
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "plumd", "serve", "--data-dir", str(self.data), "--listen",
-             f"127.0.0.1:{self.port}", "--log-level", "warning", *self.flags])
+        self.process = self.begin(["serve", "--data-dir", str(self.data), "--listen",
+                                   f"127.0.0.1:{self.port}", "--log-level", "warning",
+                                   *self.flags])
         deadline = time.monotonic() + START_S
         while True:
             try:
@@ -129,6 +129,10 @@ class Daemon:
                 if time.monotonic() > deadline or self.process.poll() is not None:
                     raise
                 time.sleep(0.01)
+
+    def begin(self, words: list[str]) -> subprocess.Popen[bytes]:
+        """Start plumd with these words."""
+        return subprocess.Popen([sys.executable, "-m", "plumd", *words])
 
     def cpu_s(self) -> float:
         """Processor time so far."""

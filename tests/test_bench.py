@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from bench import (
@@ -22,7 +24,17 @@ from bench import (
     throughput,
     workflows,
 )
-from bench.harness import Figures
+from bench.harness import Daemon, Figures
+from tests.daemon import warm
+
+
+@pytest.fixture(autouse=True)
+def begun_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each measures daemons of its own; here not how they start."""
+    def begin(_daemon: Daemon, words: list[str]) -> warm.Fork:
+        return warm.begin(words, os.environ, 2)
+
+    monkeypatch.setattr(Daemon, "begin", begin)
 
 
 def look(figures: Figures, count: str) -> None:
