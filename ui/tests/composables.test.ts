@@ -151,6 +151,30 @@ describe("useList", () => {
     expect(list.atEnd.value).toBe(true);
   });
 
+  it("reads on when that was asked while the first page was read anew", async () => {
+    const first = Array.from({ length: 40 }, (_, place) => row(100 - place));
+    let answer = (): void => undefined;
+    const list = inside(() =>
+      useList<Row>({
+        key: (one) => one.id,
+        fetch: (at) =>
+          new Promise((resolve) => {
+            answer = () => { resolve(at === "" ? { items: first, next: "c" } : { items: [row(1)], next: "" }); };
+          }),
+      }),
+    );
+    answer();
+    await settle();
+    void list.refresh();
+    void list.more();
+    answer();
+    await settle();
+    answer();
+    await settle();
+    expect(list.rows.value.at(-1)).toEqual(row(1));
+    expect(list.atEnd.value).toBe(true);
+  });
+
   it("drops rows that are no longer in a list that fits one page", async () => {
     let page: Page<Row> = { items: [row(2), row(1)], next: "" };
     const list = inside(() =>

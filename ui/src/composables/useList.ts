@@ -29,6 +29,9 @@ export function useList<T>({ key, fetch, sources = [] }: ListOptions<T>) {
   let changed: T[] | null = null;
   /** What was heard while an answer was under way, which may be older. */
   let meanwhile: (() => void)[] = [];
+  /** The first page is read anew; whoever wants more meanwhile gets it afterwards. */
+  let refreshing = false;
+  let wanted = false;
   const places = computed(() => new Map(rows.value.map((row, place) => [key(row), place])));
 
   async function ask(cursor: string, use: (page: Page<T>) => void): Promise<void> {
@@ -51,12 +54,17 @@ export function useList<T>({ key, fetch, sources = [] }: ListOptions<T>) {
     } catch (error) {
       if (!mine.signal.aborted) problem.value = asProblem(error);
     } finally {
-      if (current === mine) loading.value = false;
+      if (current === mine) {
+        loading.value = false;
+        refreshing = false;
+        if (wanted) void more();
+      }
     }
   }
 
   /** The first page anew; what had been read behind it stays. */
   async function refresh(): Promise<void> {
+    refreshing = true;
     await ask("", (page) => {
       changed = null;
       const fresh = new Set(page.items.map(key));
@@ -73,6 +81,7 @@ export function useList<T>({ key, fetch, sources = [] }: ListOptions<T>) {
   }
 
   async function more(): Promise<void> {
+    wanted = refreshing && next.value !== "";
     if (next.value === "" || loading.value) return;
     await ask(next.value, (page) => {
       show();
