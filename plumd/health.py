@@ -27,9 +27,8 @@ from plumd.lookout import Allowed, Found, Lines, line_of
 
 WELL_MAX: Final = 256
 SICK_MAX: Final = 32
-EARLY_NS: Final = 5_000_000
-"""So much earlier one is looked at, with those that are due: each line wakes two programs. Not
-more, for many looks in a row hold a processor that a task may be waiting for."""
+EARLY_NS: Final = 20_000_000
+"""So much earlier one is looked at, with those that are due: each line wakes two programs."""
 SILENT_S: Final = 30.0
 """A lookout that says nothing for so long, while it looks, is ended for another one. Its start is
 in this, on a machine that has much else to do."""
