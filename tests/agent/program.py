@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from tests.daemon.running import BIN, STOP_S, clean_environment
+from tests.daemon import warm
+from tests.daemon.running import STOP_S, clean_environment
 
 RUNS = b"the agent runs"
 
@@ -22,11 +23,11 @@ class Agent:
     def __init__(self, data_dir: Path, controller: str, node_id: str, *options: str,
                  environment: Mapping[str, str] | None = None) -> None:
         self.data_dir = data_dir
-        self.words = [str(BIN / "plumd"), "agent", "--data-dir", str(data_dir), "--controller",
+        self.words = ["agent", "--data-dir", str(data_dir), "--controller",
                       controller, "--node-id", node_id, "--sync-sec", "1", *options]
         self.environment = clean_environment() | dict(environment or {})
         self.log = data_dir.parent / f"{data_dir.name}.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: warm.Fork | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -48,8 +49,7 @@ class Agent:
     def start(self) -> None:
         """Start it."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.words, stdin=subprocess.DEVNULL, stdout=log,
-                                            stderr=log, env=self.environment)
+            self.process = warm.begin(self.words, self.environment, log.fileno())
 
     def kill(self) -> None:
         """kill -9."""
@@ -72,8 +72,10 @@ class Agent:
         return self.log.read_text(errors="replace")
 
     def leftovers(self) -> list[int]:
-        """Living processes whose environment or command line names the data directory."""
-        mark, own = str(self.data_dir).encode(), {os.getpid()}
+        """Living processes, but the agent, whose environment or command line names the data
+        directory."""
+        mark = str(self.data_dir).encode()
+        own = {os.getpid(), *([] if self.process is None else [self.pid])}
         found = []
         for name in filter(str.isdigit, os.listdir("/proc")):
             try:

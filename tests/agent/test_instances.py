@@ -112,7 +112,7 @@ def test_stop_ends_daemons_of_their_own_session(agent: Agent, controller: Contro
     wait_for(lambda: controller.last("i1")["phase"] == "Stopped", "it is stopped")
     assert not is_alive(pid)
     assert not is_alive(other)
-    wait_for(lambda: agent.leftovers() == [agent.pid], "nothing is left")
+    wait_for(lambda: agent.leftovers() == [], "nothing is left")
     controller.want("i1", desired="Running")
     runs(controller, "i1")
 
@@ -188,7 +188,7 @@ def test_a_program_in_the_background_is_ended_and_told_so(agent: Agent,
     wait_for(lambda: controller.last("i1")["phase"] == "Completed", "it ends")
     assert "left 1 process behind" in str(controller.last("i1")["message"])
     assert "foreground" in str(controller.last("i1")["message"])
-    wait_for(lambda: agent.leftovers() == [agent.pid], "nothing is left")
+    wait_for(lambda: agent.leftovers() == [], "nothing is left")
 
 
 def test_what_cannot_be_prepared_spoils_no_other(agent: Agent, controller: Controller) -> None:
@@ -329,7 +329,7 @@ def test_a_node_that_belongs_to_another_runs_nothing(tmp_path: Path) -> None:
             pid = pid_of(agent, "i1")
             controller.taken = True         # its name was given away meanwhile
             wait_for(lambda: not is_alive(pid), "what it ran is nobody's")
-            wait_for(lambda: agent.leftovers() == [agent.pid], "nothing is left")
+            wait_for(lambda: agent.leftovers() == [], "nothing is left")
 
 
 def test_health_is_told(agent: Agent, controller: Controller, tmp_path: Path) -> None:

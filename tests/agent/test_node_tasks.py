@@ -212,7 +212,7 @@ def test_cancel_and_timeout_end_the_whole_tree(daemon: Running) -> None:
             assert done.error is not None
             signals = [one["signal"] for one in done.error.detail["signals"]]
             assert signals == ["SIGTERM", "SIGKILL"]
-            wait_for(lambda: agent.leftovers() == [agent.pid], "the tree is gone")
+            wait_for(lambda: agent.leftovers() == [], "the tree is gone")
 
 
 def test_processes_outlive_their_agent(daemon: Running) -> None:

@@ -133,7 +133,7 @@ def test_deploy_look_crash_and_stop(site: Site, stack: ExitStack) -> None:
     agent.start()
     stopped = httpx.post(f"{site.daemon.url}/v1/deployments/{found}?action=stop", trust_env=False)
     assert stopped.status_code == 200
-    wait_for(lambda: agent.leftovers() == [agent.pid], "nothing runs any more")
+    wait_for(lambda: agent.leftovers() == [], "nothing runs any more")
 
 
 def test_one_copy_by_the_command_line(site: Site, stack: ExitStack) -> None:
@@ -268,7 +268,7 @@ def test_limits_hold_a_memory_hog_and_a_fork_bomb(site: Site, stack: ExitStack) 
             assert "out of memory" in done.error.message
         done = ended(api, bomb)
         assert done.state in ("Succeeded", "Failed", "Timeout")
-        wait_for(lambda: agent.leftovers() == [agent.pid], "nothing of it is left")
+        wait_for(lambda: agent.leftovers() == [], "nothing of it is left")
         assert ended(api, run(api, "echo fine")).state == "Succeeded"
 
 

@@ -104,7 +104,8 @@ def server() -> socket.socket:
 
 def serve() -> None:
     """The server: carry out orders from stdin to its end."""
-    from plumd import daemon, logs  # noqa: F401  # what each program would have to read
+    import plumd.agent.main
+    import plumd.daemon  # noqa: F401  # what each program would have to read
 
     gc.freeze()     # so that no program writes to these pages only to look for rubbish in them
     with socket.socket(fileno=os.dup(0)) as orders:

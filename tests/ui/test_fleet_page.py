@@ -91,7 +91,7 @@ def test_a_deployment_by_clicks(browser: Browser, tmp_path: Path, language: Lang
         expect(running).to_have_count(3, timeout=FAILOVER_MS)
 
         # One machine goes, all at once: what ran there runs on the other.
-        for pid in agents[0].leftovers():
+        for pid in (agents[0].pid, *agents[0].leftovers()):
             os.kill(pid, signal.SIGKILL)
         left = at.page.locator("[data-row]", has=at.page.locator("[data-state=Running]"))
         expect(left.filter(has_text="rig-2")).to_have_count(3, timeout=FAILOVER_MS)
