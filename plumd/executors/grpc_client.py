@@ -10,6 +10,7 @@ Source: RFC 9113 sections 5.1, 6.8, 8.7; grpc/doc/PROTOCOL-HTTP2.md.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
@@ -187,8 +188,9 @@ class GrpcLine:
             self._message = decode_message(said.get("grpc-message", ""))
         elif said.get(":status", "200") != "200":
             status = said[":status"]
-            known = OF_HTTP.get(int(status), Status.UNKNOWN) if status.isdigit() else None
-            self._status = known or Status.UNKNOWN
+            if not re.fullmatch("[0-9]{3}", status):
+                raise CallFailed("bad_answer", f"the answer's status is {status}")
+            self._status = OF_HTTP.get(int(status), Status.UNKNOWN)
             self._message = f"an HTTP answer of status {status}"
 
     def _lost(self, why: str) -> CallFailed:

@@ -20,6 +20,7 @@ import msgspec
 
 Address: TypeAlias = IPv4Address | IPv6Address
 
+MESSAGE_CHARS_MAX: Final = 1_000
 METADATA: Final = frozenset(ipaddress.ip_address(text) for text in (
     "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254"))
 """Cloud metadata services that do not lie in 169.254/16."""
@@ -39,9 +40,9 @@ class CallFailed(Exception):
     """
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
         self.code = code
-        self.message = message
+        self.message = message[:MESSAGE_CHARS_MAX]      # it may repeat what the far side said
+        super().__init__(self.message)
 
     @property
     def reached(self) -> bool:

@@ -22,7 +22,7 @@ from plumd.executors import Attempt, Outcome, Stop
 from plumd.executors.callback import Callback
 from plumd.executors.grpc_client import GrpcClient, target_of
 from plumd.executors.outgoing import Client
-from plumd.executors.targets import CallFailed, Policy
+from plumd.executors.targets import MESSAGE_CHARS_MAX, CallFailed, Policy
 from plumd.model import Ending, id_text
 from plumd.stream.grpc_frames import GrpcError, Status, frame
 from plumd.stream.task_service_pb2 import TaskRequest, TaskResponse
@@ -311,6 +311,15 @@ async def test_odd_answers_are_failures_of_the_call(behave: Behave, status: Stat
         assert raised.value.status == status
         outcome = await run(made, attempt(url))
         assert (outcome.ending, outcome.reached) == (Ending.FAILED, True)
+
+
+@pytest.mark.parametrize("status", ["\xb2", "9" * 5_000, "20", "abc"])
+async def test_a_status_that_is_none_is_a_bad_answer(status: str) -> None:
+    async with far_side(answering([(":status", status)])) as url, client() as made:
+        with pytest.raises(CallFailed) as raised:
+            await made.call(url, EXECUTE, b"")
+        assert raised.value.code == "bad_answer"
+        assert len(raised.value.message) <= MESSAGE_CHARS_MAX
 
 
 async def test_what_is_no_task_response_is_a_failure() -> None:

@@ -17,7 +17,7 @@ import trio.testing
 from plumd.api import admission
 from plumd.executors import outgoing
 from plumd.executors.outgoing import BODY_BYTES_MAX, KEEP_S
-from plumd.executors.targets import CallFailed, Policy
+from plumd.executors.targets import MESSAGE_CHARS_MAX, CallFailed, Policy
 from tests.executors.farside import (
     Call,
     Caller,
@@ -190,7 +190,7 @@ async def test_a_reset_during_the_call_is_a_lost_call() -> None:
 @pytest.mark.parametrize("raw", [
     b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
-    b"HTTP/1.1 200 OK\r\nX: " + b"a" * 80_000,
+    b"HTTP/1.1 200 OK\r\nX: " + b"a" * 80_000, b"\1" * 60_000 + b"\r\n\r\n",
 ])
 async def test_what_is_no_http_is_a_bad_answer(raw: bytes) -> None:
     async def behave(stream: trio.SocketStream, _: Call) -> bool:
@@ -198,7 +198,9 @@ async def test_what_is_no_http_is_a_bad_answer(raw: bytes) -> None:
         return True
 
     async with far_side(behave) as side:
-        assert (await failure(Caller(), side.url())).code == "bad_answer"
+        failed = await failure(Caller(), side.url())
+        assert failed.code == "bad_answer"
+        assert len(failed.message) <= MESSAGE_CHARS_MAX
         await side.left.wait()
 
 
