@@ -56,6 +56,12 @@ def test_systemd_has_nothing_to_say_of_a_unit(installed: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", EXPOSED_MAX)
+def test_memory_that_kills_another_program_of_a_unit_does_not_stop_it(
+        installed: Path, name: str) -> None:
+    assert "OOMPolicy=continue" in (installed / name).read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", EXPOSED_MAX)
 def test_units_are_as_closed_as_they_can_be(installed: Path, name: str) -> None:
     done = analyze("security", "--offline=yes", f"--threshold={EXPOSED_MAX[name]}",
                    installed / name)
