@@ -4182,8 +4182,7 @@ static void give_back(plum_worker *worker)
     attempt_end_by_us(worker->waiting.first, "returned", "it has not begun");
 }
 
-/* Calls the handler, without the lock; what it left open is ended. */
-/* Calls the handler; answers when it returned. */
+/* Calls the handler, without the lock; what it left open is ended. Answers when it returned. */
 static int64_t attempt_run(plum_attempt *attempt, int64_t begun_ns)
 {
   plum_worker *worker = attempt->worker;
