@@ -10,6 +10,7 @@ ones, each of which takes its whole time, delays no news of the living.
 from __future__ import annotations
 
 import heapq
+import logging
 import subprocess
 from collections import deque
 from collections.abc import Callable
@@ -19,12 +20,14 @@ from typing import Final, TypeAlias
 import msgspec
 import trio
 
-from plumd import companion, lookout
+from plumd import companion
 from plumd.balance import Endpoint, Key
 from plumd.clock import Clock
 from plumd.executors.targets import Policy
 from plumd.lookout import Allowed, Found, Lines, line_of
 
+log = logging.getLogger("plumd.health")
+LOOKOUT: Final = (*companion.PYTHON, "plumd.lookout")
 WELL_MAX: Final = 256
 SICK_MAX: Final = 32
 EARLY_NS: Final = 20_000_000
@@ -48,7 +51,7 @@ class Lane:
     def __init__(self, size_max: int) -> None:
         self.size_max = size_max
         self.waiting: deque[Key] = deque()
-        self.looked_at: set[Key] = set()
+        self.looked_at: dict[Key, Endpoint] = {}
 
 
 class Health:
@@ -84,13 +87,16 @@ class Health:
 
         async def live(process: trio.Process) -> None:
             assert process.stdio is not None, "it has two pipes"
-            await self.talk(process.stdio, policy)
-            process.kill()      # it has nothing to leave in order, and may hang
+            try:
+                await self.talk(process.stdio, policy)
+            finally:
+                process.kill()      # it has nothing to leave in order, and may hang
 
-        await companion.keep("lookout", lookout.WORDS, live, stdout=subprocess.PIPE)
+        await companion.keep("lookout", LOOKOUT, live, stdout=subprocess.PIPE)
 
     async def talk(self, line: trio.abc.Stream, policy: Policy) -> None:
-        """Let the lookout at the other end look; until it ends, or has been silent for too long."""
+        """Let the lookout at the other end look; until it ends, is not understood, or has
+        been silent for too long."""
         for lane in self._lanes:        # what the one before it did not come to say
             lane.waiting.extendleft(lane.looked_at)
             lane.looked_at.clear()
@@ -136,7 +142,7 @@ class Health:
             if found is None:
                 del self._at[key]
             else:
-                lane.looked_at.add(key)
+                lane.looked_at[key] = found[0]
                 looks.append(found[0])
         return looks
 
@@ -150,11 +156,26 @@ class Health:
     async def _hear(self, line: trio.abc.ReceiveStream) -> None:
         saying = msgspec.json.Decoder(list[Found])
         async for said in Lines(line):
-            for key, why in saying.decode(said):
-                for lane in self._lanes:
-                    lane.looked_at.discard(key)
-                self._at.pop(key, None)
-                self._judge(key, why)
+            try:
+                found = saying.decode(said)
+            except ValueError as error:
+                log.warning("what the lookout says is not understood",
+                            extra={"reason": str(error)})
+                return
+            for key, why in found:
+                self._take(key, why)
             self._be_patient()
             if any(lane.waiting for lane in self._lanes):
                 self._wake.set()
+
+    def _take(self, key: Key, why: str) -> None:
+        """What a look came to counts, unless it was at what is another one by now."""
+        for lane in self._lanes:
+            asked = lane.looked_at.pop(key, None)
+            if asked is not None:
+                del self._at[key]
+                found = self._find(key)
+                if found is not None and found[0] is not asked:
+                    self.look(key, self.clock.now().mono_ns)
+                else:
+                    self._judge(key, why)

@@ -11,9 +11,9 @@ can take its place at any time. It ends when its stdin does.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, Self, TypeAlias
@@ -27,7 +27,7 @@ from plumd.executors.grpc_client import GrpcClient
 from plumd.executors.outgoing import Client
 from plumd.executors.targets import Policy
 
-WORDS: Final = (sys.executable, "-m", "plumd.lookout")
+log = logging.getLogger("plumd.lookout")
 CHECK_S: Final = 2.0
 TELL_S: Final = 0.02
 """So long findings are gathered: each line wakes the daemon."""
@@ -105,7 +105,11 @@ class Lookout:
     async def _look(self, endpoint: Endpoint) -> None:
         why = f"no answer within {CHECK_S:g} s"
         with trio.move_on_after(CHECK_S):
-            why = await self.check(endpoint)
+            try:
+                why = await self.check(endpoint)
+            except Exception as error:  # a defect that one meets must not end looks at the others
+                log.exception("a look failed")
+                why = f"the look at it failed: {error!r}"
         self._found.append((endpoint.key, why))
         self._news.set()
 

@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from plumd import lookout
+from plumd import companion
 from plumd.balance import Endpoint, Key
 from plumd.clock import SystemClock
 from plumd.executors.targets import Policy
-from plumd.health import SICK_MAX, SILENT_S, WELL_MAX, Health
+from plumd.health import LOOKOUT, SICK_MAX, SILENT_S, WELL_MAX, Health
 from plumd.lookout import Allowed, Check, Lines, Lookout, line_of
 from tests.executors.farside import Call, answer, certified, far_side, refusing_port, replying
 from tests.executors.test_grpc_calls import serving
@@ -237,6 +237,72 @@ async def test_one_that_ends_early_is_no_error(autojump_clock: MockClock) -> Non
     await book.watch(TrioClock(autojump_clock)).talk(ours, Policy())
 
 
+@pytest.mark.parametrize("said", [
+    b"no JSON", b"\xff", b'[["\xff", ""]]', b"{}", b'[[["s", "i"], ""]]', b"[1]", b"[" * 100_000])
+async def test_one_that_is_not_understood_is_ended(autojump_clock: MockClock, said: bytes) -> None:
+    book = Book([asking(80)])
+    ours, theirs = trio.testing.memory_stream_pair()
+    await theirs.send_all(said + b"\n")
+    await book.watch(TrioClock(autojump_clock)).talk(ours, Policy())
+    assert trio.current_time() == 0
+    assert book.found == {asking(80).key: []}
+
+
+async def test_what_nobody_asked_for_is_passed_over(autojump_clock: MockClock) -> None:
+    one, unknown, later = asking(80), asking(81), asking(82)
+    book = Book([one])
+    ours, theirs = trio.testing.memory_stream_pair()
+    health = book.watch(TrioClock(autojump_clock))
+    book.endpoints[later.key], book.found[later.key] = later, []
+    health.look(later.key, 1 << 61)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(health.talk, ours, Policy())
+        lines = Lines(theirs)
+        for _ in range(2):
+            await anext(lines)
+        await theirs.send_all(line_of([
+            (unknown.key, ""), (later.key, "too early"), (one.key, ""), (one.key, "twice")]))
+        await trio.testing.wait_all_tasks_blocked()
+        assert (book.found, health.waiting) == ({one.key: [""], later.key: []}, 1)
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_was_found_of_an_endpoint_is_not_said_of_its_successor(
+        autojump_clock: MockClock) -> None:
+    """It died while it was looked at, and came again at the same place, or looks otherwise."""
+    old = asking(80, "http")
+    looks = 0
+
+    async def check(one: Endpoint) -> str:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            book.endpoints[old.key] = asking(80, "tcp")
+            return "dead"
+        return one.labels["healthCheck"]
+
+    book = Book([old])
+    async with looking(book.watch(TrioClock(autojump_clock)), check):
+        await book.wait()
+        assert book.found[old.key] == ["tcp"]
+
+
+async def test_a_look_that_meets_a_defect_ends_no_other(
+        autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    async def check(one: Endpoint) -> str:
+        await trio.lowlevel.checkpoint()
+        if one.port == 80:
+            raise ZeroDivisionError("a defect")
+        return ""
+
+    book = Book([asking(80), asking(81)])
+    async with looking(book.watch(TrioClock(autojump_clock)), check):
+        await book.wait()
+    assert "a defect" in book.found[asking(80).key][0]
+    assert book.found[asking(81).key] == [""]
+    assert "a look failed" in caplog.text
+
+
 async def test_ten_thousand_that_never_answer(autojump_clock: MockClock) -> None:
     """Few at a time are asked, and who is well is seen all the while."""
     hanging = most = 0
@@ -290,10 +356,31 @@ async def test_it_has_no_more_files_open_than_looks() -> None:
             assert WELL_MAX <= lookouts()[0].num_fds() <= WELL_MAX + 20
 
 
+async def test_it_reads_no_code_where_the_daemon_was_begun(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "trio.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    async with far_side(replying(200)) as side:
+        book = Book([asking(side.port)])
+        async with program(book):
+            await book.wait()
+
+
+async def test_one_that_hangs_holds_up_nobody_who_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(companion, "LEAVE_S", PATIENCE_S)
+    async with far_side(replying(200)) as side:
+        book = Book([asking(side.port)])
+        async with program(book):
+            await book.wait()
+            lookouts()[0].suspend()
+            begun_s = trio.current_time()
+        assert trio.current_time() - begun_s < PATIENCE_S
+
+
 async def test_it_ends_with_its_stdin_and_heeds_no_ctrl_c() -> None:
     async with far_side(replying(200)) as side:
         process = await trio.lowlevel.open_process(
-            list(lookout.WORDS), stdin=-1, stdout=-1)
+            list(LOOKOUT), stdin=-1, stdout=-1)
         assert process.stdin is not None
         assert process.stdout is not None
         await process.stdin.send_all(line_of(Allowed.by(Policy()))
