@@ -6,6 +6,7 @@ Each ends when its stdin does, so it goes with the daemon, however that ends.
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,6 +19,8 @@ log = logging.getLogger("plumd.companion")
 AGAIN_S: Final = 1.0
 AGAIN_S_MAX: Final = 30.0
 LEAVE_S: Final = 5.0
+MANAGERS: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+"""By which the daemon tells the service manager how it is itself; nobody else speaks for it."""
 PYTHON: Final = (sys.executable, "-P", "-m")
 """Begins a program of ours, which reads no code from the folder where the daemon was begun."""
 
@@ -42,7 +45,8 @@ async def keep(name: str, command: Sequence[str], live: Live = trio.Process.wait
         begun_s = trio.current_time()
         try:
             process = await trio.lowlevel.open_process(
-                list(command), stdin=subprocess.PIPE, stdout=stdout)
+                list(command), stdin=subprocess.PIPE, stdout=stdout, env={
+                    name: value for name, value in os.environ.items() if name not in MANAGERS})
         except (OSError, RuntimeError) as error:    # no file, memory, process or thread is left
             why = f"it cannot be started: {error}"
         else:
