@@ -14,14 +14,17 @@ FIRST_FD: Final = 3
 
 
 def tell(*words: str) -> bool:
-    """Say this, like READY=1 or STATUS=...; whether somebody was there to hear it."""
+    """Say this, like READY=1 or STATUS=...; whether somebody was there to hear it. Does not wait
+    for a manager that has not heard yet what was said before: that would hold up all of us."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as line:
         try:
             line.connect("\0" + path[1:] if path[0] == "@" else path)
-            line.send("\n".join(words).encode())
+            line.send("\n".join(words).encode(), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
         except OSError:
             return False
     return True

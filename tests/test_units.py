@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -185,6 +186,25 @@ def test_further_addresses_are_bound_beside_what_is_given(tmp_path: Path) -> Non
             assert answers(socket.socket(), listener.getsockname())
             assert answers(socket.socket(), ("127.0.0.1", third))
             assert answers(socket.socket(socket.AF_UNIX), str(tmp_path / "own"))
+
+
+def test_a_manager_that_does_not_hear_holds_up_nobody(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "manager"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, \
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        manager.bind(str(tmp_path / "manager"))
+        other.connect(str(tmp_path / "manager"))
+        with suppress(BlockingIOError):
+            while True:
+                other.send(b"STATUS=", socket.MSG_DONTWAIT)
+        heard: list[bool] = []
+        speaker = threading.Thread(target=lambda: heard.append(notify.tell("STATUS=")), daemon=True)
+        speaker.start()
+        speaker.join(10)
+        assert heard == [True]
+        manager.recv(100)
+        assert notify.tell("STATUS=it hears again")
 
 
 def test_without_a_manager_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
