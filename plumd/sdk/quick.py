@@ -21,6 +21,8 @@ BUSY_MAX: Final = 16
 class QuickStream(trio.abc.Stream):
     """Around a connected trio.SocketStream; one task receives, one sends at a time."""
 
+    __slots__ = ("_busy", "_drained", "_fd", "_stream")
+
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._fd = stream.socket.fileno()
