@@ -33,6 +33,10 @@ CHECK_S: Final = 2.0
 TICK_S: Final = 0.1
 TELL_S: Final = 0.02
 """So long findings are gathered: each line wakes the daemon."""
+STEP_S: Final = 0.001
+STEPS: Final = 16
+"""The looks of a line begin one after the other: many in a row hold a processor that a task may be
+waiting for."""
 NICE: Final = 10
 
 Check: TypeAlias = Callable[[Endpoint], Awaitable[str]]
@@ -104,8 +108,12 @@ class Lookout:
             nursery.start_soon(self._tell, told)
             nursery.start_soon(self._give_up)
             async for line in asked:
-                for endpoint in asking.decode(line):
-                    nursery.start_soon(self._look, endpoint)
+                looks = asking.decode(line)
+                at_once = len(looks) // STEPS + 1
+                for at in range(0, len(looks), at_once):
+                    for endpoint in looks[at:at + at_once]:
+                        nursery.start_soon(self._look, endpoint)
+                    await trio.sleep(STEP_S)
             nursery.cancel_scope.cancel()
 
     async def _look(self, endpoint: Endpoint) -> None:
