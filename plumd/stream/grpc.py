@@ -60,7 +60,8 @@ FIRST_S_MAX: Final = 10.0
 BURST_S: Final = 0.003
 GATHER_S: Final = 0.001
 """Results that come so close behind each other share a commit: these workers send them singly,
-and a commit each would cost more than the work. A result that comes alone does not wait."""
+and a commit each would cost more than the work. A result that comes alone does not wait, nor does
+that of the only attempt that the worker has."""
 ATTEMPTS_A_SEND: Final = 64
 LAST_S: Final = 1.0
 SWEEP_PASTS: Final = 256
@@ -289,7 +290,7 @@ class TaskService:
         worker_id, last_s = session.join.worker_id, 0.0
         while await call.arrived():
             now_s = trio.current_time()
-            if now_s - last_s < BURST_S:
+            if now_s - last_s < BURST_S and len(self.engine.core.held_by(worker_id)) > 1:
                 await trio.sleep(GATHER_S)
             last_s = now_s
             if not self.engine.beat(worker_id, NONCE):

@@ -382,6 +382,20 @@ async def test_results_in_quick_succession_share_commits(tmp_path: Path, clock: 
         assert {rig.row(task_id).state for task_id in held} == {TaskState.SUCCEEDED}
 
 
+async def test_the_result_of_the_only_attempt_waits_for_no_other(
+        tmp_path: Path, clock: MockClock) -> None:
+    async with rigged(tmp_path, clock) as rig:
+        peer = rig.call()
+        await peer.register("t", capacity=100)
+        begun_s = trio.current_time()
+        for _ in range(5):
+            task_id = await rig.submit()
+            await peer.answer(attempt_text(task_id, 1))
+            await wait_all_tasks_blocked()
+            assert rig.row(task_id).state == TaskState.SUCCEEDED
+        assert trio.current_time() == begun_s
+
+
 async def test_everything_else_is_the_other_applications(tmp_path: Path, clock: MockClock) -> None:
     async with rigged(tmp_path, clock) as rig:
         for change in ({"http_version": "1.1"}, {"headers": [(b"content-type", b"application/j")]},
