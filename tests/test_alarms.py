@@ -16,6 +16,7 @@ from plumd.errors import NotFound
 from plumd.store import alarms, devices
 from plumd.store.alarms import FOR_EVER
 from plumd.store.devices import Device
+from plumd.store.store import Store
 from plumd.thresholds import Rule
 from tests.fabric_rig import Disk
 from tests.test_engine import running
@@ -283,15 +284,24 @@ async def test_what_is_over_is_pruned_behind_what_is_active(
         assert one.active() == [("hot", "b"), ("hot", "a")]
 
 
-async def test_reports_of_one_commit_count_in_the_order_in_which_they_are_written(
-        tmp_path: Path, autojump_clock: MockClock) -> None:
-    assert autojump_clock.autojump_threshold == 0
-    async with running(tmp_path) as (engine, store), trio.open_nursery() as nursery:
+@asynccontextmanager
+async def over_an_engine(path: Path, clock: MockClock) -> AsyncIterator[
+        tuple[Store, Devices, Alarms]]:
+    """A device `a`, HOT about it, and the engine itself behind them."""
+    assert clock.autojump_threshold == 0
+    async with running(path) as (engine, store), trio.open_nursery() as nursery:
         registry = Devices(store, engine.clock, engine.write)
         room = Alarms(store, engine.clock, engine.write, engine.new_id, registry)
         nursery.start_soon(room.run)
         await registry.register(Device("a", "n", "oven", "", True, 5_000))
         await room.put_rule(1, HOT)
+        yield store, registry, room
+        nursery.cancel_scope.cancel()
+
+
+async def test_reports_of_one_commit_count_in_the_order_in_which_they_are_written(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with over_an_engine(tmp_path, autojump_clock) as (store, registry, room):
         live = registry.find("a")
         for _ in range(40):
             commits = store.commits
@@ -302,21 +312,13 @@ async def test_reports_of_one_commit_count_in_the_order_in_which_they_are_writte
             await trio.sleep(1)
             last = store.peek(devices.latest, live.row.number)["temp"].value
             assert set(room.active) == ({(1, "a")} if last == "99" else set())
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_report_whose_sender_hangs_up_raises_what_it_would(
         tmp_path: Path, autojump_clock: MockClock) -> None:
-    assert autojump_clock.autojump_threshold == 0
-    async with running(tmp_path) as (engine, store), trio.open_nursery() as nursery:
-        registry = Devices(store, engine.clock, engine.write)
-        room = Alarms(store, engine.clock, engine.write, engine.new_id, registry)
-        nursery.start_soon(room.run)
-        await registry.register(Device("a", "n", "oven", "", True, 5_000))
-        await room.put_rule(1, HOT)
+    async with over_an_engine(tmp_path, autojump_clock) as (_, registry, room):
         with trio.CancelScope() as scope:
             scope.cancel()
             await registry.report(registry.find("a"), {"temp": "99"}, None)
         await trio.sleep(1)
         assert set(room.active) == {(1, "a")}
-        nursery.cancel_scope.cancel()

@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -104,9 +105,8 @@ def server() -> socket.socket:
 
 def serve() -> None:
     """The server: carry out orders from stdin to its end."""
-    import plumd.agent.main
-    import plumd.daemon  # noqa: F401  # what each program would have to read
-
+    for program in ("plumd.daemon", "plumd.agent.main"):
+        import_module(program)      # what each of them would have to read by itself
     gc.freeze()     # so that no program writes to these pages only to look for rubbish in them
     with socket.socket(fileno=os.dup(0)) as orders:
         while True:

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -204,6 +205,9 @@ def test_endpoints_are_looked_at_from_inside_the_unit(site: Site) -> None:
     def lookouts() -> list[str]:
         return box.run("sh", "-c", "pgrep -f plumd.lookou[t] || true").split()
 
+    def is_gone(pid: str) -> bool:
+        return pid not in lookouts()
+
     answer = site.api.post("/v1/services/register", json={
         "instanceId": "x", "ip": site.nodes["n1"].address, "endpoints": [
             {"serviceName": "s", "port": 9, "protocol": "tcp", "labels": {"healthCheck": "tcp"}}]})
@@ -213,7 +217,7 @@ def test_endpoints_are_looked_at_from_inside_the_unit(site: Site) -> None:
                  "somebody looked")
         before, = lookouts()
         kill_main(box, "plumd.service")
-        wait_for(lambda: before not in lookouts(), "it is gone")        # noqa: B023 - at once
+        wait_for(partial(is_gone, before), "it is gone")
     assert site.api.delete("/v1/services", params={"instanceId": "x"}).is_success
 
 
