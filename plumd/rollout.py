@@ -6,10 +6,11 @@ commit, and its next answer begins there; so a crash between two answers loses n
 
 A slot is renewed when its program changed, its node is drained, or its node has not the labels any
 more. By surge the new copy comes first, and the old one is retired when the new one was well for
-minHealthySec. In place (fenced deployments, ports that only one of them can have, surge: false)
-the old one stops first. At most maxParallel slots are renewed at once. A copy whose node is lost is
-replaced at once, if there is a place for another; if there is none it stays, for its node may come
-back.
+minHealthySec. In place (fenced deployments, ports that only one of them can have, surge: false) the
+old one stops first. Under a fence every new copy of an entry waits for those that end, also where
+their own places are gone. At most maxParallel slots are renewed at once. A copy whose node is lost
+is replaced at once, if there is a place for another; if there is none it stays, for its node may
+come back.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ DRAINED: Final = "drained"
 MOVED: Final = "moved"
 SCALED: Final = "scaled"
 RENEWALS: Final = frozenset({UPDATED, DRAINED, MOVED})
+GONE: Final = -1
+"""The ordinal under which copies end whose slot is gone."""
 
 
 class View(msgspec.Struct):
@@ -93,7 +96,8 @@ class Settling:
     def run(self) -> Moves:
         """The answer."""
         if not self.view.running:
-            self.forget(copy for copy in self.view.copies if copy.retired)
+            self.forget(copy for copy in self.view.copies if copy.retired and (
+                not self.view.body.fenced or is_finished(copy) or self.is_lost(copy)))
             for copy in self.view.copies:
                 if not copy.retired and not copy.gone and self.is_lost(copy):
                     self.lose(copy)     # its agent did not hear that it shall stop
@@ -121,8 +125,7 @@ class Settling:
                     if copy.retired in RENEWALS:
                         self.stopped[copy.slot] = copy.number
                 else:
-                    self.ending.setdefault(copy.slot, []).append(copy)
-                    self.look(copy.stop_ms)
+                    self.end(copy)
                     if self.is_lost(copy):
                         self.look(copy.stop_ms + FORGET_MS)
             elif copy.slot in self.live:
@@ -166,9 +169,8 @@ class Settling:
         """Whether its program, or its fence, is not the one that its entry has now."""
         if copy.version == self.view.version:
             return False
-        before = self.view.program(copy.version, copy.entry)
-        wanted = self.view.program(self.view.version, copy.entry)
-        return (before is None or wanted is None or before.program != wanted.program
+        return (is_another(self.view.program(copy.version, copy.entry),
+                           self.view.program(self.view.version, copy.entry))
                 or self.view.fenced(copy.version) != self.view.body.fenced)
 
     def is_proven(self, copy: Copy) -> bool:
@@ -223,9 +225,14 @@ class Settling:
         found = copy.healthy_ms and why != LOST
         copy.retired, copy.replaces = why, 0
         copy.stop_ms = self.now_ms + (round(self.update.drain_sec * 1000) if found else 0)
-        self.ending.setdefault(copy.slot, []).append(copy)
-        self.look(copy.stop_ms)
+        self.end(copy)
         self.touch(copy)
+
+    def end(self, copy: Copy) -> None:
+        """It is retired, and perhaps not yet over."""
+        slot = copy.slot if copy.slot in self.entries else Slot(copy.entry, "", GONE)
+        self.ending.setdefault(slot, []).append(copy)
+        self.look(copy.stop_ms)
 
     def begin(self, slot: Slot, node_id: str, replaces: int = 0) -> Copy:
         """A new copy of a slot, on a node or, with "", waiting for one."""
@@ -262,7 +269,8 @@ class Settling:
             copy.replaces = 0
             self.touch(copy)
         if not copy.node_id:
-            self.place(copy, self.room(slot, entry))
+            if not self.must_wait(slot):
+                self.place(copy, self.room(slot, entry))
         elif copy.held or len(live) > 1:
             return
         elif self.is_lost(copy):
@@ -292,13 +300,20 @@ class Settling:
 
     def refill(self, slot: Slot, entry: DeploymentEntry) -> None:
         """An empty slot gets a copy, once the last one has surely stopped where that counts."""
-        for old in self.ending.get(slot, ()):
+        if not self.must_wait(slot):
+            self.begin(slot, self.room(slot, entry), self.stopped.get(slot, 0))
+
+    def must_wait(self, slot: Slot) -> bool:
+        """Whether a copy that ends must be over before another one of a slot may begin."""
+        fenced = self.view.body.fenced
+        homeless = self.ending.get(Slot(slot.entry, "", GONE), ()) if fenced else ()
+        for old in (*self.ending.get(slot, ()), *homeless):
             if old.phase is Phase.LOST or self.is_lost(old):
                 continue
-            if self.view.body.fenced or (old.retired in RENEWALS and not old.gone):
+            if fenced or (old.retired in RENEWALS and not old.gone):
                 self.moves.waits[slot] = Reason("old_not_stopped", {"node": old.node_id})
-                return
-        self.begin(slot, self.room(slot, entry), self.stopped.get(slot, 0))
+                return True
+        return False
 
     def room(self, slot: Slot, entry: DeploymentEntry, avoid: str = "") -> str:
         """A node for a copy of a slot, "" when there is none; then it waits, and that is why."""
@@ -436,6 +451,11 @@ class Settling:
         self.moves.rollout = msgspec.structs.replace(
             rollout, state="done" if rollout.state == "rolling" else "returned",
             ended=self.now_ms)
+
+
+def is_another(before: DeploymentEntry | None, wanted: DeploymentEntry | None) -> bool:
+    """Whether a copy that runs what an entry said before is no copy of it any more."""
+    return before is None or wanted is None or before.program != wanted.program
 
 
 def is_finished(copy: Copy) -> bool:

@@ -35,13 +35,16 @@ class Span:
 
 
 class Agent:
-    """One node's agent. cut: nothing goes to the controller or comes from it."""
+    """One node's agent. cut: nothing goes to the controller or comes from it.  stop_s: so long a
+    process takes to end when it is asked to."""
 
     def __init__(self, fleet: Fleet, name: str) -> None:
         self.fleet = fleet
         self.name = name
         self.cut = False
         self.beats = True
+        self.stop_s = 0.0
+        self.ending: set[int] = set()
         self.running: dict[int, tuple[Span, Assigned]] = {}
         self.lease_until: dict[int, float] = {}
         self.told: dict[int, Phase] = {}
@@ -94,7 +97,7 @@ class Agent:
         wanted = {one.copy.number: one for one in found}
         for number in list(self.running):
             if number not in wanted:
-                self.end(number)
+                self.stop(number)
         for number, one in wanted.items():
             if one.running and one.fence is not None:
                 self.lease_until[number] = now + one.fence.lease_ms / 1000
@@ -102,9 +105,7 @@ class Agent:
                 self.begin(number, one)
                 self.fleet.nursery.start_soon(self.report, one)
             else:
-                self.end(number)
-                self.lease_until.pop(number, None)
-                await self.say(Report(number, Phase.STOPPED, exit_code=0))
+                self.stop(number)
 
     def begin(self, number: int, one: Assigned) -> None:
         """Start a process."""
@@ -114,8 +115,23 @@ class Agent:
         self.running[number] = span, one
         self.fleet.spans.append(span)
 
+    def stop(self, number: int) -> None:
+        """Ask a process to end; the controller is told when it has."""
+        if number not in self.ending:
+            self.ending.add(number)
+            self.fleet.nursery.start_soon(self.stopped, number)
+
+    async def stopped(self, number: int) -> None:
+        """The end of a process that was asked to."""
+        if number in self.running:
+            await trio.sleep(self.stop_s)
+        self.end(number)
+        self.lease_until.pop(number, None)
+        self.ending.discard(number)
+        await self.say(Report(number, Phase.STOPPED, exit_code=0))
+
     def end(self, number: int) -> None:
-        """Stop a process."""
+        """A process is over."""
         if number in self.running:
             self.running.pop(number)[0].ended = trio.current_time()
 
@@ -250,6 +266,11 @@ class Fleet:
         store = self.disk.store
         return "\n".join(map(str, (*deployments.every(store.point), *instances.every(store.point),
                                    *self.nodes.every())))
+
+    def most(self) -> int:
+        """How many processes ran at the same time, at the most."""
+        return max(sum(1 for one in self.spans if one.begun <= at.begun and (
+            one.ended is None or one.ended > at.begun)) for at in self.spans)
 
     def overlaps(self) -> list[tuple[Span, Span]]:
         """Pairs of processes of one slot that ran at the same time."""

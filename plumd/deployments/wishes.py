@@ -98,7 +98,9 @@ class Wishes(Book):
             outdated = (self.program(number, copy.version, copy.entry) != self.program(
                 number, row.version, copy.entry)
                 or self.fenced(number, copy.version) != row.body.fenced)
-            if copy.retired or (outdated and rollout.is_finished(copy)):
+            if copy.retired:
+                continue
+            if outdated and rollout.is_finished(copy):
                 self._drop(copy)
             elif copy.phase in (Phase.STOPPED, Phase.FAILED, Phase.COMPLETED):
                 copy.phase, copy.exit_code, copy.signal = Phase.PENDING, None, None
@@ -161,15 +163,26 @@ class Wishes(Book):
         row = self._row(copy.deployment)
         body = msgspec.structs.replace(row.body, entries=tuple(
             one_less(entry, copy) for entry in row.body.entries))
-        last = max((one.ordinal for one in self._of[row.number].values()
-                    if one.slot[:2] == copy.slot[:2] and not one.retired), default=copy.ordinal)
-        for one in self._of[row.number].values():       # the last slot goes, so it moves into this
-            if one.slot == Slot(copy.entry, copy.pin, last) and one is not copy:
-                one.ordinal = copy.ordinal
-                self._dirty[one.number] = one
-        self._drop(copy)
+        self._fill_gap(copy)
+        if (row.body.fenced and not rollout.is_finished(copy)
+                and not self.nodes.is_lost(copy.node_id)):
+            copy.retired, copy.stop_ms = copy.retired or rollout.SCALED, self.now_ms
+            self._mark(copy)        # until it is over no other one may begin
+        else:
+            self._drop(copy)
         if body != row.body:
             self._new_version(row, body, f"without instance {id_text(number)}")
+
+    def _fill_gap(self, copy: Copy) -> None:
+        """A copy goes, and with it the last slot: what is there changes places with it."""
+        last = max((one.ordinal for one in self._of[copy.deployment].values()
+                    if one.slot[:2] == copy.slot[:2] and not one.retired),
+                   default=copy.ordinal)
+        for one in self._of[copy.deployment].values():
+            if one.slot == Slot(copy.entry, copy.pin, last):
+                one.ordinal = copy.ordinal
+                self._dirty[one.number] = one
+        copy.ordinal = last
 
     # ------------------------------------------------------------ without carrying it out
 
