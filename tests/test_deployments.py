@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from plumd import rollout
 from plumd.errors import NotFound, PlumError, VersionMismatch, WrongState
-from plumd.fleet import Phase, lease_ms
+from plumd.fleet import Phase, Update, lease_ms
 from plumd.store import deployments
 from tests.fabric_rig import TTL_S
 from tests.fleet_rig import body, fleet_of
@@ -397,6 +397,35 @@ async def test_one_copy_alone(tmp_path: Path, clock: MockClock) -> None:
         assert fleet.row(number).body.entries[0].replicas == 2
         with pytest.raises(NotFound):
             await fleet.room.ask(lambda: fleet.room.remove(one.number))
+
+
+async def test_one_that_is_renewed_goes_at_once_and_leaves_the_others(
+        tmp_path: Path, clock: MockClock) -> None:
+    async with fleet_of(tmp_path, clock, "n1", "n2", "n3") as fleet:
+        number = await fleet.deploy(body(await fleet.app("app", "1"), 3,
+                                         update=Update(min_healthy_sec=1.0, drain_sec=60)))
+        await fleet.until(lambda: len(fleet.where(number)) == 3)
+        await fleet.nodes.drain("n1", on=True)
+        await fleet.until(lambda: any(copy.retired for copy in fleet.copies(number)))
+        kept = {copy.number: copy.slot for copy in fleet.copies(number) if not copy.retired}
+        old, = (copy for copy in fleet.copies(number) if copy.retired)
+        await fleet.room.ask(lambda: fleet.room.remove(old.number))
+        await trio.sleep(60)
+        assert {copy.number: copy.slot for copy in fleet.copies(number)} == kept
+
+
+async def test_a_node_whose_copy_crashes_is_in_use(tmp_path: Path, clock: MockClock) -> None:
+    """Its agent starts it again, so the copy is no less there than one that runs."""
+    async with fleet_of(tmp_path, clock, "n1") as fleet:
+        fleet.broken.add("1")
+        number = await fleet.deploy(body(await fleet.app("app", "1"), 1))
+        await fleet.until(lambda: [copy.phase for copy in fleet.copies(number)] == [Phase.FAILED])
+        with pytest.raises(WrongState):
+            await fleet.nodes.remove("n1")
+        await fleet.room.ask(lambda: fleet.room.stop(number))
+        await fleet.until(lambda: [copy.phase for copy in fleet.copies(number)] == [Phase.STOPPED])
+        fleet.agents["n1"].cut = True
+        await fleet.nodes.remove("n1")
 
 
 async def test_versions_and_conditions(tmp_path: Path, clock: MockClock) -> None:

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from plumd import rollout
 from plumd.deployments.book import Ask, Book
 from plumd.errors import NotFound
 from plumd.fleet import OVER, Copy, DeploymentEntry, Phase, Usage, Used, lease_ms
@@ -179,10 +180,11 @@ class Reports(Book):
                     self._unfound.add(number)
 
     def users(self, node_id: str) -> int:
-        """How many copies keep a node from being deleted: a lost node's retired ones do not."""
+        """How many copies keep a node from being deleted: a lost node's retired ones do not. One
+        that failed does, while its agent may start it again."""
         lost = self.nodes.is_lost(node_id)
         return sum(1 for copy in self._on.get(node_id, {}).values()
-                   if not copy.gone and not (lost and copy.retired))
+                   if not (copy.gone or copy.retired if lost else rollout.is_finished(copy)))
 
 
 def used(before: Used | None, now: Usage, now_ms: int) -> Used:

@@ -95,9 +95,9 @@ class Wishes(Book):
         if row.running:
             return
         for copy in list(self._of[number].values()):
-            outdated = (self.program(number, copy.version, copy.entry) != self.program(
-                number, row.version, copy.entry)
-                or self.fenced(number, copy.version) != row.body.fenced)
+            outdated = (rollout.is_another(self.program(number, copy.version, copy.entry),
+                                           self.program(number, row.version, copy.entry))
+                        or self.fenced(number, copy.version) != row.body.fenced)
             if copy.retired:
                 continue
             if outdated and rollout.is_finished(copy):
@@ -163,7 +163,8 @@ class Wishes(Book):
         row = self._row(copy.deployment)
         body = msgspec.structs.replace(row.body, entries=tuple(
             one_less(entry, copy) for entry in row.body.entries))
-        self._fill_gap(copy)
+        if not copy.retired:
+            self._fill_gap(copy)
         if (row.body.fenced and not rollout.is_finished(copy)
                 and not self.nodes.is_lost(copy.node_id)):
             copy.retired, copy.stop_ms = copy.retired or rollout.SCALED, self.now_ms
@@ -175,9 +176,8 @@ class Wishes(Book):
 
     def _fill_gap(self, copy: Copy) -> None:
         """A copy goes, and with it the last slot: what is there changes places with it."""
-        last = max((one.ordinal for one in self._of[copy.deployment].values()
-                    if one.slot[:2] == copy.slot[:2] and not one.retired),
-                   default=copy.ordinal)
+        last = max(one.ordinal for one in self._of[copy.deployment].values()
+                   if one.slot[:2] == copy.slot[:2] and not one.retired)
         for one in self._of[copy.deployment].values():
             if one.slot == Slot(copy.entry, copy.pin, last):
                 one.ordinal = copy.ordinal
