@@ -376,7 +376,7 @@ class Daemon:
                 addresses = await doors.start(self.open_doors, sockets, closing, limits)
                 log.info("listening", extra={"addresses": ", ".join(addresses)})
                 task_status.started(addresses)
-                notify.tell("READY=1", f"MAINPID={os.getpid()}")
+                notify.tell("READY=1", f"MAINPID={os.getpid()}", surely=True)
                 nursery.start_soon(self.feed_watchdog)
                 if self.config.agent:
                     nursery.start_soon(companion.keep, "agent", companion.agent_words(
@@ -384,7 +384,7 @@ class Daemon:
                         self.config.log_level, self.config.log_format))
                 await leave.wait()
                 log.info("leaving")
-                notify.tell("STOPPING=1")
+                notify.tell("STOPPING=1", surely=True)
                 self.engine.stop_accepting()
                 self.start_nothing_new()
                 self.streams.drain()
@@ -423,12 +423,11 @@ class Daemon:
     async def feed_watchdog(self) -> None:
         """Tell the service manager how it goes, and that the engine's loop turns: the sign of life
         is given by a pass of it, not by a timer. A known outage of the disk counts as life."""
-        wanted_s = notify.watchdog_s()
         while notify.tell(f"STATUS={self.status_line()}"):
             seen = self.engine.passes
             with contextlib.suppress(PlumError):
                 self.engine.post((), urgent=True)
-            await trio.sleep(STATUS_S if wanted_s is None else min(STATUS_S, wanted_s / 3))
+            await trio.sleep(notify.pause_s(STATUS_S))
             if self.engine.passes > seen:
                 notify.tell("WATCHDOG=1")
 

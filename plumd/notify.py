@@ -11,23 +11,37 @@ from contextlib import suppress
 from typing import Final
 
 FIRST_FD: Final = 3
+AGAIN_S: Final = 1.0
+OWED: Final[list[str]] = []
+"""What the manager must hear and has not heard."""
 
 
-def tell(*words: str) -> bool:
-    """Say this, like READY=1 or STATUS=...; whether somebody was there to hear it. Does not wait
-    for a manager that has not heard yet what was said before: that would hold up all of us."""
+def tell(*words: str, surely: bool = False) -> bool:
+    """Say this, like READY=1 or STATUS=...; whether there is a manager at all. Does not wait for
+    one that has not heard yet what was said before: that would hold up all of us.
+
+    surely: what it does not hear now is said again with the next words, until it was heard or
+    something else is said so.
+    """
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):
         return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as line:
-        try:
+    if surely:
+        OWED[:], words = words, ()
+    if OWED or words:
+        with suppress(OSError), socket.socket(
+                socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as line:
             line.connect("\0" + path[1:] if path[0] == "@" else path)
-            line.send("\n".join(words).encode(), socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
+            line.send("\n".join((*OWED, *words)).encode(), socket.MSG_DONTWAIT)
+            OWED.clear()
     return True
+
+
+def pause_s(longest: float) -> float:
+    """How long to wait before the next words: less where a watchdog wants a sign of life sooner,
+    or something was not heard."""
+    wanted_s = watchdog_s()
+    return min(longest, AGAIN_S if OWED else longest, wanted_s / 3 if wanted_s else longest)
 
 
 def watchdog_s() -> float | None:

@@ -44,7 +44,7 @@ def reload(config: Config, reread: Callable[[], Config]) -> None:
         logs.set_up(now.log_level, now.log_format)
         log.info("the settings were read again", extra={
             "need_a_restart": ", ".join(waiting(config, now)) or "none"})
-    notify.tell("READY=1")
+    notify.tell("READY=1", surely=True)
 
 
 def waiting(config: Config, now: Config) -> list[str]:

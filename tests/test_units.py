@@ -87,6 +87,13 @@ class Manager:
             except BlockingIOError:
                 return "\n".join(self.heard)
 
+    def fill(self) -> None:
+        """Hear nothing more, until it listens."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, suppress(BlockingIOError):
+            other.connect(self.path)
+            while True:
+                other.send(b"STATUS=", socket.MSG_DONTWAIT)
+
     def close(self) -> None:
         self._line.close()
 
@@ -188,23 +195,75 @@ def test_further_addresses_are_bound_beside_what_is_given(tmp_path: Path) -> Non
             assert answers(socket.socket(socket.AF_UNIX), str(tmp_path / "own"))
 
 
-def test_a_manager_that_does_not_hear_holds_up_nobody(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "manager"))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, \
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
-        manager.bind(str(tmp_path / "manager"))
-        other.connect(str(tmp_path / "manager"))
-        with suppress(BlockingIOError):
-            while True:
-                other.send(b"STATUS=", socket.MSG_DONTWAIT)
-        heard: list[bool] = []
-        speaker = threading.Thread(target=lambda: heard.append(notify.tell("STATUS=")), daemon=True)
-        speaker.start()
-        speaker.join(10)
-        assert heard == [True]
-        manager.recv(100)
-        assert notify.tell("STATUS=it hears again")
+@pytest.fixture
+def deaf(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> Manager:
+    """A manager whose queue is full, until it listens."""
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.path)
+    for name in ("WATCHDOG_USEC", "WATCHDOG_PID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(notify, "OWED", [])
+    manager.fill()
+    return manager
+
+
+def test_a_manager_that_does_not_hear_holds_up_nobody(deaf: Manager) -> None:
+    heard: list[bool] = []
+    speaker = threading.Thread(target=lambda: heard.append(notify.tell("STATUS=")), daemon=True)
+    speaker.start()
+    speaker.join(10)
+    assert heard == [True]
+    deaf.listen()
+    assert notify.tell("STATUS=it hears again")
+    assert deaf.listen().endswith("STATUS=it hears again")
+
+
+def test_what_a_manager_must_hear_is_said_until_it_was_heard(deaf: Manager) -> None:
+    assert notify.tell("READY=1", "MAINPID=7", surely=True)
+    assert notify.tell("STATUS=lost")
+    assert notify.pause_s(10) == notify.AGAIN_S, "not only when the next words are due"
+    deaf.listen()
+    assert notify.tell("STATUS=here")
+    assert deaf.listen().endswith("READY=1\nMAINPID=7\nSTATUS=here")
+    assert notify.pause_s(10) == 10
+    assert notify.tell("STATUS=there")
+    assert deaf.listen().count("READY=1") == 1
+
+
+def test_of_what_a_manager_must_hear_only_the_last_still_counts(deaf: Manager) -> None:
+    notify.tell("READY=1", surely=True)
+    notify.tell("STOPPING=1", surely=True)
+    deaf.listen()
+    assert notify.tell()
+    assert deaf.listen().endswith("STOPPING=1")
+    assert "READY=1" not in deaf.listen()
+
+
+def test_a_manager_that_is_away_for_a_moment_still_hears(
+        tmp_path: Path, deaf: Manager) -> None:
+    deaf.close()
+    Path(deaf.path).unlink()
+    assert notify.tell("READY=1", surely=True)
+    back = Manager(tmp_path)
+    assert notify.tell("WATCHDOG=1")
+    assert back.listen() == "READY=1\nWATCHDOG=1"
+    back.close()
+
+
+@pytest.mark.daemon
+def test_plumd_is_ready_for_a_manager_that_hears_late(tmp_path: Path, manager: Manager) -> None:
+    manager.fill()
+    with Running(tmp_path / "data", environment={"NOTIFY_SOCKET": manager.path}) as daemon:
+        wait_for(lambda: f"READY=1\nMAINPID={daemon.pid}" in manager.listen(), "it is said again")
+
+
+@pytest.mark.daemon
+def test_an_agent_is_ready_for_a_manager_that_hears_late(
+        tmp_path: Path, manager: Manager) -> None:
+    manager.fill()
+    with Agent(tmp_path / "agent", "http://127.0.0.1:9", "n1",
+               environment={"NOTIFY_SOCKET": manager.path}) as agent:
+        wait_for(lambda: "the agent runs" in agent.log.read_text(), "it runs")
+        wait_for(lambda: "READY=1" in manager.listen(), "it is said again")
 
 
 def test_without_a_manager_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import gc
 import logging
 import os
 import signal
+from typing import Final
 
 import trio
 
@@ -36,6 +37,8 @@ from plumd.executors.hour_logs import HourLogs
 from plumd.executors.os_process import OsProcess
 
 log = logging.getLogger("plumd.agent")
+QUIET_S: Final = 3600.0
+"""Between two looks at whether the service manager is owed a word, where no watchdog wants one."""
 
 
 async def run(settings: Settings, until_eof: bool = False) -> None:
@@ -81,10 +84,11 @@ async def serve(settings: Settings, until_eof: bool) -> None:
             "processes": len(attempts.running), "instances": len(fleet.instances)})
         gc.collect()
         gc.freeze()
-        notify.tell("READY=1", f"STATUS=node {settings.node_id} of {settings.controller}")
+        notify.tell("READY=1", f"STATUS=node {settings.node_id} of {settings.controller}",
+                    surely=True)
         nursery.start_soon(feed_watchdog)
         await leave.wait()
-        notify.tell("STOPPING=1")
+        notify.tell("STOPPING=1", surely=True)
         log.info("leaving; processes go on", extra={"processes": len(attempts.running)})
         nursery.cancel_scope.cancel()
     await http.close()
@@ -114,10 +118,10 @@ async def watch_signals(leave: trio.Event, *, task_status: trio.TaskStatus[None]
 
 
 async def feed_watchdog() -> None:
-    """Tell the service manager that the loop turns."""
-    wanted_s = notify.watchdog_s()
-    while wanted_s is not None and notify.tell("WATCHDOG=1"):  # noqa: ASYNC110 - it is due by time
-        await trio.sleep(wanted_s / 3)
+    """Tell the service manager that the loop turns, and what it has not heard."""
+    life = () if notify.watchdog_s() is None else ("WATCHDOG=1",)
+    while notify.tell(*life):   # noqa: ASYNC110 - it is due by time
+        await trio.sleep(notify.pause_s(QUIET_S))
 
 
 async def watch_stdin(leave: trio.Event) -> None:
