@@ -20,8 +20,9 @@ from plumd.api.run_views import RunView
 from plumd.api.task_bodies import Name, Seconds, TaskDefWrite, definition_of
 from plumd.api.tasks import BODY_MAX
 from plumd.api.workflow_runs import WorkflowActed, WorkflowRuns, asked_of
-from plumd.bodies import StepBody, WorkflowBody
+from plumd.bodies import StepBody, TaskDefBody, WorkflowBody
 from plumd.errors import Invalid, NotFound, PlumError, WrongState
+from plumd.executors.command import parse_command
 from plumd.model import id_text, parse_id
 from plumd.planner import Current, Known
 from plumd.store import definitions
@@ -78,6 +79,20 @@ def name_of(step: StepBody, runs: str) -> str:
     return step.name or (runs if step.id is UNSET else "")
 
 
+def check_command(task: TaskDefBody, step: StepBody, where: str) -> None:
+    """Of a step that is a process: a run changes nothing of its command, so all of it is there.
+
+    Raises: Invalid.
+    """
+    if task.executor != "os_process":
+        return
+    try:
+        parse_command(flow.merge(flow.raw(task.default_payload), flow.raw(step.payload))
+                      or b"null")
+    except Invalid as refusal:
+        raise Invalid(refusal.detail, field=f"{where}.{refusal.field}") from None
+
+
 class Workflows:
     """The handlers."""
 
@@ -98,6 +113,8 @@ class Workflows:
 
     def checked(self, given: WorkflowWrite, known: Known) -> WorkflowBody:
         """A workflow as it is kept, if it could run. Raises: Invalid, with the place."""
+        if not given.steps:
+            raise Invalid("a workflow has at least one step", field="steps")
         body = WorkflowBody(
             given.name, self.steps_of(given.steps, "steps", known), given.description,
             given.params, given.timeout_sec, given.result,
@@ -127,6 +144,7 @@ class Workflows:
             except PlumError as error:
                 raise Invalid(error.detail, field=f"{where}.task.{error.field}"
                               if error.field else f"{where}.task") from None
+            check_command(inner, step, where)
             return replace(step, task=inner, name=name_of(step, inner.name))
         if not step.definition_id:
             return step
@@ -137,6 +155,7 @@ class Workflows:
         if step.executor not in (None, "", found.body.executor):
             raise Invalid(f"the definition's executor is {found.body.executor}",
                           field=f"{where}.executor")
+        check_command(found.body, step, where)
         return replace(step, definition_id=id_text(found.id), executor=found.body.executor,
                        name=name_of(step, found.body.name))
 

@@ -117,7 +117,7 @@ def refusing(api: Api) -> list[Operation]:
 def ids(api: Api) -> dict[str, str]:
     """Things that are there, so that a request gets past its path. Path's first word -> id."""
     definition = api.made("/v1/task-defs", {"name": "there"})
-    flow = api.made("/v1/workflows", {"name": "there", "steps": []})
+    flow = api.made("/v1/workflows", {"name": "there", "steps": [{"type": "parallel"}]})
     run = api.made(f"/v1/workflows/{flow['workflowId']}?action=run")
     task = api.task(autoStart=False)
     plan = api.made("/v1/schedules", {"name": "there", "cron": "0 0 1 1 *",
@@ -169,7 +169,7 @@ def test_what_follows_a_body_is_not_ignored(api: Api) -> None:
         for path, body in (("/v1/tasks", b'{"name": "builtin.echo"}'),
                            ("/v1/tasks/bulk", b'{"tasks": []}'),
                            ("/v1/task-defs", b'{"name": "tail"}'),
-                           ("/v1/workflows", b'{"name": "tail", "steps": []}')):
+                           ("/v1/workflows", b'{"name": "tail", "steps": [{"type": "parallel"}]}')):
             refused(api.ask("POST", path, body + tail), 400, "malformed")
     assert api.count() == before
 
@@ -282,7 +282,7 @@ def test_ids_that_name_nothing(api: Api) -> None:
             continue        # a namespace, key or name is no id; their own tests ask for odd ones
         body: Json | None = {} if each.body is not None else None
         if each.path.startswith("/v1/workflows") and each.method == "PUT":
-            body = {"name": "x", "steps": []}
+            body = {"name": "x", "steps": [{"type": "parallel"}]}
         if each.path == "/v1/assignments/{id}" and each.method == "PATCH":
             body = {"desired": "Running"}
         if each.path == "/v1/deployments/{id}" and each.method == "PUT":

@@ -15,7 +15,7 @@ api = pytest.fixture(scope="module", name="api")(serving)
 NUMBERS = itertools.count()
 MADE: dict[str, Json] = {
     "/v1/task-defs/{id}": {"name": "guarded"},
-    "/v1/workflows/{id}": {"name": "guarded", "steps": []},
+    "/v1/workflows/{id}": {"name": "guarded", "steps": [{"type": "parallel"}]},
     "/v1/schedules/{id}": {"name": "guarded", "everySec": 3600},
     "/v1/triggers/{id}": {"name": "guarded", "kind": "event", "topics": ["nodes"]},
     "/v1/webhooks/{id}": {"name": "guarded", "url": "http://127.0.0.1:9/", "topics": ["nodes"]},

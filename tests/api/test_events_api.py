@@ -105,7 +105,7 @@ def test_topics(api: Api) -> None:
     assert isinstance(start, int)
     made = api.made("/v1/task-defs", {"name": "news"})
     api.ended(api.task()["taskId"])
-    flow = api.made("/v1/workflows", {"name": "news", "steps": []})
+    flow = api.made("/v1/workflows", {"name": "news", "steps": [{"type": "parallel"}]})
     run = api.made(f"/v1/workflows/{flow['workflowId']}?action=run")
     api.gone(f"/v1/workflow-runs/{run['runId']}")
     api.done("POST", "/v1/workers/register", {"workerId": "news", "url": "http://127.0.0.1:1/"})
@@ -120,10 +120,10 @@ def test_topics(api: Api) -> None:
     assert (name, data["id"], data["what"]) == ("taskDef", made["defId"], "created")
     [(name, data)] = told("workflows", 1)
     assert (name, data["id"], data["what"]) == ("workflow", flow["workflowId"], "created")
-    runs = told("runs", 3)
-    assert [data.get("state", data.get("what")) for _, data in runs] == [
-        "Running", "Succeeded", "deleted"]
-    assert [data.get("runId", data.get("id")) for _, data in runs] == [run["runId"]] * 3
+    runs = told("runs", 4)
+    assert sorted(str(data.get("state", data.get("what"))) for _, data in runs) == [
+        "Running", "Succeeded", "Succeeded", "deleted"], "its step's end is told, too"
+    assert [data.get("runId", data.get("id")) for _, data in runs] == [run["runId"]] * 4
     workers = told("workers", 2)
     assert [(data["id"], data["what"]) for _, data in workers] == [
         ("news", "online"), ("news", "left")]

@@ -252,6 +252,7 @@ def test_retry_goes_on_from_what_failed_in_a_new_run(api: Api) -> None:
 
 
 T: Json = {"id": "t", "task": ECHO}
+PROCESS: Json = {"name": "p", "executor": "os_process"}
 
 
 @pytest.mark.parametrize(("steps", "field"), [
@@ -282,6 +283,12 @@ T: Json = {"id": "t", "task": ECHO}
                            {"command": "/bin/sh"}}, "payload": {"args": ["-c", "x ${run.id}"]}}],
      "steps[0].payload.args[1]"),
     ([{"task": {"name": "p", "executor": "magic"}}], "steps[0].task.executor"),
+    ([{"task": PROCESS}], "steps[0].payload"),
+    ([{"task": PROCESS, "payload": {"args": ["x"]}}], "steps[0].payload"),
+    ([{**T, "compensate": {"task": PROCESS}}], "steps[0].compensate.payload"),
+    ([{"type": "loop", "count": 2, "body": [{"task": PROCESS}]}], "steps[0].body[0].payload"),
+    ([{"task": {**PROCESS, "defaultPayload": {"command": "/bin/true"}},
+       "payload": {"comand": "x"}}], "steps[0].payload.comand"),
 ])
 def test_what_could_not_work_is_refused_with_its_place(api: Api, steps: list[Json],
                                                        field: str) -> None:
@@ -289,6 +296,20 @@ def test_what_could_not_work_is_refused_with_its_place(api: Api, steps: list[Jso
     refused(api.ask("POST", "/v1/workflows", {"name": "bad", "steps": steps}), 422, "invalid",
             field)
     assert api.count() == before
+
+
+def test_a_step_says_the_command_that_its_definition_leaves_open(api: Api) -> None:
+    """Alone such a definition cannot be run."""
+    definition = api.made("/v1/task-defs", {**PROCESS, "name": next(names)})["defId"]
+    refused(api.ask("POST", f"/v1/task-defs/{definition}?action=run"), 422, "invalid", "payload")
+    step: Json = {"id": "say", "definitionId": definition}
+    refused(api.ask("POST", "/v1/workflows", {"name": next(names), "steps": [step]}), 422,
+            "invalid", "steps[0].payload")
+    done = run(api, made(api, {**step, "payload": {"command": "echo", "args": ["${params.word}"]}}),
+               {"word": "so"})
+    result = task_of(api, by_id(done)["say"])["result"]
+    assert isinstance(result, dict)
+    assert result["stdout"] == "so\n"
 
 
 @pytest.mark.parametrize("odd", [b"1e400", b'{"a":[-1e999]}'])

@@ -147,7 +147,7 @@ def test_a_change_is_told_and_made_a_version(api: Api) -> None:
 def test_rollback_asks_whether_it_could_run(api: Api) -> None:
     definition = api.made("/v1/task-defs", {"name": "files.passing"})
     [made] = apply(api, "name: files.back\nsteps: [{definitionId: files.passing}]")
-    apply(api, "name: files.back\nsteps: []")
+    apply(api, "name: files.back\nsteps: [{type: parallel}]")
     api.gone(f"/v1/task-defs/{definition['defId']}")
     refused(api.ask("POST", f"/v1/workflows/{made['workflowId']}?action=rollback", {"version": 1}),
             422, "invalid", "steps[0].definitionId")
@@ -158,9 +158,10 @@ def test_rollback_asks_whether_it_could_run(api: Api) -> None:
      "line 4, column 5: "),
     ("name: x\nsteps:\n  - {id: a, type: parallel}\n  - {id: b, type: parallel, needs: [z]}",
      "invalid", "steps[1].needs[0]", "line 4, column 37: "),
-    ("name: x\nsteps: []\nstep: 1", "invalid", "step", "line 3, column 1: "),
+    ("name: x\nsteps: [{type: parallel}]\nstep: 1", "invalid", "step", "line 3, column 1: "),
     ("name: x\nsteps: 7", "invalid", "steps", "line 2, column 1: "),
-    ("name: x\nsteps: []\n---\nname: x\nsteps: []", "invalid", "name", "line 4, column 1: "),
+    ("name: x\nsteps: [{type: parallel}]\n---\nname: x\nsteps: [{type: parallel}]", "invalid",
+     "name", "line 4, column 1: "),
     ("- 1", "invalid", None, "line 1, column 1: "),
     ("name: x\nname: y", "malformed", None, "line 2, column 1: the key 'name' comes twice"),
     ("", "invalid", "yaml", "no workflow"),
@@ -168,7 +169,7 @@ def test_rollback_asks_whether_it_could_run(api: Api) -> None:
 def test_refused_with_file_and_line(api: Api, text: str, code: str, field: str | None,
                                     words: str) -> None:
     before = api.count()
-    good = "name: files.never\nsteps: []"
+    good = "name: files.never\nsteps: [{type: parallel}]"
     if text:
         answer = api.ask("POST", "/v1/workflows/apply", {
             "files": [{"name": "a.yaml", "yaml": good}, {"name": "b.yaml", "yaml": text}]})
@@ -212,6 +213,8 @@ def test_what_saving_would_refuse(api: Api) -> None:
     assert flaw["field"] == "steps[0].timeoutSec"
     [flaw] = flaws({**good, "steps": [{**step, "needs": ["nobody"]}]})
     assert flaw["field"] == "steps[0].needs[0]"
+    [flaw] = flaws({**good, "steps": []})
+    assert flaw["field"] == "steps"
     assert api.count() == before
     made = api.made("/v1/workflows", good)["workflowId"]
     [flaw] = flaws(good)
@@ -232,7 +235,7 @@ def test_a_name_that_is_an_id(api: Api) -> None:
 
 def test_what_a_schedule_starts_is_not_deleted(api: Api) -> None:
     definition = api.made("/v1/task-defs", {"name": "files.used"})
-    [made] = apply(api, "name: files.scheduled\nsteps: []")
+    [made] = apply(api, "name: files.scheduled\nsteps: [{type: parallel}]")
     path = f"/v1/workflows/{made['workflowId']}"
     for what_, place in (({"workflowId": made["workflowId"]}, path),
                          ({"defId": definition["defId"]}, f"/v1/task-defs/{definition['defId']}")):

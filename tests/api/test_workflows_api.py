@@ -84,8 +84,9 @@ def test_the_first_failure_ends_the_run(api: Api) -> None:
             "wrong_state")
 
 
-def test_a_workflow_without_steps_succeeds_at_once(api: Api) -> None:
-    assert run(api, workflow(api, "empty"))["state"] == "Succeeded"
+def test_a_workflow_without_nodes_in_the_old_form_succeeds_at_once(api: Api) -> None:
+    made = api.made("/v1/dag/workflows", {"name": "empty", "nodes": {}})
+    assert run(api, made)["state"] == "Succeeded"
 
 
 def test_cancel_stops_the_live_step_and_what_follows(api: Api) -> None:
@@ -121,11 +122,11 @@ def test_a_run_keeps_its_versions(api: Api) -> None:
     old = api.get(f"/v1/task-defs/{echo}")
     api.done("PUT", f"/v1/task-defs/{echo}", {
         "name": old["name"], "targetKind": "builtin", "targetRef": "builtin.fail"})
-    answer = api.ask("PUT", path, {"name": "pinned", "steps": []}, headers={"if-match": '"1"'})
+    said: Json = {"name": "pinned", "steps": [{"type": "parallel"}]}
+    answer = api.ask("PUT", path, said, headers={"if-match": '"1"'})
     assert whole(answer, 200)["version"] == 2
     assert answer.headers["etag"] == '"2"'
-    refused(api.ask("PUT", path, {"name": "pinned", "steps": []}, headers={"if-match": '"1"'}),
-            412, "version_mismatch")
+    refused(api.ask("PUT", path, said, headers={"if-match": '"1"'}), 412, "version_mismatch")
     done = whole(api.ask("GET", f"/v1/workflow-runs/{live['runId']}", headers=WAIT), 200)
     assert (done["state"], done["workflowVersion"]) == ("Succeeded", 1)
     assert [step["definitionVersion"] for step in steps_of(done)] == [1, 1]
@@ -139,7 +140,7 @@ def test_deleting_a_workflow_takes_its_history_along(api: Api) -> None:
     api.gone(f"/v1/workflows/{made['workflowId']}")
     path = f"/v1/workflows/{made['workflowId']}"
     for method, tail, body in (("GET", "", None), ("DELETE", "", None), ("POST", "?action=run", {}),
-                               ("PUT", "", {"name": "x", "steps": []})):
+                               ("PUT", "", {"name": "x", "steps": [{"type": "parallel"}]})):
         refused(api.ask(method, path + tail, body), 404, "not_found")
     assert api.items("/v1/workflows?name=forgotten") == []
     until = time.monotonic() + WAIT_S
@@ -149,7 +150,7 @@ def test_deleting_a_workflow_takes_its_history_along(api: Api) -> None:
         refused(api.ask("GET", f"/v1/workflow-runs/{each['runId']}"), 404, "not_found")
         assert api.items(f"/v1/tasks?runId={each['runId']}") == []
         refused(api.ask("GET", f"/v1/tasks/{steps_of(each)[0]['taskId']}"), 404, "not_found")
-    assert workflow(api, "forgotten")["workflowId"] != made["workflowId"]
+    assert workflow(api, "forgotten", {"type": "parallel"})["workflowId"] != made["workflowId"]
 
 
 def test_one_key_makes_one_workflow_and_one_run(api: Api) -> None:
@@ -204,7 +205,7 @@ def test_bad_workflows_are_refused_whole(api: Api) -> None:
             ([{"definitionId": echo, "timeoutSec": -1}], "steps[0].timeoutSec"),
             ([{"definitionId": echo, "maxRetries": 1001}], "steps[0].maxRetries"),
             ([{"definitionId": echo, "more": 1}], "steps[0].more"),
-            ([{}], "steps[0].definitionId"), ([1], "steps[0]"), ({}, "steps"),
+            ([{}], "steps[0].definitionId"), ([1], "steps[0]"), ({}, "steps"), ([], "steps"),
             ([{"definitionId": echo}] * 5001, "steps")):
         refused(api.ask("POST", "/v1/workflows", {"name": "bad", "steps": steps}), 422, "invalid",
                 field)
@@ -213,6 +214,7 @@ def test_bad_workflows_are_refused_whole(api: Api) -> None:
     path = f"/v1/workflows/{made['workflowId']}?action=run"
     refused(api.ask("POST", path, {"payload": "x" * 70_000}), 413, "too_large", "payload")
     refused(api.ask("POST", path, {"payloads": 1}), 422, "invalid", "payloads")
-    refused(api.ask("POST", "/v1/workflows", {"name": "good", "steps": []}), 409, "exists", "name")
+    refused(api.ask("POST", "/v1/workflows", {"name": "good", "steps": [{"type": "parallel"}]}),
+            409, "exists", "name")
     after = api.count()
     assert (after[2], after[3]) == (before[2] + 1, before[3])

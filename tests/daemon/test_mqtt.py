@@ -234,7 +234,8 @@ def test_a_broker_that_behaves_badly(daemon: Running) -> None:
     with Fake() as fake, Api(daemon) as api:
         api.done("PUT", "/v1/brokers/fake", {"url": f"mqtt://127.0.0.1:{fake.port}"})
         fake.welcome()
-        flow = api.made("/v1/workflows", {"name": "fake", "steps": []})["workflowId"]
+        flow = api.made("/v1/workflows", {
+            "name": "fake", "steps": [{"type": "parallel"}]})["workflowId"]
         made = api.made("/v1/triggers", {"name": "fake", "kind": "mqtt", "broker": "fake",
                                          "topic": "a/#", "workflowId": flow})
         fake.welcome()
@@ -274,7 +275,8 @@ def test_a_broker_that_was_never_there_is_away(daemon: Running) -> None:
 
 def test_what_cannot_be_is_refused(daemon: Running) -> None:
     with Api(daemon) as api:
-        flow = api.made("/v1/workflows", {"name": "x", "steps": []})["workflowId"]
+        flow = api.made("/v1/workflows", {
+            "name": "x", "steps": [{"type": "parallel"}]})["workflowId"]
         for url in ("http://x", "mqtt://", "mqtt://u@x", "mqtt://x/y", "mqtt://x:0", "x"):
             refused(api.ask("PUT", "/v1/brokers/bad", {"url": url}), 422, "invalid", "url")
         refused(api.ask("GET", "/v1/brokers/bad"), 404, "not_found")
