@@ -222,6 +222,78 @@ describe("shortDuration", () => {
   });
 });
 
+describe("how far away a moment is", () => {
+  const { language, zone } = usePreferences();
+  const before = [language.value, zone.value] as const;
+  const format = useFormat();
+  const ago = (at: string, now: string, inZone = "UTC") =>
+    format.ago(Date.parse(at), Date.parse(now), inZone);
+  afterEach(() => {
+    [language.value, zone.value] = before;
+  });
+
+  it.each([
+    ["10:00:00", "10:00:00.4", "now", "现在"],
+    ["10:00:30", "10:00:00", "in 30 sec", "30 秒后"],
+    ["09:59:00", "10:00:00", "1 min ago", "1 分钟前"],
+    ["23:59:00", "00:01:00", "in 24 hr", "24 小时后"],
+  ])("within a day is a number: %s at %s", (at, now, en, zh) => {
+    language.value = "en";
+    expect(ago(`2026-11-27T${at}Z`, `2026-11-27T${now}Z`)).toBe(en);
+    language.value = "zh";
+    expect(ago(`2026-11-27T${at}Z`, `2026-11-27T${now}Z`)).toBe(zh);
+  });
+
+  it.each([
+    ["2026-11-28T10:00Z", "2026-11-27T09:59Z", "tomorrow", "明天"],
+    ["2026-11-28T23:59Z", "2026-11-27T00:00Z", "tomorrow", "明天"],
+    ["2026-11-29T00:00Z", "2026-11-27T23:00Z", "in 25 hr", "25 小时后"],
+    ["2026-11-29T06:00Z", "2026-11-27T18:00Z", "in 36 hr", "36 小时后"],
+    ["2026-11-26T00:00Z", "2026-11-27T23:00Z", "yesterday", "昨天"],
+    ["2026-11-25T23:00Z", "2026-11-27T01:00Z", "26 hr ago", "26 小时前"],
+    ["2026-11-29T23:00Z", "2026-11-27T20:00Z", "in 2 days", "后天"],
+    ["2026-11-30T01:00Z", "2026-11-27T23:00Z", "in 2 days", "2 天后"],
+    ["2026-11-24T23:00Z", "2026-11-27T01:00Z", "2 days ago", "2 天前"],
+    ["2026-12-27T10:00Z", "2026-11-27T10:00Z", "in 30 days", "30 天后"],
+  ])("has words only for days of the calendar: %s at %s", (at, now, en, zh) => {
+    language.value = "en";
+    expect(ago(at, now)).toBe(en);
+    language.value = "zh";
+    expect(ago(at, now)).toBe(zh);
+  });
+
+  it("goes by the calendar of the zone that is shown", () => {
+    language.value = "en";
+    const [at, now] = ["2026-11-28T22:30Z", "2026-11-27T21:30Z"] as const;
+    expect(ago(at, now)).toBe("tomorrow");
+    expect(ago(at, now, "Asia/Shanghai")).toBe("tomorrow");
+    expect(ago(at, now, "Europe/Helsinki")).toBe("in 25 hr");
+    zone.value = "utc";
+    expect(format.ago(Date.parse(at), Date.parse(now))).toBe("tomorrow");
+  });
+
+  it("goes by days that daylight saving makes longer and shorter", () => {
+    language.value = "en";
+    // A day of 25 hours: 24 hours after its begin is the same day.
+    expect(ago("2026-10-25T00:10+02:00", "2026-10-25T23:50+01:00", "Europe/Berlin")).toBe(
+      "25 hr ago",
+    );
+    // A day of 23 hours: 47 hours after the evening before it is the day after it.
+    expect(ago("2026-03-30T23:30+02:00", "2026-03-28T23:30+01:00", "Europe/Berlin")).toBe(
+      "in 47 hr",
+    );
+    expect(ago("2026-03-30T23:30+02:00", "2026-03-29T00:10+01:00", "Europe/Berlin")).toBe(
+      "tomorrow",
+    );
+  });
+
+  it("has no words for days where the zone is not known", () => {
+    language.value = "en";
+    expect(ago("2026-11-28T10:00Z", "2026-11-27T10:00Z", "Mars/Olympus")).toBe("in 24 hr");
+    expect(ago("2026-11-30T10:00Z", "2026-11-27T10:00Z", "Mars/Olympus")).toBe("in 3 days");
+  });
+});
+
 describe("Chinese times", () => {
   const { language } = usePreferences();
   const before = language.value;

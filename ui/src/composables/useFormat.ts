@@ -2,6 +2,7 @@
 import { computed, onScopeDispose, readonly, ref } from "vue";
 
 import { usePreferences } from "./usePreferences";
+import { distanceTo } from "@/domain/distance";
 
 const clock = ref(Date.now());
 let watchers = 0;
@@ -25,13 +26,6 @@ export function useNow() {
   });
   return readonly(clock);
 }
-
-const UNITS = [
-  ["day", 86_400_000],
-  ["hour", 3_600_000],
-  ["minute", 60_000],
-  ["second", 1_000],
-] as const;
 
 // Made once for all who format: an Intl formatter is costly to make and cheap to use.
 const { language, zone } = usePreferences();
@@ -114,9 +108,32 @@ const day = computed(
   () =>
     new Intl.DateTimeFormat(locale.value, { month: "short", day: "numeric", ...zoned.value }),
 );
-const relative = computed(
-  () => new Intl.RelativeTimeFormat(locale.value, { numeric: "auto", style: "short" }),
-);
+const relative = computed(() => {
+  const said = (numeric: "auto" | "always") =>
+    new Intl.RelativeTimeFormat(locale.value, { numeric, style: "short" });
+  return { words: said("auto"), numbers: said("always") };
+});
+const dates = new Map<string, Intl.DateTimeFormat | null>();
+
+/** Writes dates of a zone, "" = the browser's, in figures; null where this browser knows no such zone. */
+function dateOf(inZone: string): Intl.DateTimeFormat | null {
+  let found = dates.get(inZone);
+  if (found === undefined) {
+    try {
+      found = new Intl.DateTimeFormat("sv-SE", inZone ? { timeZone: inZone } : {});
+    } catch {
+      found = null;
+    }
+    dates.set(inZone, found);
+  }
+  return found;
+}
+
+/** The calendar day of a moment as a number that grows by one a day; NaN = not known. */
+function dayIn(inZone: string, ms: number): number {
+  return Date.parse(dateOf(inZone)?.format(ms) ?? "") / 86_400_000;
+}
+
 const plain = computed(() => new Intl.NumberFormat(locale.value));
 const compact = computed(
   () =>
@@ -124,13 +141,10 @@ const compact = computed(
 );
 
 export function useFormat() {
-  /** "3 min. ago". now comes from useNow(), so that it moves. */
-  function ago(ms: number, now: number): string {
-    const diff = ms - now;
-    for (const [unit, size] of UNITS)
-      if (Math.abs(diff) >= size || unit === "second")
-        return spaced(relative.value.format(Math.round(diff / size), unit));
-    return "";
+  /** "3 min. ago". now comes from useNow(), so that it moves. inZone: the zone whose days count. */
+  function ago(ms: number, now: number, inZone = zone.value === "utc" ? "UTC" : ""): string {
+    const { count, unit, worded } = distanceTo(ms, now, (at) => dayIn(inZone, at));
+    return spaced(relative.value[worded ? "words" : "numbers"].format(count, unit));
   }
 
   function bytes(value: number): string {
