@@ -208,3 +208,24 @@ def test_by_the_keyboard_with_a_body_and_undo(api: Api, browser: Browser) -> Non
     assert isinstance(steps, list)
     assert [step["id"] for step in steps] == ["map1", "approval1"]
     assert steps[0]["body"][0]["payload"] == {"site": "${item}"}
+
+
+def test_a_chain_of_four_can_be_read_at_a_desk(api: Api, browser: Browser) -> None:
+    """Whole and large, for fields take room only once a step is chosen, and then it is in view."""
+    names = ["fetch", "count", "check", "report"]
+    made = api.made("/v1/workflows", {"name": "chain", "steps": [
+        {"id": name, "task": {"name": "builtin.echo"}} for name in names]})
+    with screen(browser, api.daemon.url) as at:
+        at.page.set_viewport_size({"width": 1440, "height": 900})
+        at.go(f"/workflows/{made['workflowId']}/edit")
+        for name in names:
+            expect(box(at, name)).to_be_in_viewport(ratio=0.99)
+        whole = box(at, "report").bounding_box()
+        assert whole is not None
+        assert whole["width"] >= 0.9 * 210
+        edit(at, "report")
+        expect(box(at, "report")).to_be_in_viewport(ratio=0.99)
+        beside = box(at, "report").bounding_box()
+        assert beside is not None
+        assert beside["width"] == pytest.approx(whole["width"], abs=1)
+        at.calm()
