@@ -1,18 +1,14 @@
-"""When endpoints that cannot speak for themselves are looked at, and how many at once.
+"""Who looks at endpoints that cannot speak for themselves, and what came of it.
 
-A program of its own looks, lookout.py, so that looks are off the request path and cost the
-daemon's loop a line of many now and then. It is started when there is somebody to look at.
-
-Those that were well when they were looked at last have a lane of their own, so that a crowd of dead
-ones, each of which takes its whole time, delays no news of the living.
+A program of its own looks, lookout.py, so that looks are off the request path. It keeps its own
+time and says what changed, so that the daemon's loop is not woken for endpoints that are as they
+were. It is started when there is somebody to look at.
 """
 
 from __future__ import annotations
 
-import heapq
 import logging
 import subprocess
-from collections import deque
 from collections.abc import Callable
 from math import inf
 from typing import Final, TypeAlias
@@ -24,66 +20,94 @@ from plumd import companion
 from plumd.balance import Endpoint, Key
 from plumd.clock import Clock
 from plumd.executors.targets import Policy
-from plumd.lookout import Allowed, Found, Lines, line_of
+from plumd.lookout import Lines, Orders, Said, Terms, Watch, line_of
 
 log = logging.getLogger("plumd.health")
 LOOKOUT: Final = (*companion.PYTHON, "plumd.lookout")
-WELL_MAX: Final = 256
-SICK_MAX: Final = 32
-EARLY_NS: Final = 20_000_000
-"""So much earlier one is looked at, with those that are due: each line wakes two programs."""
-SILENT_S: Final = 30.0
-"""A lookout that says nothing for so long, while it looks, is ended for another one. Its start is
-in this, on a machine that has much else to do."""
+START_S: Final = 30.0
+"""So long a lookout may take to say its first word, on a machine that has much else to do."""
+SILENT_S: Final = 6.0
+"""One that is silent for so long, while there is somebody to look at, is ended for another one."""
 ACTIVE: Final = ("http", "https", "tcp", "grpc")
 """Values of the label healthCheck."""
-UNDER_WAY: Final = -1
-
-Find: TypeAlias = Callable[[Key], "tuple[Endpoint, bool] | None"]
-"""(endpoint, whether it was well); None: it is gone."""
-Judge: TypeAlias = Callable[[Key, str], None]
-"""Told what a look came to."""
 
 
-class Lane:
-    """Who waits to be looked at, and who is looked at, at most so many."""
+class Vouch:
+    """The word of a lookout for all endpoints that it found well and looks at again and again."""
 
-    def __init__(self, size_max: int) -> None:
-        self.size_max = size_max
-        self.waiting: deque[Key] = deque()
-        self.looked_at: dict[Key, Endpoint] = {}
+    def __init__(self) -> None:
+        self.until_ns = 0
+        self.seen_ms = 0
+
+
+NOBODY: Final = Vouch()
+"""Vouches for nothing."""
+
+Judge: TypeAlias = Callable[[Endpoint, str, Vouch], None]
+"""Told what a look came to, and who vouches for the endpoint until something else is told."""
 
 
 class Health:
-    """`run` in a nursery of the daemon's."""
+    """`run` in a nursery of the daemon's. ttl_ns: so long an endpoint is well without a sign; it is
+    looked at in each third of that."""
 
-    def __init__(self, clock: Clock, find: Find, judge: Judge) -> None:
+    def __init__(self, clock: Clock, ttl_ns: int, judge: Judge) -> None:
         self.clock = clock
-        self._find = find
+        self.ttl_ns = ttl_ns
         self._judge = judge
-        self._due: list[tuple[int, Key]] = []
-        self._at: dict[Key, int] = {}
-        self._well, self._sick = self._lanes = Lane(WELL_MAX), Lane(SICK_MAX)
+        self._number = 0
+        self._asked: dict[int, Watch] = {}
+        self._numbers: dict[Key, int] = {}
+        self._orders: Orders | None = None      # None: nobody is there to heed them
+        self._vouch = Vouch()
         self._wake = trio.Event()
         self._patience = trio.CancelScope()
 
-    def look(self, key: Key, at_ns: int) -> None:
-        """Look at an endpoint at this time, unless it is to be looked at earlier anyway."""
-        if self._at.get(key, 1 << 62) <= at_ns:
-            return
-        self._at[key] = at_ns
-        heapq.heappush(self._due, (at_ns, key))
-        if self._due[0][0] == at_ns:
+    def look(self, endpoint: Endpoint, *, well: bool) -> None:
+        """Have an endpoint looked at once, unless that is asked for already; well: how it is
+        believed to be."""
+        self._ask(endpoint, again=False, well=well)
+
+    def watch(self, endpoint: Endpoint, *, well: bool) -> None:
+        """Have it looked at again and again from now on, and told what is found, unless that is
+        so already and was said last."""
+        self._ask(endpoint, again=True, well=well)
+
+    def leave(self, key: Key) -> bool:
+        """Have it looked at no longer, and nothing told of a look at it that is under way.
+        Answers whether it was to be looked at."""
+        number = self._numbers.pop(key, None)
+        if number is None:
+            return False
+        del self._asked[number]
+        if self._orders is not None:
+            self._orders.leave.append(number)
             self._wake.set()
+        return True
 
     @property
-    def waiting(self) -> int:
+    def asked(self) -> int:
         """How many are to be looked at."""
-        return len(self._at)
+        return len(self._asked)
+
+    def _ask(self, endpoint: Endpoint, *, again: bool, well: bool) -> None:
+        asked = self._asked.get(self._numbers.get(endpoint.key, 0))
+        if (asked is not None and asked.again == again and asked.endpoint == endpoint
+                and (asked.well == well or not again)):
+            return
+        self.leave(endpoint.key)
+        self._number += 1
+        self._numbers[endpoint.key] = self._number
+        self._asked[self._number] = watch = Watch(self._number, endpoint, again, well)
+        if self._orders is not None:
+            self._orders.watch.append(watch)
+        self._wake.set()
 
     async def run(self, policy: Policy) -> None:
         """Until canceled. policy: where looks may go."""
-        await self._wake.wait()
+        while not self._asked:
+            await self._wake.wait()
+            self._wake = trio.Event()
 
         async def live(process: trio.Process) -> None:
             assert process.stdio is not None, "it has two pipes"
@@ -97,85 +121,56 @@ class Health:
     async def talk(self, line: trio.abc.Stream, policy: Policy) -> None:
         """Let the lookout at the other end look; until it ends, is not understood, or has
         been silent for too long."""
-        for lane in self._lanes:        # what the one before it did not come to say
-            lane.waiting.extendleft(lane.looked_at)
-            lane.looked_at.clear()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._ask, line, policy)
-            with trio.CancelScope() as self._patience:
-                await self._hear(line)
-            nursery.cancel_scope.cancel()
-
-    async def _ask(self, line: trio.abc.SendStream, policy: Policy) -> None:
+        self._vouch = Vouch()       # that of the one before it holds no longer than it said
+        self._orders = Orders(list(self._asked.values()), [])
         try:
-            await line.send_all(line_of(Allowed.by(policy)))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._order, line, self._orders, policy)
+                with trio.CancelScope() as self._patience:
+                    await self._hear(line)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._orders = None
+
+    async def _order(self, line: trio.abc.SendStream, orders: Orders, policy: Policy) -> None:
+        try:
+            await line.send_all(line_of(Terms.by(policy, self.ttl_ns / 3e9)))
+            patience_s = START_S
             while True:
                 self._wake = trio.Event()
-                now_ns = self.clock.now().mono_ns
-                self._line_up(now_ns + EARLY_NS)
-                resting = not self._looking
-                if looks := [look for lane in self._lanes for look in self._let_in(lane)]:
-                    if resting:
-                        self._be_patient()
-                    await line.send_all(line_of(looks))
-                with trio.move_on_after((self._due[0][0] - now_ns) / 1e9 if self._due else inf):
-                    await self._wake.wait()
+                if orders.watch or orders.leave:
+                    said = line_of(orders)
+                    orders.watch.clear()
+                    orders.leave.clear()
+                    if self._patience.deadline == inf:
+                        self._patience.deadline = trio.current_time() + patience_s
+                        patience_s = SILENT_S
+                    await line.send_all(said)
+                await self._wake.wait()
         except trio.BrokenResourceError:
             pass        # it ended, and `_hear` hears that
 
-    def _line_up(self, until_ns: int) -> None:
-        while self._due and self._due[0][0] <= until_ns:
-            at_ns, key = heapq.heappop(self._due)
-            if self._at.get(key) == at_ns:
-                found = self._find(key)
-                if found is None:
-                    del self._at[key]
-                else:
-                    self._at[key] = UNDER_WAY
-                    (self._well if found[1] else self._sick).waiting.append(key)
-
-    def _let_in(self, lane: Lane) -> list[Endpoint]:
-        looks = []
-        while lane.waiting and len(lane.looked_at) < lane.size_max:
-            key = lane.waiting.popleft()
-            found = self._find(key)
-            if found is None:
-                del self._at[key]
-            else:
-                lane.looked_at[key] = found[0]
-                looks.append(found[0])
-        return looks
-
-    @property
-    def _looking(self) -> bool:
-        return any(lane.looked_at for lane in self._lanes)
-
-    def _be_patient(self) -> None:
-        self._patience.deadline = trio.current_time() + SILENT_S if self._looking else inf
-
     async def _hear(self, line: trio.abc.ReceiveStream) -> None:
-        saying = msgspec.json.Decoder(list[Found])
-        async for said in Lines(line):
+        saying = msgspec.json.Decoder(Said)
+        async for heard in Lines(line):
             try:
-                found = saying.decode(said)
+                said = saying.decode(heard)
             except ValueError as error:
                 log.warning("what the lookout says is not understood",
                             extra={"reason": str(error)})
                 return
-            for key, why in found:
-                self._take(key, why)
-            self._be_patient()
-            if any(lane.waiting for lane in self._lanes):
-                self._wake.set()
+            now = self.clock.now()
+            self._vouch.until_ns = now.mono_ns + self.ttl_ns - said.late_ms * 1_000_000
+            self._vouch.seen_ms = now.wall_ms
+            for number, why in said.found:
+                self._take(number, why)
+            self._patience.deadline = trio.current_time() + SILENT_S if self._asked else inf
 
-    def _take(self, key: Key, why: str) -> None:
-        """What a look came to counts, unless it was at what is another one by now."""
-        for lane in self._lanes:
-            asked = lane.looked_at.pop(key, None)
-            if asked is not None:
-                del self._at[key]
-                found = self._find(key)
-                if found is not None and found[0] is not asked:
-                    self.look(key, self.clock.now().mono_ns)
-                else:
-                    self._judge(key, why)
+    def _take(self, number: int, why: str) -> None:
+        watch = self._asked.get(number)
+        if watch is None:
+            return      # nobody wants to know any more, or what was looked at is another one by now
+        watch.well = not why
+        if not watch.again:
+            del self._asked[number], self._numbers[watch.endpoint.key]
+        self._judge(watch.endpoint, why, self._vouch if watch.again and not why else NOBODY)

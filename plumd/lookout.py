@@ -2,14 +2,18 @@
 
     python -m plumd.lookout
 
-It reads lines of JSON: first where it may call, then lists of endpoints, each of which it looks at
-at once. It says lists of what it found, when it found it. Who is looked at when, and how many at
-the same time, is the daemon's to say (health.py), so it has nothing to remember, and another one
-can take its place at any time. It ends when its stdin does.
+It reads lines of JSON: first where it may call and how often it looks, then who is to be looked at,
+once or again and again, and who no longer. It says what it found where that is not what it said
+before, and in each beat that the others are as they were: so a thousand endpoints that are well
+cost the daemon one line a second. It keeps nothing that the daemon cannot tell another one.
+
+Those that were well when they were looked at last have a lane of their own, so that a crowd of dead
+ones, each of which takes its whole time, delays no news of the living.
 """
 
 from __future__ import annotations
 
+import heapq
 import ipaddress
 import logging
 import os
@@ -17,49 +21,82 @@ import signal
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from math import inf
 from typing import Final, Self, TypeAlias
 
 import msgspec
 import trio
 
-from plumd.balance import Endpoint, Key
+from plumd.balance import Endpoint
 from plumd.executors.checks import Checks
 from plumd.executors.grpc_client import GrpcClient
 from plumd.executors.outgoing import Client
 from plumd.executors.targets import Policy
 
 log = logging.getLogger("plumd.lookout")
+WELL_MAX: Final = 256
+SICK_MAX: Final = 32
 CHECK_S: Final = 2.0
 TICK_S: Final = 0.1
+BEATS: Final = 5
+"""So many in the time between two looks at an endpoint."""
 TELL_S: Final = 0.02
 """So long findings are gathered: each line wakes the daemon."""
 STEP_S: Final = 0.001
-STEPS: Final = 16
-"""The looks of a line begin one after the other: many in a row hold a processor that a task may be
+STEP_LOOKS: Final = 4
+"""Many looks begin one after the other: at once they would hold a processor that a task may be
 waiting for."""
+SPREAD: Final = (5 ** 0.5 - 1) / 2
+"""Multiples of the golden ratio are spread evenly, however many there are."""
 NICE: Final = 10
 
 Check: TypeAlias = Callable[[Endpoint], Awaitable[str]]
 """Why an endpoint does not seem to work, "" when it does."""
-Found: TypeAlias = tuple[Key, str]
-"""What a look at an endpoint came to."""
 
 
-class Allowed(msgspec.Struct, frozen=True):
-    """Where calls may go, as a line says it; see Policy."""
+class Terms(msgspec.Struct, frozen=True):
+    """How to look, the first line of all: where calls may go (see Policy) and how often."""
 
     networks: tuple[str, ...]
     listeners: tuple[tuple[str, int], ...]
+    every_s: float
 
     @classmethod
-    def by(cls, policy: Policy) -> Self:
-        """What a policy allows."""
-        return cls(tuple(map(str, policy.networks)), tuple(policy.listeners))
+    def by(cls, policy: Policy, every_s: float) -> Self:
+        """What a policy allows, so often."""
+        return cls(tuple(map(str, policy.networks)), tuple(policy.listeners), every_s)
 
     @property
     def policy(self) -> Policy:
         """The policy that was said."""
         return Policy(tuple(map(ipaddress.ip_network, self.networks)), frozenset(self.listeners))
+
+
+class Watch(msgspec.Struct):
+    """An endpoint to be looked at, `again` and again or once; well: how it is believed to be.
+
+    Its number is never that of another one, of the same endpoint neither.
+    """
+
+    number: int
+    endpoint: Endpoint
+    again: bool
+    well: bool
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """Whom to look at from now on, and whom no longer."""
+
+    watch: list[Watch]
+    leave: list[int]
+
+
+class Said(msgspec.Struct, frozen=True):
+    """What was found, by numbers: news only. Everyone else who is looked at again and again is as
+    was said last, and was looked at when it was due or at most `late_ms` later."""
+
+    found: list[tuple[int, str]]
+    late_ms: int
 
 
 class Lines:
@@ -85,17 +122,32 @@ class Lines:
         return line
 
 
-def line_of(value: msgspec.Struct | list[Endpoint] | list[Found]) -> bytes:
+def line_of(value: Terms | Orders | Said) -> bytes:
     """A value as a line."""
     return msgspec.json.encode(value) + b"\n"
 
 
-class Lookout:
-    """Looks like this."""
+class Lane:
+    """Who is due, with the time when it was, and how many are looked at, at most so many."""
 
-    def __init__(self, check: Check) -> None:
+    def __init__(self, size_max: int) -> None:
+        self.size_max = size_max
+        self.waiting: deque[tuple[float, Watch]] = deque()
+        self.looks = 0
+
+
+class Lookout:
+    """Looks like this, at each endpoint so often."""
+
+    def __init__(self, check: Check, every_s: float) -> None:
         self.check = check
-        self._found: list[Found] = []
+        self.every_s = every_s
+        self._watches: dict[int, Watch] = {}
+        self._said: dict[int, str] = {}
+        self._due: list[tuple[float, int]] = []
+        self._well, self._sick = self._lanes = Lane(WELL_MAX), Lane(SICK_MAX)
+        self._wake = trio.Event()
+        self._found: list[tuple[int, str]] = []
         self._news = trio.Event()
         self._ticks = 0
         self._looks: deque[tuple[int, trio.CancelScope]] = deque()
@@ -103,31 +155,80 @@ class Lookout:
 
     async def serve(self, asked: Lines, told: trio.abc.SendStream) -> None:
         """Until nobody asks any more."""
-        asking = msgspec.json.Decoder(list[Endpoint])
+        asking = msgspec.json.Decoder(Orders)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell, told)
+            nursery.start_soon(self._begin_looks, nursery)
             nursery.start_soon(self._give_up)
             async for line in asked:
-                looks = asking.decode(line)
-                at_once = len(looks) // STEPS + 1
-                for at in range(0, len(looks), at_once):
-                    for endpoint in looks[at:at + at_once]:
-                        nursery.start_soon(self._look, endpoint)
-                    await trio.sleep(STEP_S)
+                self._heed(asking.decode(line))
             nursery.cancel_scope.cancel()
 
-    async def _look(self, endpoint: Endpoint) -> None:
+    def _heed(self, orders: Orders) -> None:
+        now_s = trio.current_time()
+        for watch in orders.watch:
+            self._watches[watch.number] = watch
+            later_s = watch.number * SPREAD % 1 * self.every_s if watch.again else 0.0
+            heapq.heappush(self._due, (now_s + later_s, watch.number))
+        for number in orders.leave:
+            self._watches.pop(number, None)
+            self._said.pop(number, None)
+        self._wake.set()
+        self._news.set()        # a beat: we are here
+
+    async def _begin_looks(self, nursery: trio.Nursery) -> None:
+        while True:
+            self._wake = trio.Event()
+            now_s = trio.current_time()
+            while self._due and self._due[0][0] <= now_s:
+                at_s, number = heapq.heappop(self._due)
+                watch = self._watches.get(number)
+                if watch is not None:
+                    (self._well if watch.well else self._sick).waiting.append((at_s, watch))
+            begun = [self._begin(lane, nursery) for lane in self._lanes]
+            if STEP_LOOKS in begun:
+                await trio.sleep(STEP_S)
+                continue
+            with trio.move_on_after(self._due[0][0] - now_s if self._due else inf):
+                await self._wake.wait()
+
+    def _begin(self, lane: Lane, nursery: trio.Nursery) -> int:
+        begun = 0
+        while lane.waiting and lane.looks < lane.size_max and begun < STEP_LOOKS:
+            _, watch = lane.waiting.popleft()
+            if watch.number in self._watches:
+                lane.looks += 1
+                begun += 1
+                nursery.start_soon(self._look, watch, lane)
+        return begun
+
+    async def _look(self, watch: Watch, lane: Lane) -> None:
         why = f"no answer within {CHECK_S:g} s"
         with trio.CancelScope() as scope:
             self._looks.append((self._ticks, scope))
             self._begun.set()
             try:
-                why = await self.check(endpoint)
+                why = await self.check(watch.endpoint)
             except Exception as error:  # a defect that one meets must not end looks at the others
                 log.exception("a look failed")
                 why = f"the look at it failed: {error!r}"
-        self._found.append((endpoint.key, why))
-        self._news.set()
+        lane.looks -= 1
+        if lane.waiting:
+            self._wake.set()
+        if watch.number in self._watches:
+            self._note(watch, why)
+
+    def _note(self, watch: Watch, why: str) -> None:
+        if self._said.get(watch.number) != why:
+            self._found.append((watch.number, why))
+            self._news.set()
+        if watch.again:
+            self._said[watch.number] = why
+            watch.well = not why
+            heapq.heappush(self._due, (trio.current_time() + self.every_s, watch.number))
+            self._wake.set()
+        else:
+            del self._watches[watch.number]
 
     async def _give_up(self) -> None:
         """End looks that take too long, by a clock that goes no faster than we: where the machine
@@ -144,22 +245,28 @@ class Lookout:
     async def _tell(self, told: trio.abc.SendStream) -> None:
         with suppress(trio.BrokenResourceError):    # nobody listens, so nobody asks, either
             while True:
-                await self._news.wait()
+                with trio.move_on_after(self.every_s / BEATS if self._watches else inf):
+                    await self._news.wait()
                 self._news = trio.Event()
                 found, self._found = self._found, []
-                await told.send_all(line_of(found))
+                await told.send_all(line_of(Said(found, self._late_ms())))
                 await trio.sleep(TELL_S)
+
+    def _late_ms(self) -> int:
+        now_s = trio.current_time()
+        due_s = (first[0][0] for first in (self._well.waiting, self._due) if first)
+        return round(max(0.0, now_s - min(due_s, default=now_s)) * 1e3)
 
 
 async def run(asked: Lines, told: trio.abc.SendStream) -> None:
     """The whole program, until `asked` ends."""
-    allowed = msgspec.json.decode(await anext(asked), type=Allowed)
-    client = Client(allowed.policy)
+    terms = msgspec.json.decode(await anext(asked), type=Terms)
+    client = Client(terms.policy)
     grpc = GrpcClient(client)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.run)
         nursery.start_soon(grpc.run)
-        await Lookout(Checks(client, grpc).check).serve(asked, told)
+        await Lookout(Checks(client, grpc).check, terms.every_s).serve(asked, told)
         nursery.cancel_scope.cancel()
 
 

@@ -18,9 +18,9 @@ import trio
 from plumd import balance
 from plumd.balance import Endpoint, Key, Load
 from plumd.breaker import Policy
-from plumd.clock import Clock, draw_seed
+from plumd.clock import Clock, Instant, draw_seed
 from plumd.errors import NotFound, PlumError
-from plumd.health import ACTIVE, Health
+from plumd.health import ACTIVE, NOBODY, Health, Vouch
 from plumd.model import Cause
 from plumd.service_calls import ServiceCalls
 from plumd.store import services
@@ -69,8 +69,9 @@ class Live:
 
     def __init__(self, endpoint: Endpoint, expires_ns: int) -> None:
         self.endpoint = endpoint
-        self.expires_ns = expires_ns
-        self.seen_ms = 0
+        self.renewed_ns = expires_ns    # so long it is well by its own signs of life
+        self.beat_ms = 0
+        self.vouch = NOBODY             # who looks at it again and again, and found it well
         self.reported = True        # its instance says that it is well
         self.checked = True         # our own last look found it well
         self.why = ""               # what it found wrong
@@ -79,9 +80,30 @@ class Live:
         self.check_ns = 0           # no check before this time
         self.load = Load()
 
+    @property
+    def watched(self) -> bool:
+        """Whether it needs no heartbeat: we look, again and again."""
+        return self.endpoint.labels.get("healthCheck", "") in ACTIVE
+
+    @property
+    def expires_ns(self) -> int:
+        """When it is no longer believed to be well, unless there is another sign of it."""
+        return max(self.renewed_ns, self.vouch.until_ns)
+
+    @property
+    def seen_ms(self) -> int:
+        """Its last sign of life, 0 = none since our start."""
+        return max(self.beat_ms, self.vouch.seen_ms)
+
+    def vouched_by(self, vouch: Vouch) -> None:
+        """Somebody else's word counts from now on; how long that of the one before held stays."""
+        self.renewed_ns, self.beat_ms = self.expires_ns, self.seen_ms
+        self.vouch = vouch
+
     def healthy(self, now_ns: int) -> bool:
         """Whether it is believed to be well."""
-        return self.reported and self.checked and now_ns < self.expires_ns
+        return self.reported and self.checked and (
+            now_ns < self.renewed_ns or now_ns < self.vouch.until_ns)
 
 
 class Registry:
@@ -116,9 +138,9 @@ class Registry:
 
     def start_looking(self) -> Health:
         """From now on endpoints are looked at, by the Health that is to be run."""
-        self.health = Health(self.clock, self._find, self._judge)
+        self.health = Health(self.clock, self.ttl_ns, self._judge)
         for live in self._live.values():
-            self._look_by_itself(live)
+            self._watch(live, well=True)
         return self.health
 
     async def set_policy(self, service: str, policy: Policy | None) -> None:
@@ -147,7 +169,7 @@ class Registry:
         for one in endpoints:
             live = self._live.get(one.key)
             if live is not None:
-                self._well(live, now.mono_ns, now.wall_ms)
+                self._hear(live, now, healthy=True)
 
     async def move(self, key: Key, endpoint: Endpoint, *, create: bool) -> None:
         """Make the endpoint with this key what is given, its key included.
@@ -188,11 +210,11 @@ class Registry:
             if key not in found:
                 self._drop(key)
         for key, one in found.items():
-            if key in self._live:
-                self._live[key].endpoint = one
-                self._look_by_itself(self._live[key])
-            else:
+            live = self._live.get(key)
+            if live is None:
                 self._add(one)
+            elif live.endpoint != one:
+                self._become(live, one)
         self._stir()        # there may be a nearer deadline now
 
     def _add(self, endpoint: Endpoint) -> None:
@@ -201,9 +223,19 @@ class Registry:
         self._live[key] = live
         self._of_service.setdefault(endpoint.service, {})[key] = live
         self._of_instance.setdefault(endpoint.instance_id, {})[key] = live
-        self._look_by_itself(live)
+        self._watch(live, well=True)
+
+    def _become(self, live: Live, endpoint: Endpoint) -> None:
+        """What was found, or is being found now, is not said of what it has become."""
+        live.vouched_by(NOBODY)
+        live.endpoint = endpoint
+        if self.health is not None and self.health.leave(endpoint.key) and not live.watched:
+            self.health.look(endpoint, well=live.checked)
+        self._watch(live, well=live.checked)
 
     def _drop(self, key: Key) -> None:
+        if self.health is not None:
+            self.health.leave(key)
         del self._live[key]
         for index, name in ((self._of_service, key[0]), (self._of_instance, key[1])):
             del index[name][key]
@@ -230,14 +262,13 @@ class Registry:
         for live in mine.values():
             if not verdicts:
                 # Its own word was asked for and not given, so ours counts: `checked` stays.
-                self._renew(live, now.mono_ns, now.wall_ms)
+                self._renew(live, now)
                 live.reported = True
                 self._ask_check(live, now.mono_ns)
             else:
                 for verdict in verdicts:
                     if verdict.means(live.endpoint):
-                        self._renew(live, now.mono_ns, now.wall_ms)
-                        live.reported, live.checked = verdict.healthy, True
+                        self._hear(live, now, healthy=verdict.healthy)
             self._note(live, now.mono_ns)
 
     def beat_known(self, instance_id: str, verdicts: Sequence[Verdict]) -> None:
@@ -249,19 +280,17 @@ class Registry:
         """Somebody says how an endpoint is; one that is not known is passed over."""
         live = self._live.get(key)
         if live is not None:
-            now = self.clock.now()
-            self._well(live, now.mono_ns, now.wall_ms)
-            live.reported = healthy
-            self._note(live, now.mono_ns)
+            self._hear(live, self.clock.now(), healthy=healthy)
 
-    def _well(self, live: Live, now_ns: int, now_ms: int) -> None:
-        self._renew(live, now_ns, now_ms)
-        live.reported = live.checked = True
-        live.why = ""
-        self._note(live, now_ns)
+    def _hear(self, live: Live, now: Instant, *, healthy: bool) -> None:
+        """Its own word, or that of who registers it, counts until our next look."""
+        self._renew(live, now)
+        live.reported, live.checked, live.why = healthy, True, ""
+        self._watch(live, well=healthy)
+        self._note(live, now.mono_ns)
 
-    def _renew(self, live: Live, now_ns: int, now_ms: int) -> None:
-        live.expires_ns, live.seen_ms = now_ns + self.ttl_ns, now_ms
+    def _renew(self, live: Live, now: Instant) -> None:
+        live.renewed_ns, live.beat_ms = now.mono_ns + self.ttl_ns, now.wall_ms
 
     def _note(self, live: Live, now_ns: int) -> None:
         if live.healthy(now_ns) != live.told:
@@ -272,37 +301,24 @@ class Registry:
         self._wake.set()
 
     def _ask_check(self, live: Live, now_ns: int) -> None:
-        if (self.health is None or now_ns < live.check_ns
+        if (self.health is None or live.watched or now_ns < live.check_ns
                 or live.endpoint.protocol.lower() == "udp"):
             return
         live.check_ns = now_ns + self.ttl_ns // 3
-        self.health.look(live.endpoint.key, now_ns)
+        self.health.look(live.endpoint, well=live.checked)
 
-    def _look_by_itself(self, live: Live) -> None:
-        """An endpoint with the label healthCheck needs no heartbeat: we look, again and again."""
-        if self.health is not None and live.endpoint.labels.get("healthCheck", "") in ACTIVE:
-            every_ns = self.ttl_ns // 3
-            self.health.look(live.endpoint.key,
-                             self.clock.now().mono_ns + self._draw() % every_ns)
+    def _watch(self, live: Live, *, well: bool) -> None:
+        if self.health is not None and live.watched:
+            self.health.watch(live.endpoint, well=well)
 
-    def _find(self, key: Key) -> tuple[Endpoint, bool] | None:
-        live = self._live.get(key)
-        return None if live is None else (live.endpoint, live.checked)
-
-    def _judge(self, key: Key, why: str) -> None:
+    def _judge(self, endpoint: Endpoint, why: str, vouch: Vouch) -> None:
         """What a look at an endpoint came to."""
-        live = self._live.get(key)
-        if live is None:
-            return
-        now = self.clock.now()
+        live = self._live[endpoint.key]
         live.checked, live.why = not why, why
-        if live.endpoint.labels.get("healthCheck", "") in ACTIVE:
-            if not why:
-                self._renew(live, now.mono_ns, now.wall_ms)
-                live.reported = True
-            if self.health is not None:
-                self.health.look(key, now.mono_ns + self.ttl_ns // 3)
-        self._note(live, now.mono_ns)
+        live.vouched_by(vouch)
+        if vouch is not NOBODY:
+            live.reported = True
+        self._note(live, self.clock.now().mono_ns)
 
     def _note_breaker(self, key: Key, state: str) -> None:
         self._breaker_news.append((key, f"breaker {state}"))

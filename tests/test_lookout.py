@@ -7,8 +7,10 @@ import signal
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 import trio
@@ -21,13 +23,30 @@ from plumd import companion
 from plumd.balance import Endpoint, Key
 from plumd.clock import SystemClock
 from plumd.executors.targets import Policy
-from plumd.health import LOOKOUT, SICK_MAX, SILENT_S, WELL_MAX, Health
-from plumd.lookout import CHECK_S, Allowed, Check, Lines, Lookout, line_of
+from plumd.health import LOOKOUT, NOBODY, SILENT_S, START_S, Health, Vouch
+from plumd.lookout import (
+    BEATS,
+    CHECK_S,
+    SICK_MAX,
+    WELL_MAX,
+    Check,
+    Lines,
+    Lookout,
+    Orders,
+    Said,
+    Terms,
+    Watch,
+    line_of,
+)
 from tests.executors.farside import Call, answer, certified, far_side, refusing_port, replying
 from tests.executors.test_grpc_calls import serving
 from tests.test_services import TrioClock
 
 PATIENCE_S = 30.0
+TTL_S = 15.0
+EVERY_S = TTL_S / 3
+SOON_S = 0.1
+"""After so long, in virtual time, looks that were due have been made, and told."""
 
 
 def asking(port: int, kind: str = "http", ip: str = "127.0.0.1", name: str = "i") -> Endpoint:
@@ -36,35 +55,32 @@ def asking(port: int, kind: str = "http", ip: str = "127.0.0.1", name: str = "i"
 
 
 class Book:
-    """Endpoints, and what looks at them came to."""
+    """Endpoints, and what is told of them."""
 
     def __init__(self, endpoints: Iterable[Endpoint]) -> None:
-        self.endpoints = {one.key: one for one in endpoints}
-        self.found: dict[Key, list[str]] = {key: [] for key in self.endpoints}
+        self.endpoints = list(endpoints)
+        self.found: dict[Key, list[str]] = {one.key: [] for one in self.endpoints}
+        self.vouch: dict[Key, Vouch] = {}
         self.news = trio.Event()
 
-    def find(self, key: Key) -> tuple[Endpoint, bool] | None:
+    def judge(self, endpoint: Endpoint, why: str, vouch: Vouch) -> None:
         """As the registry does it."""
-        one = self.endpoints.get(key)
-        return None if one is None else (one, self.found[key][-1:] in ([], [""]))
-
-    def judge(self, key: Key, why: str) -> None:
-        """As the registry does it."""
-        self.found[key].append(why)
+        self.found[endpoint.key].append(why)
+        self.vouch[endpoint.key] = vouch
         self.news.set()
         self.news = trio.Event()
 
     async def wait(self, count: int = 1, patience_s: float = PATIENCE_S) -> None:
-        """Until all were looked at so often."""
+        """Until so much was told of each."""
         with trio.fail_after(patience_s):
             while any(len(found) < count for found in self.found.values()):
                 await self.news.wait()
 
-    def watch(self, clock: SystemClock | TrioClock) -> Health:
-        """Somebody who has all of them to be looked at now."""
-        health = Health(clock, self.find, self.judge)
-        for key in self.endpoints:
-            health.look(key, 0)
+    def health(self, clock: SystemClock | TrioClock) -> Health:
+        """Somebody who has all of them looked at once."""
+        health = Health(clock, round(TTL_S * 1e9), self.judge)
+        for one in self.endpoints:
+            health.look(one, well=True)
         return health
 
 
@@ -75,8 +91,8 @@ async def looking(health: Health, check: Check) -> AsyncIterator[None]:
     lines = Lines(theirs)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(health.talk, ours, Policy())
-        await anext(lines)
-        nursery.start_soon(Lookout(check).serve, lines, theirs)
+        terms = msgspec.json.decode(await anext(lines), type=Terms)
+        nursery.start_soon(Lookout(check, terms.every_s).serve, lines, theirs)
         yield
         nursery.cancel_scope.cancel()
 
@@ -85,7 +101,7 @@ async def looking(health: Health, check: Check) -> AsyncIterator[None]:
 async def program(book: Book, policy: Policy | None = None) -> AsyncIterator[None]:
     """The real one, kept by Health."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(book.watch(SystemClock()).run, policy or Policy())
+        nursery.start_soon(book.health(SystemClock()).run, policy or Policy())
         yield
         nursery.cancel_scope.cancel()
     assert lookouts() == [], "it is gone"
@@ -115,7 +131,7 @@ def test_lines_are_whole_however_they_come(lines: list[bytes], size: int) -> Non
 def test_where_calls_may_go_is_said_whole() -> None:
     policy = Policy(tuple(map(ipaddress.ip_network, ("10.0.0.0/8", "fd00::/8"))),
                     frozenset({("0.0.0.0", 80), ("::1", 81)}))
-    assert Allowed.by(policy).policy == policy
+    assert Terms.by(policy, 5).policy == policy
 
 
 async def test_all_kinds_of_looks_by_the_real_program() -> None:
@@ -179,14 +195,15 @@ async def test_networks_bound_its_looks() -> None:
 
 async def test_it_is_started_when_there_is_somebody_to_look_at() -> None:
     async with far_side(replying(200)) as side, trio.open_nursery() as nursery:
-        book = Book(())
-        health = book.watch(SystemClock())
+        one, gone = asking(side.port), asking(side.port, name="gone")
+        book = Book([one])
+        health = Health(SystemClock(), round(TTL_S * 1e9), book.judge)
         nursery.start_soon(health.run, Policy())
+        health.look(gone, well=True)
+        health.leave(gone.key)
         await trio.testing.wait_all_tasks_blocked()
         assert lookouts() == []
-        one = asking(side.port)
-        book.endpoints[one.key], book.found[one.key] = one, []
-        health.look(one.key, 0)
+        health.look(one, well=True)
         await book.wait()
         assert len(lookouts()) == 1
         nursery.cancel_scope.cancel()
@@ -214,77 +231,196 @@ async def test_one_that_is_killed_has_a_successor_who_looks_again() -> None:
 
 async def test_one_that_hangs_is_ended(autojump_clock: MockClock) -> None:
     book = Book([asking(80)])
-    health = book.watch(TrioClock(autojump_clock))
-    ours, _theirs = trio.testing.memory_stream_pair()
+    health = book.health(TrioClock(autojump_clock))
+    ours, theirs = trio.testing.memory_stream_pair()
     await health.talk(ours, Policy())
-    assert trio.current_time() == pytest.approx(SILENT_S)
+    assert trio.current_time() == pytest.approx(START_S), "it never said a word"
+
+    begun_s = trio.current_time()
+    await theirs.send_all(line_of(Said([], 0)))
+    await health.talk(ours, Policy())
+    assert trio.current_time() - begun_s == pytest.approx(SILENT_S)
 
     async def check(_: Endpoint) -> str:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(CHECK_S / 2)
         return ""
 
     async with looking(health, check):
         await book.wait()
         await trio.sleep(10 * SILENT_S)     # nobody is looked at, so there is nothing to say
-        health.look(asking(80).key, 0)
+        health.look(asking(80), well=True)
         await book.wait(2)
+        health.watch(asking(80), well=True)
+        await book.wait(3)
+        await trio.sleep(10 * SILENT_S)     # one is looked at, so there are beats
 
 
 async def test_one_that_ends_early_is_no_error(autojump_clock: MockClock) -> None:
     book = Book([asking(80)])
     ours, theirs = trio.testing.memory_stream_pair()
     await theirs.aclose()
-    await book.watch(TrioClock(autojump_clock)).talk(ours, Policy())
+    await book.health(TrioClock(autojump_clock)).talk(ours, Policy())
 
 
 @pytest.mark.parametrize("said", [
-    b"no JSON", b"\xff", b'[["\xff", ""]]', b"{}", b'[[["s", "i"], ""]]', b"[1]", b"[" * 100_000])
+    b"no JSON", b"\xff", b'{"found":[[1,"\xff"]],"late_ms":0}', b"{}", b"[1]", b"[" * 100_000,
+    b'{"found":[["1",""]],"late_ms":0}', b'{"found":[],"late_ms":1e999}',
+    b'{"found":[],"late_ms":NaN}'])
 async def test_one_that_is_not_understood_is_ended(autojump_clock: MockClock, said: bytes) -> None:
     book = Book([asking(80)])
     ours, theirs = trio.testing.memory_stream_pair()
     await theirs.send_all(said + b"\n")
-    await book.watch(TrioClock(autojump_clock)).talk(ours, Policy())
+    await book.health(TrioClock(autojump_clock)).talk(ours, Policy())
     assert trio.current_time() == 0
     assert book.found == {asking(80).key: []}
 
 
 async def test_what_nobody_asked_for_is_passed_over(autojump_clock: MockClock) -> None:
-    one, unknown, later = asking(80), asking(81), asking(82)
-    book = Book([one])
+    one, left = asking(80), asking(81)
+    book = Book([one, left])
     ours, theirs = trio.testing.memory_stream_pair()
-    health = book.watch(TrioClock(autojump_clock))
-    book.endpoints[later.key], book.found[later.key] = later, []
-    health.look(later.key, 1 << 61)
+    health = book.health(TrioClock(autojump_clock))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(health.talk, ours, Policy())
         lines = Lines(theirs)
-        for _ in range(2):
-            await anext(lines)
-        await theirs.send_all(line_of([
-            (unknown.key, ""), (later.key, "too early"), (one.key, ""), (one.key, "twice")]))
+        await anext(lines)
+        first, second = msgspec.json.decode(await anext(lines), type=Orders).watch
+        health.leave(left.key)
+        assert msgspec.json.decode(await anext(lines), type=Orders).leave == [second.number]
+        await theirs.send_all(line_of(Said([
+            (0, ""), (1 << 70, "unknown"), (second.number, "left"), (first.number, ""),
+            (first.number, "twice")], 0)))
         await trio.testing.wait_all_tasks_blocked()
-        assert (book.found, health.waiting) == ({one.key: [""], later.key: []}, 1)
+        assert book.found == {one.key: [""], left.key: []}
+        assert health.asked == 0
         nursery.cancel_scope.cancel()
 
 
 async def test_what_was_found_of_an_endpoint_is_not_said_of_its_successor(
         autojump_clock: MockClock) -> None:
     """It died while it was looked at, and came again at the same place, or looks otherwise."""
-    old = asking(80, "http")
-    looks = 0
+    old, new = asking(80, "http"), asking(80, "tcp")
 
     async def check(one: Endpoint) -> str:
-        nonlocal looks
-        looks += 1
-        if looks == 1:
-            book.endpoints[old.key] = asking(80, "tcp")
-            return "dead"
+        if one == old:
+            health.look(new, well=True)
+        await trio.sleep(1)
         return one.labels["healthCheck"]
 
     book = Book([old])
-    async with looking(book.watch(TrioClock(autojump_clock)), check):
-        await book.wait()
+    health = book.health(TrioClock(autojump_clock))
+    async with looking(health, check):
+        await trio.sleep(EVERY_S)
         assert book.found[old.key] == ["tcp"]
+
+
+async def test_only_news_are_told_and_beats_vouch_for_the_others(
+        autojump_clock: MockClock) -> None:
+    sick: set[str] = set()
+    looks: dict[str, list[float]] = {}
+
+    async def check(one: Endpoint) -> str:
+        looks.setdefault(one.instance_id, []).append(trio.current_time())
+        await trio.sleep(0.01)
+        return "refused" if one.instance_id in sick else ""
+
+    names = [f"i{number}" for number in range(20)]
+    book = Book([])
+    book.found = {asking(80, name=name).key: [] for name in names}
+    clock = TrioClock(autojump_clock)
+    health = book.health(clock)
+    async with looking(health, check):
+        for name in names:
+            health.watch(asking(80, name=name), well=True)
+        await trio.sleep(EVERY_S + SOON_S)
+        assert all(found == [""] for found in book.found.values())
+        assert NOBODY not in book.vouch.values()
+        begun_s = trio.current_time()
+        await trio.sleep(20 * EVERY_S)
+        assert all(len(found) == 1 for found in book.found.values()), "nothing is new"
+        for at_s in looks.values():
+            assert sum(one >= begun_s for one in at_s) == pytest.approx(20, abs=1)
+        vouch, = set(book.vouch.values())
+        assert vouch.until_ns / 1e9 > trio.current_time() + TTL_S - EVERY_S / BEATS - SOON_S
+        assert vouch.seen_ms / 1e3 > trio.current_time() - EVERY_S / BEATS - SOON_S
+
+        sick.add("i3")
+        await trio.sleep(EVERY_S + SOON_S)
+        assert book.found[asking(80, name="i3").key] == ["", "refused"]
+        assert book.vouch[asking(80, name="i3").key] is NOBODY
+        sick.clear()
+        await trio.sleep(EVERY_S + SOON_S)
+        assert book.found[asking(80, name="i3").key] == ["", "refused", ""]
+        assert set(book.vouch.values()) == {vouch}
+
+        health.leave(asking(80, name="i4").key)
+        before = len(looks["i4"])
+        await trio.sleep(5 * EVERY_S)
+        assert len(looks["i4"]) == before
+
+
+async def test_who_is_believed_to_be_otherwise_is_told_anew(autojump_clock: MockClock) -> None:
+    async def check(_: Endpoint) -> str:
+        await trio.lowlevel.checkpoint()
+        return "refused"
+
+    one = asking(80)
+    book = Book([])
+    book.found[one.key] = []
+    health = book.health(TrioClock(autojump_clock))
+    async with looking(health, check):
+        for told, well in ((1, True), (1, False), (2, True), (3, True)):
+            health.watch(one, well=well)
+            await trio.sleep(EVERY_S + SOON_S)
+            assert len(book.found[one.key]) == told
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_beats_say_how_late_looks_are() -> None:
+    """So nobody is vouched for who was not looked at for as long as an endpoint may be silent."""
+    async def check(_: Endpoint) -> str:
+        await trio.sleep_forever()
+        raise AssertionError("it is given up")
+
+    ours, theirs = trio.testing.memory_stream_pair()
+    late = [0]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Lookout(check, EVERY_S).serve, Lines(theirs), theirs)
+        await ours.send_all(line_of(Orders([
+            Watch(number, asking(80, name=str(number)), again=False, well=True)
+            for number in range(1, 4 * WELL_MAX + 1)], [])))
+        told = 0
+        async for line in Lines(ours):
+            said = msgspec.json.decode(line, type=Said)
+            told += len(said.found)
+            late.append(said.late_ms)
+            if told == 4 * WELL_MAX:
+                break
+        nursery.cancel_scope.cancel()
+    assert 3 * CHECK_S <= max(late) / 1e3 <= 4 * CHECK_S
+    assert late[-1] == 0
+
+
+async def test_the_word_of_one_that_ended_holds_no_longer_than_it_said(
+        autojump_clock: MockClock) -> None:
+    async def check(_: Endpoint) -> str:
+        await trio.lowlevel.checkpoint()
+        return ""
+
+    book = Book([])
+    one = asking(80)
+    book.found[one.key] = []
+    health = book.health(TrioClock(autojump_clock))
+    health.watch(one, well=True)
+    async with looking(health, check):
+        await book.wait()
+    first = book.vouch[one.key]
+    until_ns = first.until_ns
+    async with looking(health, check):
+        await book.wait(2)
+    assert first.until_ns == until_ns
+    assert book.vouch[one.key] is not first
+    assert book.vouch[one.key].until_ns > until_ns
 
 
 async def test_an_answer_that_lies_there_while_the_lookout_does_not_run_is_not_late(
@@ -296,7 +432,7 @@ async def test_an_answer_that_lies_there_while_the_lookout_does_not_run_is_not_l
         return ""
 
     book = Book([asking(80)])
-    async with looking(book.watch(TrioClock(mock_clock)), check):
+    async with looking(book.health(TrioClock(mock_clock)), check):
         while not book.found[asking(80).key]:
             await trio.testing.wait_all_tasks_blocked()
             mock_clock.jump(0.01)
@@ -312,7 +448,7 @@ async def test_a_look_that_meets_a_defect_ends_no_other(
         return ""
 
     book = Book([asking(80), asking(81)])
-    async with looking(book.watch(TrioClock(autojump_clock)), check):
+    async with looking(book.health(TrioClock(autojump_clock)), check):
         await book.wait()
     assert "a defect" in book.found[asking(80).key][0]
     assert book.found[asking(81).key] == [""]
@@ -323,10 +459,12 @@ async def test_ten_thousand_that_never_answer(autojump_clock: MockClock) -> None
     """Few at a time are asked, and who is well is seen all the while."""
     hanging = most = 0
     well = asking(1, name="well")
+    looks: list[float] = []
 
     async def check(one: Endpoint) -> str:
         nonlocal hanging, most
         if one == well:
+            looks.append(trio.current_time())
             return ""
         hanging += 1
         most = max(most, hanging)
@@ -335,23 +473,22 @@ async def test_ten_thousand_that_never_answer(autojump_clock: MockClock) -> None
         finally:
             hanging -= 1
 
-    book = Book([well, *(asking(port) for port in range(10_001, 20_001))])
-    health = book.watch(TrioClock(autojump_clock))
+    book = Book([])
+    book.endpoints = [well, *(asking(port) for port in range(10_001, 20_001))]
+    book.found = {one.key: [] for one in book.endpoints}
+    health = book.health(TrioClock(autojump_clock))
+    health.watch(well, well=True)
     async with looking(health, check):
         await book.wait(patience_s=100)
         assert (most, hanging) == (WELL_MAX, 0)
         most = 0
-        for key in book.endpoints:
-            health.look(key, health.clock.now().mono_ns)
-        begun_s = trio.current_time()
-        with trio.move_on_after(100):
-            for count in range(2, 22):
-                while len(book.found[well.key]) < count:
-                    await book.news.wait()
-                await trio.sleep(5)
-                health.look(well.key, 0)
-        assert trio.current_time() - begun_s == pytest.approx(100), "each time at once"
-        assert len(book.found[well.key]) == 21
+        for one in book.endpoints[1:]:
+            health.watch(one, well=False)
+        looks.clear()
+        await trio.sleep(100)
+        assert [later - at for at, later in pairwise(looks)] == pytest.approx(
+            [EVERY_S] * (len(looks) - 1)), "each time at once"
+        assert len(looks) == 100 / EVERY_S
         assert most == SICK_MAX
 
 
@@ -399,13 +536,16 @@ async def test_it_ends_with_its_stdin_and_heeds_no_ctrl_c() -> None:
             list(LOOKOUT), stdin=-1, stdout=-1)
         assert process.stdin is not None
         assert process.stdout is not None
-        await process.stdin.send_all(line_of(Allowed.by(Policy()))
-                                     + line_of([asking(side.port)]))
-        assert await anext(Lines(process.stdout)) == line_of([(asking(side.port).key, "")])[:-1]
-        for number in (signal.SIGINT, signal.SIGHUP):
-            process.send_signal(number)
-        await process.stdin.send_all(line_of([asking(side.port, "tcp")]))
-        await anext(Lines(process.stdout))
+        await process.stdin.send_all(line_of(Terms.by(Policy(), EVERY_S)))
+        lines = Lines(process.stdout)
+        for number, kind in ((1, "http"), (2, "tcp")):
+            await process.stdin.send_all(line_of(Orders([
+                Watch(number, asking(side.port, kind), again=False, well=True)], [])))
+            while not (found := msgspec.json.decode(await anext(lines), type=Said).found):
+                pass
+            assert found == [(number, "")]
+            for sign in (signal.SIGINT, signal.SIGHUP):
+                process.send_signal(sign)
         await process.stdin.aclose()
         assert await process.wait() == 0
         await process.stdout.aclose()

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -17,8 +18,7 @@ from plumd.balance import LAZY, LEAST_LOADED, ROUND_ROBIN, Endpoint
 from plumd.clock import Instant
 from plumd.errors import NotFound, StorageDown
 from plumd.executors.targets import Policy
-from plumd.health import SICK_MAX, WELL_MAX
-from plumd.lookout import Check, Lines, Lookout
+from plumd.lookout import SICK_MAX, WELL_MAX, Check, Lines, Lookout, Terms
 from plumd.services import SUSPECT_NS, Registry, Verdict
 from plumd.store.events import Event
 from plumd.store.store import Change, Store, Tx, Written
@@ -62,8 +62,8 @@ class Rig:
     async def look_out(self, check: Check, line: trio.abc.Stream) -> None:
         """Be the lookout at the other end."""
         asked = Lines(line)
-        await anext(asked)
-        await Lookout(check).serve(asked, line)
+        terms = msgspec.json.decode(await anext(asked), type=Terms)
+        await Lookout(check, terms.every_s).serve(asked, line)
 
     def reborn(self) -> Registry:
         """A registry as after a restart."""
@@ -393,7 +393,108 @@ async def test_two_thousand_endpoints_are_looked_at_by_themselves(
         await trio.sleep(TTL_S)
         health = rig.registry.health
         assert health is not None
-        assert health.waiting == 0
+        assert health.asked == 0
+
+
+def watched(instance: str, port: int = 80, version: str = "") -> Endpoint:
+    """An endpoint of the service s that is looked at by itself."""
+    return Endpoint("s", instance, "10.0.0.1", port, "http", version=version,
+                    labels={"healthCheck": "tcp"})
+
+
+async def test_endpoints_that_stay_well_are_well_for_as_long_as_somebody_looks(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async def check(_: Endpoint) -> str:
+        await trio.lowlevel.checkpoint()
+        return ""
+
+    async with rigged(tmp_path, autojump_clock) as rig:
+        with trio.CancelScope() as looking:
+            async with trio.open_nursery() as rig.nursery:
+                rig.look_by(check)
+                await rig.registry.register("i", [watched("i", port) for port in (80, 81)])
+                rig.told()
+                for _ in range(5):
+                    await trio.sleep(TTL_S)
+                    assert rig.healthy() == ["i", "i"]
+                    seen = rig.registry.every()
+                    assert all(one.seen_ms > (trio.current_time() - TTL_S / 10) * 1e3
+                               for one in seen)
+                looking.cancel()
+        await trio.sleep(TTL_S * 0.9)
+        assert rig.healthy() == ["i", "i"]
+        assert rig.told() == []
+        seen_ms = rig.registry.every()[0].seen_ms
+        await trio.sleep(TTL_S * 0.2)
+        assert rig.healthy() == []
+        assert rig.told() == [("unhealthy", "i")] * 2
+        assert rig.registry.every()[0].seen_ms == seen_ms
+
+
+async def test_whoever_speaks_last_is_believed(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    """An instance about itself, and our looks at it."""
+    sick = False
+
+    async def check(_: Endpoint) -> str:
+        await trio.lowlevel.checkpoint()
+        return "refused" if sick else ""
+
+    async with rigged(tmp_path, autojump_clock) as rig:
+        def says(*, healthy: bool) -> None:
+            rig.registry.beat("i", [Verdict("s", "", 0, "", healthy=healthy)])
+
+        rig.look_by(check)
+        await rig.registry.register("i", [watched("i")])
+        await trio.sleep(TTL_S)
+        for sick in (False, True):
+            for _ in range(2):
+                says(healthy=False)
+                assert rig.healthy() == []
+                await trio.sleep(TTL_S / 3 + SOON_S)
+                assert bool(rig.healthy()) is not sick
+            for _ in range(2):
+                says(healthy=True)
+                assert rig.healthy() == ["i"]
+                await trio.sleep(TTL_S / 3 + SOON_S)
+                assert bool(rig.healthy()) is not sick
+                assert rig.registry.every()[0].why == ("refused" if sick else "")
+        seen_ms = rig.registry.every()[0].seen_ms
+        assert seen_ms > 0
+        await trio.sleep(TTL_S)
+        assert rig.registry.every()[0].seen_ms == seen_ms, "a sick one gives no sign of life"
+
+
+async def test_what_an_endpoint_becomes_is_looked_at_as_that(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    looks: list[str] = []
+
+    async def check(one: Endpoint) -> str:
+        await trio.lowlevel.checkpoint()
+        looks.append(one.version)
+        return "not this" if one.version == "2" else ""
+
+    async with rigged(tmp_path, autojump_clock) as rig:
+        rig.look_by(check)
+        await rig.registry.register("i", [watched("i")])
+        await trio.sleep(TTL_S)
+        await rig.registry.register("i", [watched("i", version="2")])
+        looks.clear()
+        await trio.sleep(TTL_S / 3 + SOON_S)
+        assert set(looks) == {"2"}
+        assert rig.healthy() == []
+        await rig.registry.register("i", [watched("i", version="3")])
+        await trio.sleep(TTL_S / 3 + SOON_S)
+        assert rig.healthy() == ["i"]
+        looks.clear()
+        await rig.registry.register("i", [endpoint("i")])
+        await trio.sleep(TTL_S * 0.9)
+        assert rig.healthy() == ["i"]
+        await trio.sleep(TTL_S * 0.2)
+        assert rig.healthy() == [], "it is to speak for itself now"
+        assert looks == [""], "once, for what it was may have been looked at just then"
+        assert rig.registry.health is not None
+        assert rig.registry.health.asked == 0
 
 
 # ---------------------------------------------------------------- picks
