@@ -49,7 +49,10 @@ class Fence(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Check(msgspec.Struct, frozen=True, rename="camel"):
-    """How health is told: a GET that answers below 400, or a port that can be connected to."""
+    """How health is told: a GET that answers below 400, or a port that can be connected to.
+
+    grace_sec: so long after the start a failure does not count.
+    """
 
     kind: str
     port: int

@@ -14,9 +14,9 @@ INTERVAL_S_MIN: Final = 0.1
 WELL_BELOW: Final = 400
 
 
-async def watch(check: Check, http: Http, told: Callable[[bool], None]) -> None:
-    """Ask again and again; told: what is new. Cancel: anywhere."""
-    await trio.sleep(check.grace_sec)
+async def watch(check: Check, http: Http, told: Callable[[bool], None], age_s: float) -> None:
+    """Ask again and again; told: what is new. age_s: so long it has run. Cancel: anywhere."""
+    grace_until_s = trio.current_time() + check.grace_sec - age_s
     well: bool | None = None
     failures = 0
     while True:
@@ -25,7 +25,7 @@ async def watch(check: Check, http: Http, told: Callable[[bool], None]) -> None:
             if well is not True:
                 well = True
                 told(True)
-        else:
+        elif trio.current_time() >= grace_until_s:
             failures += 1
             if failures >= max(1, check.failures) and well is not False:
                 well = False

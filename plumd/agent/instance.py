@@ -77,7 +77,7 @@ class Instance:
         self._changed = trio.Event()
         self._process: Process | None = None
         self._running_as: Assigned | None = None
-        self._healthy = False
+        self._healthy: bool | None = False      # None: not yet known of a run that was found
         self._unwell = ""       # why it is not well, for people
         self._started_ms = 0
         self._pid = 0
@@ -140,7 +140,7 @@ class Instance:
         """Until it is gone. Cancel: a process that runs is left running."""
         number, goes_on = await trio.to_thread.run_sync(self._last_run)
         if goes_on:
-            await self._follow(number, self.assigned)
+            await self._follow(number, self.assigned, found=True)
         while self._wanted is not None:
             if self._shall_run() and self._around.may_start():
                 number = await self._one_run(number + 1)
@@ -234,21 +234,24 @@ class Instance:
 
     # ------------------------------------------------------------ one run
 
-    async def _follow(self, number: int, wanted: Assigned) -> None:
-        """Watch a run to its end, which is settled when this returns."""
+    async def _follow(self, number: int, wanted: Assigned, *, found: bool = False) -> None:
+        """Watch a run to its end, which is settled when this returns. found: an earlier agent
+        started it, and what that said of its health stands until it is asked."""
         process = Process(self.folder / "runs" / str(number), self._around.shim_path)
         self._process, self._running_as = process, wanted
-        begun_s = trio.current_time()
+        age_s = shim.age_s(process.directory)
+        begun_s = trio.current_time() - age_s
         self._pid, lease_ms = await process.look()
         self._lease_ms = max(self._lease_ms, lease_ms)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._steer, process, wanted)
-            self._healthy = wanted.health_check is None
-            self._started_ms = time.time_ns() // 1_000_000
-            self._say("Running")
-            if wanted.health_check is not None:
-                nursery.start_soon(health.watch, wanted.health_check, self._around.http,
-                                   self._is_well)
+            check = wanted.health_check
+            self._healthy = True if check is None else None if found else False
+            self._started_ms = time.time_ns() // 1_000_000 - round(1000 * age_s)
+            if self._healthy is not None:
+                self._say("Running")
+            if check is not None:
+                nursery.start_soon(health.watch, check, self._around.http, self._is_well, age_s)
             status = await process.wait()
             nursery.cancel_scope.cancel()
         self._process = self._running_as = None
@@ -263,7 +266,8 @@ class Instance:
         """Say what it uses, if it runs."""
         process = self._process
         usage = None if process is None else await process.usage()
-        if usage is not None and self._process is process and self._started_ms:
+        if (usage is not None and self._process is process and self._started_ms
+                and self._healthy is not None):
             self._say("Running", message=self._unwell, stats=Stats(
                 usage.cpu_us / 1e6, usage.memory_bytes, usage.peak_memory_bytes,
                 usage.processes, usage.read_bytes, usage.written_bytes))
@@ -344,7 +348,7 @@ class Instance:
         exited = status is not None and status.executed
         self._last = report = Report(
             self.assigned.instance_id, phase, int(time.time()), self._around.node_id,
-            healthy=self._healthy if phase == "Running" else False,
+            healthy=phase == "Running" and bool(self._healthy),
             exit_code=status.exit_code if exited and status is not None
             and status.exit_code >= 0 else None,
             signal=status.signal if status is not None else 0,

@@ -231,6 +231,14 @@ def was_claimed(directory: Path) -> bool:
         return False
 
 
+def age_s(directory: Path) -> float:
+    """How long ago its process was started, by the wall clock; 0 where nobody knows."""
+    try:
+        return max(0.0, time.time() - (directory / "claim").stat().st_mtime)
+    except OSError:
+        return 0.0
+
+
 def bury(directory: Path) -> None:
     """Reap the ended shim where we are the one to inherit it: as PID 1 of a container, say.
 

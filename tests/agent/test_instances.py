@@ -15,6 +15,7 @@ from plumd.executors.hour_logs import HourLogs
 from tests.agent.acting import Controller
 from tests.agent.program import Agent
 from tests.daemon.plant import wait_for
+from tests.daemon.running import free_port
 
 pytestmark = pytest.mark.daemon
 SERVICE = "#!/bin/sh\necho up; env > env.txt; echo $$ > pid; exec sleep 600\n"
@@ -348,6 +349,23 @@ def test_health_is_told(agent: Agent, controller: Controller, tmp_path: Path) ->
     (app_of(agent, "web") / "well").unlink()
     wait_for(lambda: controller.last("probe").get("healthy") is False, "ill again")
     assert controller.last("probe")["phase"] == "Running"
+
+
+def test_one_that_is_well_stays_so_under_the_next_agent(agent: Agent, controller: Controller
+                                                        ) -> None:
+    """It is well from its first answer on, whatever its grace, and started when it was started."""
+    port = free_port()
+    controller.want("web", startCmd=f"exec {sys.executable} -m http.server {port}", healthCheck={
+        "kind": "http", "port": port, "intervalSec": 0.1, "graceSec": 60})
+    wait_for(lambda: controller.last("web").get("healthy") is True, "well")
+    before = controller.last("web")
+    agent.kill()
+    count = len(controller.reports)
+    agent.start()
+    wait_for(lambda: len(controller.reports) > count, "it is told of")
+    after = controller.reports[count]
+    assert (after["phase"], after.get("healthy"), after["pid"]) == ("Running", True, before["pid"])
+    assert abs(int(str(after["startedAt"])) - int(str(before["startedAt"]))) < 1000
 
 
 def test_an_assignment_that_is_not_understood_spoils_no_other(
