@@ -17,7 +17,8 @@ from plumd.sdk.protocol import PAGE_BYTES_MAX, Look, Page
 WAIT_S_MAX: Final = 60.0
 LOOK_S: Final = 0.1
 AT_ONCE_MAX: Final = 64
-"""So many looks wait at a time; more are answered at once, with what there is."""
+CROWD_S: Final = 1.0
+"""So many looks wait for long at a time; more wait so long, and are then asked again."""
 
 
 @final
@@ -41,8 +42,8 @@ class Pages:
         """
         self._waiting += 1
         try:
-            waits = self._waiting <= AT_ONCE_MAX
-            with trio.move_on_after(min(look.wait_sec, WAIT_S_MAX) if waits else 0):
+            longest_s = WAIT_S_MAX if self._waiting <= AT_ONCE_MAX else CROWD_S
+            with trio.move_on_after(min(look.wait_sec, longest_s)):
                 await self._wait_more(look, folder)
             page = await trio.to_thread.run_sync(self._page, look, folder)
         finally:
@@ -76,6 +77,9 @@ class Pages:
             if line is None:
                 await trio.sleep(LOOK_S)
                 continue
+            heard = b""
             with trio.socket.from_stdlib_socket(line) as asked, suppress(OSError):
                 await asked.send(shim.tail_request(max(look.offset, 0)))
-                await asked.recv(64)
+                heard = await asked.recv(64)
+            if not heard:           # it is just over, or hung up: too many ask
+                await trio.sleep(LOOK_S)

@@ -47,7 +47,7 @@
 #include <unistd.h>
 
 enum { STARTED = 0, FAILED = 1, ALREADY = 3 };
-enum { CHUNK_BYTES = 65536, SEGMENTS = 16, SEGMENTS_KEPT = 8, CLIENTS_MAX = 8, SIGNALS_MAX = 8 };
+enum { CHUNK_BYTES = 65536, SEGMENTS = 16, SEGMENTS_KEPT = 8, CLIENTS_MAX = 72, SIGNALS_MAX = 8 };
 enum { INDEX_EVERY_MS = 1000, KILL_AGAIN_MS = 10, KILL_AGAIN_MS_MAX = 1000, STATUS_TRIES = 600 };
 enum { LEASE_EARLY_MS = 250 };      /* before its end, for a kill takes a while */
 enum { LEASE_LOOK_MS = 1000 };      /* poll does not count suspension, so it looks again */
