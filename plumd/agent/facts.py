@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,8 @@ import psutil
 
 
 class Facts(msgspec.Struct, frozen=True, rename="camel"):
-    """The node's facts. cpu_percent: of all processors, since the last look."""
+    """The node's facts. cpu_percent: of all processors, since the last look.  disk_total,
+    disk_free: 0 while the disk cannot be looked at."""
 
     cpus: int
     cpu_percent: float
@@ -35,9 +37,12 @@ def boot_id() -> str:
 
 def look(data_dir: Path) -> Facts:
     """The facts now; data_dir: the disk that counts."""
-    memory, disk, machine = psutil.virtual_memory(), psutil.disk_usage(str(data_dir)), os.uname()
+    memory, machine, total, free = psutil.virtual_memory(), os.uname(), 0, 0
+    with suppress(OSError):
+        disk = psutil.disk_usage(str(data_dir))
+        total, free = disk.total, disk.free
     return Facts(
         cpus=psutil.cpu_count() or 1, cpu_percent=psutil.cpu_percent(interval=None),
-        mem_total=memory.total, mem_available=memory.available, disk_total=disk.total,
-        disk_free=disk.free, load1=os.getloadavg()[0], os=platform.system(),
+        mem_total=memory.total, mem_available=memory.available, disk_total=total, disk_free=free,
+        load1=os.getloadavg()[0], os=platform.system(),
         arch=machine.machine, boot_id=boot_id())

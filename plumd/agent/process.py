@@ -47,9 +47,9 @@ class Process:
             raise NotStarted(str(error)) from None
 
     async def wait(self) -> shim.Status | None:
-        """How it ended; None when nobody knows, because its keeper died. Cancel: it runs on."""
+        """How it ended; None when nobody knows, because its keeper died, or the directory was
+        removed. Cancel: it runs on."""
         while True:
-            claimed = self.was_started()
             try:
                 line = self._connect()
             except OSError as error:
@@ -69,7 +69,7 @@ class Process:
             if status is not None:
                 await trio.to_thread.run_sync(shim.bury, self.directory)
                 return status
-            if line is None and claimed:
+            if line is None:        # it was claimed before, so its keeper was there
                 await trio.to_thread.run_sync(shim.end_leftovers, self.directory)
                 shim.bury(self.directory)
                 shim.close_log(self.directory)

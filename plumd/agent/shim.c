@@ -782,7 +782,8 @@ static bool sync_directory(const char *path)
 }
 
 /* Writes the status into the blocks that were reserved for it, so that a full disk cannot lose
- * the exit code; tries again each second when it fails all the same. */
+ * the exit code; tries again each second when it fails all the same, unless there is no such
+ * directory any more. */
 static void finish(void)
 {
     static char text[4096];
@@ -795,6 +796,8 @@ static void finish(void)
         if (pwrite(status_fd, text, size, 0) == (ssize_t)size
             && ftruncate(status_fd, (off_t)size) == 0 && fsync(status_fd) == 0
             && rename("status.new", "status") == 0 && sync_directory("."))
+            break;
+        if (errno == ENOENT)
             break;
         poll(NULL, 0, 1000);
     }

@@ -160,11 +160,12 @@ class OsProcess:
 
         Each turn settles where the attempt stands. The claim is looked at before the door: a shim
         opens its door before it claims, so claimed and no door means that it is gone, and before
-        it goes it writes the status. Raises _NoEnd.
+        it goes it writes the status. What was claimed once never starts again, also when somebody
+        removes the directory. Raises _NoEnd.
         """
-        starts = 0
+        starts, claimed = 0, False
         while starts < START_TRIES:
-            claimed = shim.was_claimed(directory)
+            claimed = claimed or shim.was_claimed(directory)
             try:
                 line = shim.connect(directory)
             except OSError as error:
@@ -189,7 +190,8 @@ class OsProcess:
             if attempt.resumed and self._is_kept(attempt):
                 raise _NoEnd(_lost(attempt, "an older database was restored: it ended before"))
             starts += 1
-            if not await self._start(directory, attempt, job):
+            claimed = await self._start(directory, attempt, job)
+            if not claimed:
                 await trio.sleep(START_PAUSE_S)
         raise _NoEnd(_failure(attempt, "start_failed", "plum-shim does not come up"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -253,6 +254,20 @@ def test_what_nobody_can_read_any_more_is_ended_and_removed(agent: Agent,
     wait_for(lambda: [one.name for one in (agent.data_dir / "instances").iterdir()] == ["i2"],
              "nothing of it stays")
     assert is_alive(pids["i2"])
+
+
+def test_an_agent_outlives_its_data(agent: Agent, controller: Controller) -> None:
+    """Nor does it take for running what has ended, when somebody removed all that it keeps."""
+    controller.want("i1", startCmd="echo $$ > pid; exec sleep 600")
+    pid = pid_of(agent, "i1")
+    runs(controller, "i1")
+    shutil.rmtree(agent.data_dir)
+    count = len(controller.beats)
+    wait_for(lambda: len(controller.beats) > count + 1, "the node lives")
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: any(one["phase"] == "Failed" for one in controller.of("i1")), "it is seen")
+    wait_for(lambda: controller.last("i1")["phase"] == "Running", "it runs again")
+    assert pid_of(agent, "i1") != pid
 
 
 def test_a_controller_that_is_away_changes_nothing(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -549,6 +550,25 @@ def children() -> set[int]:
             if int(fields[1]) == os.getpid():
                 found.add(int(name))
     return found
+
+
+async def test_what_ran_does_not_run_again_when_its_directory_is_removed(
+        executor: OsProcess, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    outcomes: list[Outcome] = []
+    one = shell('echo x >> "$1"; echo on; while ! [ -e "$1.end" ]; do sleep 0.01; done', str(runs))
+
+    async def run() -> None:
+        outcomes.append(await executor.run(one, Stop()))
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            await wait_text(executor, b"on")
+            shutil.rmtree(executor.root)
+            (tmp_path / "runs.end").touch()
+    assert outcomes[0].ending == Ending.LOST
+    assert runs.read_text() == "x\n"
 
 
 async def test_a_hundred_runs_leak_nothing(executor: OsProcess) -> None:
