@@ -28,6 +28,8 @@ START_S: Final = 30.0
 """So long a lookout may take to say its first word, on a machine that has much else to do."""
 SILENT_S: Final = 6.0
 """One that is silent for so long, while there is somebody to look at, is ended for another one."""
+LINE_MAX: Final = 256
+"""So many endpoints in a line: more would hold up the loop."""
 ACTIVE: Final = ("http", "https", "tcp", "grpc")
 """Values of the label healthCheck."""
 
@@ -138,14 +140,11 @@ class Health:
             patience_s = START_S
             while True:
                 self._wake = trio.Event()
-                if orders.watch or orders.leave:
-                    said = line_of(orders)
-                    orders.watch.clear()
-                    orders.leave.clear()
-                    if self._patience.deadline == inf:
-                        self._patience.deadline = trio.current_time() + patience_s
-                        patience_s = SILENT_S
-                    await line.send_all(said)
+                if (orders.watch or orders.leave) and self._patience.deadline == inf:
+                    self._patience.deadline = trio.current_time() + patience_s
+                    patience_s = SILENT_S
+                while orders.watch or orders.leave:
+                    await line.send_all(line_of(_first_of(orders)))
                 await self._wake.wait()
         except trio.BrokenResourceError:
             pass        # it ended, and `_hear` hears that
@@ -174,3 +173,12 @@ class Health:
         if not watch.again:
             del self._asked[number], self._numbers[watch.endpoint.key]
         self._judge(watch.endpoint, why, self._vouch if watch.again and not why else NOBODY)
+
+
+def _first_of(orders: Orders) -> Orders:
+    """What goes into one line, taken from them: those who are to be left were told of before."""
+    watch = orders.watch[:LINE_MAX]
+    del orders.watch[:LINE_MAX]
+    leave = [] if orders.watch else orders.leave[:]
+    del orders.leave[:len(leave)]
+    return Orders(watch, leave)

@@ -23,7 +23,7 @@ from plumd import companion
 from plumd.balance import Endpoint, Key
 from plumd.clock import SystemClock
 from plumd.executors.targets import Policy
-from plumd.health import LOOKOUT, NOBODY, SILENT_S, START_S, Health, Vouch
+from plumd.health import LINE_MAX, LOOKOUT, NOBODY, SILENT_S, START_S, Health, Vouch
 from plumd.lookout import (
     BEATS,
     CHECK_S,
@@ -357,6 +357,27 @@ async def test_only_news_are_told_and_beats_vouch_for_the_others(
         before = len(looks["i4"])
         await trio.sleep(5 * EVERY_S)
         assert len(looks["i4"]) == before
+
+
+async def test_long_orders_are_many_lines_and_nobody_is_left_before_being_watched(
+        autojump_clock: MockClock) -> None:
+    count = 3 * LINE_MAX + 1
+    health = Book(asking(port) for port in range(1, count + 1)).health(TrioClock(autojump_clock))
+    ours, theirs = trio.testing.memory_stream_pair()
+    watched: set[int] = set()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(health.talk, ours, Policy())
+        lines = Lines(theirs)
+        await anext(lines)
+        for port in range(1, count):
+            health.leave(asking(port).key)
+        while len(watched) != 1 or health.asked != 1:
+            orders = msgspec.json.decode(await anext(lines), type=Orders)
+            assert len(orders.watch) <= LINE_MAX
+            watched.update(one.number for one in orders.watch)
+            assert watched.issuperset(orders.leave)
+            watched.difference_update(orders.leave)
+        nursery.cancel_scope.cancel()
 
 
 async def test_who_is_believed_to_be_otherwise_is_told_anew(autojump_clock: MockClock) -> None:
