@@ -305,7 +305,7 @@ class Daemon:
             *system.routes(state),
             *metrics.routes(metrics.Metrics(self.monitor, self.answers, metrics.Fabric(
                 self.nodes, self.registry, self.devices, self.alarms, self.leases,
-                self.gathering.kept))),
+                self.webhooks, self.gathering.kept))),
             *support.routes(helper),
             *self.ui.routes(),
         ]

@@ -116,6 +116,8 @@ class Retention:
             tx.db, now_ms - self.keep.tasks_ms, SLICE_ROWS))
         gone += await self.slices(lambda tx: webhooks.prune(
             tx.db, now_ms - self.keep.tasks_ms, SLICE_ROWS))
+        for row in await self.engine.store.read(webhooks.every):
+            gone += await self.slices(partial(forget_deliveries, row[0], first_event))
         gone += await self.forget_keys(now_ms)
         for number in await self.engine.store.read(devices.reporting):
             gone += await self.slices(partial(forget_reports, number,
@@ -214,6 +216,11 @@ def forget_oldest(found: Sequence[tuple[int, int]], tx: Tx) -> tuple[int, int, b
         if gone >= SLICE_ROWS:
             break
     return gone, after, True
+
+
+def forget_deliveries(number: int, first_event: int, tx: Tx) -> int:
+    """A slice of a webhook's deliveries of events that are forgotten themselves."""
+    return webhooks.prune_before(tx.db, number, first_event, SLICE_ROWS)
 
 
 def forget_reports(number: int, before_ms: int, tx: Tx) -> int:

@@ -10,6 +10,7 @@ same id.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from functools import partial
 from typing import Final
 
@@ -68,6 +69,10 @@ class Webhooks:
         self._renewed = trio.Event()
         self._serving: dict[int, trio.CancelScope] = {}
         self._news: dict[int, trio.Event] = {}
+        self._room: dict[int, int] = {}     # how many more may wait, as far as they were counted
+        self._dropping: set[int] = set()    # of these was told that the oldest are given up
+        self.ended = Counter({"delivered": 0, "failed": 0, "dropped": 0})
+        """What became of deliveries since the start."""
 
     def renew(self) -> None:
         """One was written: read them again before the next event is looked at."""
@@ -87,6 +92,7 @@ class Webhooks:
     def _read(self, nursery: trio.Nursery) -> None:
         self._stale = False
         self._known = {}
+        self._room = {}
         for shape in self.engine.store.peek(webhooks.every):
             try:
                 row = webhooks.row_of(shape)
@@ -136,18 +142,34 @@ class Webhooks:
                     self.poke(number)
 
     async def _write_down(self, notes: list[Note], seq: int) -> None:
-        def write(tx: Tx) -> None:
+        noted = Counter(note.webhook_id for note in notes)
+
+        def write(tx: Tx) -> dict[int, tuple[int, int]]:
             webhooks.note(tx, notes)
             triggers.follow(tx, NAME, seq)
+            return {number: self._bounded(tx, number, count) for number, count in noted.items()}
 
         while True:
             try:
-                await self.engine.write(write)
+                found = await self.engine.write(write)
             except PlumError as error:
                 log.warning("webhooks wait", extra={"reason": error.detail})
                 await trio.sleep(AGAIN_S)
             else:
-                return
+                break
+        for number, (room, dropped) in found.items():
+            self._room[number] = room
+            if dropped:
+                self._dropping.add(number)
+                self.ended["dropped"] += dropped
+
+    def _bounded(self, tx: Tx, number: int, count: int) -> tuple[int, int]:
+        """So many were noted: how many more may be, and how many were given up for them."""
+        room, told = self._room.get(number, 0) - count, self._known.get(number)
+        if room >= 0 or told is None:
+            return room, 0
+        return webhooks.bound(tx, number, told.row.body.max_waiting,
+                              told=number in self._dropping)
 
     def _notes(self, seq: int, event: Event) -> list[Note]:
         topic = topic_of(event)
@@ -193,6 +215,10 @@ class Webhooks:
 
     async def _deliver(self, row: WebhookRow, one: Due) -> None:
         tried = await self._attempt(row, one)
+        if tried.state != DeliveryState.PENDING:
+            self.ended[webhooks.STATES[tried.state]] += 1
+        if tried.state == DeliveryState.DELIVERED:
+            self._dropping.discard(row.id)
         while True:
             try:
                 await self.engine.write(partial(webhooks.tried, one=tried))

@@ -21,12 +21,13 @@ from plumd.model import Cancel, Limits, Submit
 from plumd.outbox import Outbox
 from plumd.planner import Planner
 from plumd.retention import DAY_MS, GONE_KEY_MS, Keep, Retention
-from plumd.store import devices, flows, kv, tasks
+from plumd.store import devices, flows, kv, tasks, webhooks
 from plumd.store.blobs import Blobs
 from plumd.store.definitions import Catalog
 from plumd.store.devices import FOR_EVER, Device, Registered
 from plumd.store.kv import Write
 from plumd.store.store import Store, Tx
+from plumd.store.webhooks import DeliveryState, Note, Tried, WebhookBody
 
 KEEP = Keep(30 * DAY_MS, 365 * DAY_MS, 10_000_000, 10_000_000)
 
@@ -111,6 +112,25 @@ async def opened(path: Path) -> AsyncIterator[House]:
         yield house
         nursery.cancel_scope.cancel()
     house.store.close()
+
+
+async def test_deliveries_go_with_the_events_that_they_tell(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "SLICE_ROWS", 3)
+    async with opened(tmp_path) as house:
+        def write(tx: Tx) -> None:
+            webhooks.create(tx, 5, WebhookBody("w", "http://127.0.0.1:9/", ("kv",)), "s")
+            webhooks.note(tx, [Note(5, seq, "kv", b"{}") for seq in range(1, 21)])
+            for seq in range(2, 21):
+                webhooks.tried(tx, Tried(5, seq, DeliveryState.DELIVERED, 1, 0, 204, ""))
+                tx.emit("kv", "n", "set", "key", seq, tx.now_ms)
+
+        await house.engine.write(write)
+        house.retention.keep = msgspec.structs.replace(KEEP, events_max=10)
+        first = house.engine.journal.next_seq - 10
+        await house.retention.round()
+        assert [row.seq for row in house.store.peek(webhooks.deliveries, 5, None, 0, 100)] == [
+            *range(20, first - 1, -1), 1], "what waits stays"
 
 
 async def test_tasks_are_kept_from_their_end_on(

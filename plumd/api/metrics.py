@@ -32,6 +32,7 @@ from plumd.nodes import Nodes
 from plumd.services import Registry
 from plumd.stats import Monitor
 from plumd.store.store import Spent
+from plumd.webhooks import Webhooks
 
 US_LOW, US_HIGH = 6, 26
 """Times are told in buckets from 2**6 us to 2**26 us, 67 s."""
@@ -57,13 +58,15 @@ class Answers:
 
 
 class Fabric(NamedTuple):
-    """The rooms of nodes, services, devices and leases, and the logs of what has ended."""
+    """The rooms of nodes, services, devices, leases and webhooks, and the logs of what has ended.
+    """
 
     nodes: Nodes
     registry: Registry
     devices: Devices
     alarms: Alarms
     leases: Leases
+    webhooks: Webhooks
     logs: HourLogs
 
 
@@ -159,6 +162,11 @@ class Metrics(Collector):
                       fabric.alarms.statistics())
         yield GaugeMetricFamily("plum_leases", "Locks and devices that somebody has",
                                 value=fabric.leases.count)
+        told = CounterMetricFamily("plum_webhook_deliveries", "Events that were to be told to "
+                                   "webhooks, by what became of them", labels=["result"])
+        for result, count in fabric.webhooks.ended.items():
+            told.add_metric([result], count)
+        yield told
         yield GaugeMetricFamily("plum_logs_bytes", "What ended tasks printed, as far as it is kept",
                                 value=fabric.logs.size_bytes)
 

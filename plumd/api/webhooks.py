@@ -41,8 +41,9 @@ HeaderValue = Annotated[str, Meta(max_length=1_000, pattern=r"^[\x20-\x7e]*$(?!\
 class WebhookWrite(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True,
                    omit_defaults=True):
     """Who is told of events of these topics. url: http, https, or mqtt:BROKER/TOPIC; filter: a
-    condition over `event`; headers: sent with each request; secret: that it is signed with, drawn
-    and told once unless it is given."""
+    condition over `event`; headers: sent with each request; maxWaiting: so many deliveries may
+    wait, then the oldest are given up; secret: that it is signed with, drawn and told once unless
+    it is given."""
 
     name: Name
     url: Annotated[str, Meta(min_length=1, max_length=2_000)]
@@ -52,13 +53,15 @@ class WebhookWrite(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_f
     headers: Annotated[dict[HeaderName, HeaderValue], Meta(max_length=20)] = {}
     timeout_sec: Annotated[float, Meta(ge=0.1, le=60)] = 10
     max_attempts: Annotated[int, Meta(ge=1, le=100)] = 12
+    max_waiting: Annotated[int, Meta(ge=10, le=100_000)] = 10_000
     enabled: bool = True
     description: Annotated[str, Meta(max_length=10_000)] = ""
 
 
 class WebhookView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """A webhook. headers: their names alone, for values may be secret; secret: told once, when it
-    was drawn or set; waiting: how many deliveries wait."""
+    was drawn or set; waiting: how many deliveries wait; dropped: how many were given up because
+    more than maxWaiting did."""
 
     webhook_id: str
     version: int
@@ -70,9 +73,11 @@ class WebhookView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     secret: str | None = None
     timeout_sec: float
     max_attempts: int
+    max_waiting: int
     enabled: bool
     description: str
     waiting: int
+    dropped: int
     created_at: int
     updated_at: int
 
@@ -182,8 +187,9 @@ class Webhooks:
         return WebhookView(
             webhook_id=id_text(row.id), version=row.version, name=body.name, url=body.url,
             topics=body.topics, filter=body.filter, headers=tuple(sorted(body.headers)),
-            timeout_sec=body.timeout_sec, max_attempts=body.max_attempts, enabled=body.enabled,
-            description=body.description, waiting=self.store.peek(webhooks.waiting, row.id),
+            timeout_sec=body.timeout_sec, max_attempts=body.max_attempts,
+            max_waiting=body.max_waiting, enabled=body.enabled, description=body.description,
+            waiting=self.store.peek(webhooks.waiting, row.id), dropped=row.dropped,
             created_at=row.created_ms, updated_at=row.updated_ms)
 
     async def get(self, request: Request) -> Response:
@@ -261,7 +267,7 @@ def body_of(request: Request, before: WebhookRow | None,
         except ValueError as error:
             raise Invalid(str(error), field="secret") from None
     return WebhookBody(given.name, given.url, given.topics, given.filter, headers,
-                       given.timeout_sec, given.max_attempts, given.enabled,
+                       given.timeout_sec, given.max_attempts, given.max_waiting, given.enabled,
                        given.description), given.secret
 
 

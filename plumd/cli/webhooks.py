@@ -43,6 +43,7 @@ def show(session: Session, found: JsonObject) -> None:
         ("Filter", word(found, "filter")), ("Secret", word(found, "secret")),
         ("Headers", names(found, "headers")), ("Timeout", word(found, "timeoutSec")),
         ("Attempts", word(found, "maxAttempts")), ("Waiting", word(found, "waiting")),
+        ("At most", word(found, "maxWaiting")), ("Dropped", word(found, "dropped")),
         ("Description", word(found, "description"))])
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SQL: Final = sql.load("webhooks")
 ENCODE: Final = msgspec.json.Encoder().encode
 NEWEST: Final = (1 << 63) - 1
+DROPPED_MAX: Final = 1_000
+"""So many are given up in one commit."""
 
 
 class DeliveryState(IntEnum):
@@ -44,6 +46,7 @@ class WebhookBody(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fi
     headers: dict[str, str] = {}
     timeout_sec: float = 10
     max_attempts: int = 12
+    max_waiting: int = 10_000
     enabled: bool = True
     description: str = ""
 
@@ -52,7 +55,8 @@ DECODE: Final = msgspec.json.Decoder(WebhookBody).decode
 
 
 class WebhookRow(msgspec.Struct, frozen=True):
-    """A webhook. since_seq: events from here on are its own."""
+    """A webhook. since_seq: events from here on are its own; dropped: how many deliveries were
+    given up because too many waited."""
 
     id: int
     version: int
@@ -61,6 +65,7 @@ class WebhookRow(msgspec.Struct, frozen=True):
     since_seq: int
     created_ms: int
     updated_ms: int
+    dropped: int
 
 
 class Note(msgspec.Struct, frozen=True):
@@ -109,7 +114,7 @@ class DeliveryRow(msgspec.Struct, frozen=True):
     body: bytes
 
 
-Shape = tuple[int, int, bytes, str, int, int, int]
+Shape = tuple[int, int, bytes, str, int, int, int, int]
 
 
 def row_of(row: Shape) -> WebhookRow:
@@ -196,6 +201,24 @@ def note(tx: Tx, notes: Sequence[Note]) -> None:
         (one.seq, tx.now_ms, tx.now_ms, one.topic, one.body, one.webhook_id) for one in notes])
 
 
+def bound(tx: Tx, number: int, most: int, *, told: bool) -> tuple[int, int]:
+    """Give up the oldest of what waits where more than `most` do: a tenth more than must be, so
+    that it need not be counted at each event. told: there was an alert of it already.
+
+    Answers how many more may be noted before this is asked again, and how many were given up.
+    """
+    count = waiting(tx.db, number)
+    if count <= most:
+        return most - count, 0
+    tx.db.execute(SQL["drop_oldest"], (number, min(count - most + most // 10, DROPPED_MAX)))
+    dropped = tx.db.changes()
+    tx.db.execute(SQL["count_dropped"], (dropped, number))
+    if not told:
+        tx.emit("alert", "webhook_failed", id_text(number),
+                f"more than {most} deliveries wait: the oldest are given up", tx.now_ms)
+    return most - count + dropped, dropped
+
+
 def due(db: apsw.Connection, number: int, limit: int) -> list[Due]:
     """What waits, the next one first."""
     return [Due(*row) for row in db.execute(SQL["due"], (number, limit))]
@@ -245,4 +268,11 @@ def deliveries(db: apsw.Connection, number: int, state: int | None, before: int,
 def prune(db: apsw.Connection, before_ms: int, count: int) -> int:
     """Forget up to count deliveries from before a time; answers how many went."""
     db.execute(SQL["prune"], (before_ms, count))
+    return db.changes()
+
+
+def prune_before(db: apsw.Connection, number: int, seq: int, count: int) -> int:
+    """Forget up to count deliveries of a webhook that are over, of events before this one; answers
+    how many went."""
+    db.execute(SQL["prune_before"], (number, seq, count))
     return db.changes()

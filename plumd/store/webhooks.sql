@@ -10,18 +10,20 @@ WHERE id = ?;
 DELETE FROM webhooks WHERE id = ?;
 
 -- name: get
-SELECT id, version, body, secret, since_seq, created_ms, updated_ms FROM webhooks WHERE id = ?;
+SELECT id, version, body, secret, since_seq, created_ms, updated_ms, dropped
+FROM webhooks WHERE id = ?;
 
 -- name: get_by_name
-SELECT id, version, body, secret, since_seq, created_ms, updated_ms FROM webhooks WHERE name = ?;
+SELECT id, version, body, secret, since_seq, created_ms, updated_ms, dropped
+FROM webhooks WHERE name = ?;
 
 -- name: page
-SELECT id, version, body, secret, since_seq, created_ms, updated_ms FROM webhooks
+SELECT id, version, body, secret, since_seq, created_ms, updated_ms, dropped FROM webhooks
 WHERE id < ? ORDER BY id DESC LIMIT ?;
 
 -- Read at the start and when one was saved.
 -- name: all
-SELECT id, version, body, secret, since_seq, created_ms, updated_ms FROM webhooks;
+SELECT id, version, body, secret, since_seq, created_ms, updated_ms, dropped FROM webhooks;
 
 -- An event is noted once, also when it is looked at twice, and for nobody who is gone meanwhile.
 -- name: note
@@ -47,6 +49,14 @@ DELETE FROM deliveries WHERE webhook_id = ? AND state = 0;
 -- name: waiting
 SELECT count(*) FROM deliveries WHERE webhook_id = ? AND state = 0;
 
+-- name: drop_oldest
+DELETE FROM deliveries WHERE (webhook_id, seq) IN (
+    SELECT webhook_id, seq FROM deliveries WHERE webhook_id = ? AND state = 0
+    ORDER BY seq LIMIT ?);
+
+-- name: count_dropped
+UPDATE webhooks SET dropped = dropped + ? WHERE id = ?;
+
 -- name: delivery
 SELECT seq, state, attempts, due_ms, status, detail, created_ms, ended_ms, topic, body
 FROM deliveries WHERE webhook_id = ? AND seq = ?;
@@ -67,3 +77,9 @@ ORDER BY seq DESC LIMIT ?;
 DELETE FROM deliveries WHERE (webhook_id, seq) IN (
     SELECT webhook_id, seq FROM deliveries WHERE created_ms < ? AND state > 0
     ORDER BY created_ms LIMIT ?);
+
+-- Nothing is kept of events that the log itself has forgotten.
+-- name: prune_before
+DELETE FROM deliveries WHERE (webhook_id, seq) IN (
+    SELECT webhook_id, seq FROM deliveries WHERE webhook_id = ? AND seq < ? AND state > 0
+    ORDER BY seq LIMIT ?);

@@ -198,11 +198,32 @@ def test_paused_ones_hear_nothing(api: Api, far: Receiver) -> None:
     ({"headers": {"X-A": "1", "x-a": "2"}}, "headers"),
     ({"headers": {"a": "b\nc"}}, "headers[...]"),
     ({"timeoutSec": 0}, "timeoutSec"), ({"maxAttempts": 0}, "maxAttempts"),
+    ({"maxWaiting": 9}, "maxWaiting"), ({"maxWaiting": 100_001}, "maxWaiting"),
     ({"secret": "short"}, "secret")])
 def test_what_cannot_be_is_refused(api: Api, fields: Json, field: str) -> None:
     body = {"name": "bad", "url": "http://127.0.0.1:1/", "topics": ["kv"], **fields}
     refused(api.ask("POST", "/v1/webhooks", body), 422, "invalid", field)
     assert api.items("/v1/webhooks?name=bad") == []
+
+
+def test_what_waits_is_bounded(api: Api) -> None:
+    made = webhook(api, "out.bounded", free_port(), maxWaiting=10)
+    for number in range(12):
+        put(api, str(number))
+    path = f"/v1/webhooks/{made['webhookId']}"
+
+    def counts() -> tuple[int, int]:
+        found = api.get(path)
+        return int(str(found["waiting"])), int(str(found["dropped"]))
+
+    wait_for(lambda: sum(counts()) == 12, "all were noted")
+    waiting, dropped = counts()
+    assert 9 <= waiting <= 10, "the oldest are given up, a tenth at once"
+    assert api.get(path)["maxWaiting"] == 10
+    assert "Dropped" in api.daemon.plum("webhook", "get", "out.bounded").stdout
+    assert f'plum_webhook_deliveries_total{{result="dropped"}} {dropped}.0' in api.ask(
+        "GET", "/metrics").text
+    api.gone(path)
 
 
 def test_what_waits_survives_kill_9(daemon: Running) -> None:

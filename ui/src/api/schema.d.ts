@@ -3535,8 +3535,9 @@ export interface components {
         /**
          * WebhookWrite
          * @description Who is told of events of these topics. url: http, https, or mqtt:BROKER/TOPIC; filter: a
-         *         condition over `event`; headers: sent with each request; secret: that it is signed with, drawn
-         *         and told once unless it is given.
+         *         condition over `event`; headers: sent with each request; maxWaiting: so many deliveries may
+         *         wait, then the oldest are given up; secret: that it is signed with, drawn and told once unless
+         *         it is given.
          */
         WebhookWrite: {
             name: string;
@@ -3554,6 +3555,8 @@ export interface components {
             timeoutSec: number;
             /** @default 12 */
             maxAttempts: number;
+            /** @default 10000 */
+            maxWaiting: number;
             /** @default true */
             enabled: boolean;
             /** @default  */
@@ -3562,7 +3565,8 @@ export interface components {
         /**
          * WebhookView
          * @description A webhook. headers: their names alone, for values may be secret; secret: told once, when it
-         *         was drawn or set; waiting: how many deliveries wait.
+         *         was drawn or set; waiting: how many deliveries wait; dropped: how many were given up because
+         *         more than maxWaiting did.
          */
         WebhookView: {
             webhookId: string;
@@ -3576,9 +3580,11 @@ export interface components {
             secret: string | null;
             timeoutSec: number;
             maxAttempts: number;
+            maxWaiting: number;
             enabled: boolean;
             description: string;
             waiting: number;
+            dropped: number;
             createdAt: number;
             updatedAt: number;
         };
