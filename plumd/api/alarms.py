@@ -155,15 +155,19 @@ class Alarms:
 
     async def get(self, request: Request) -> Response:
         """One."""
+        return answer(200, view(self.known(request)))
+
+    def known(self, request: Request) -> Alarm:
+        """The alarm that the path names. Raises: NotFound."""
         found = self.store.peek(alarms.get, id_param(request, "alarm"))
         if found is None:
             raise NotFound("no such alarm")
-        return answer(200, view(found))
+        return found
 
     async def act(self, request: Request) -> Response:
         """acknowledge: somebody knows of it; it stays active until a value clears it."""
         query_action(request.query, ("acknowledge",))
-        alarm_id = id_param(request, "alarm")
+        alarm_id = self.known(request).id
         body = strict(request.body or b"{}", Acknowledged)
         return answer(200, view(await self.engine.write(
             lambda tx: alarms.acknowledge(tx, alarm_id, body.by, body.note))))

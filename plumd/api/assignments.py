@@ -21,6 +21,7 @@ from plumd.deployments import Deployments, Report
 from plumd.errors import NotFound
 from plumd.fleet import PHASES, Phase, Usage
 from plumd.model import parse_id
+from plumd.store import instances
 
 
 class StatusGiven(msgspec.Struct, frozen=True, rename="camel"):
@@ -45,8 +46,10 @@ class Assignments:
 
     async def change(self, request: Request) -> Response:
         """Stop one copy alone, or let it run again."""
-        given = lenient(request.body, AssignmentWrite)
         number = id_param(request, "instance")
+        if self.context.store.peek(instances.get, number) is None:
+            raise NotFound("no such instance")
+        given = lenient(request.body, AssignmentWrite)
         await self.room.ask(lambda: self.room.hold(number, held=given.desired == "Stopped"))
         return Response(204)
 

@@ -112,7 +112,7 @@ class Brokers:
 
     async def delete(self, request: Request) -> Response:
         """Remove a broker that nothing uses."""
-        name, version = request.params["name"], if_version(request.headers)
+        name, version = self.known(request).name, if_version(request.headers)
         await self.save(lambda tx: brokers.delete(tx, name, version))
         return Response(204)
 

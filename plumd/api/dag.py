@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Raw
 
-from plumd.api.context import Context, answer, id_param
+from plumd.api.context import Context, answer
 from plumd.api.decode import lenient
 from plumd.api.routes import Request, Response, Route
 from plumd.api.run_views import run_state
@@ -98,6 +98,7 @@ class Dags:
 
     async def run(self, request: Request) -> Response:
         """Begin a run; the payload lies over that of every task."""
+        workflow = self.workflows.known(request)
         asked = lenient(request.body, DagRunAsked) if request.body.strip() else DagRunAsked()
         payload: bytes | None = bytes(asked.task_payload)
         if payload == b"null":
@@ -108,7 +109,7 @@ class Dags:
             raise TooLarge(f"a run's payload takes at most {INLINE_BYTES_MAX} bytes",
                            field="taskPayload")
         run_id = self.engine.new_id()
-        plan = self.context.planner.plan(run_id, id_param(request, "workflow"), payload)
+        plan = self.context.planner.plan(run_id, workflow.id, payload)
         await self.engine.call(BeginRun(plan))
         return answer(200, DagRunMade(id_text(run_id)))
 

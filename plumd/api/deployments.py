@@ -112,8 +112,8 @@ class DeploymentRoutes:
 
     async def update(self, request: Request) -> Response:
         """Say it anew; what runs follows, copy by copy."""
-        given, version = strict(request.body, DeploymentAnew), if_version(request.headers)
         row = self.known(request)
+        given, version = strict(request.body, DeploymentAnew), if_version(request.headers)
         body = self.body(request, given)
         await self.room.ask(lambda: self.room.edit(row.number, body, version, "updated"))
         return self.shown(row.number)
@@ -127,10 +127,10 @@ class DeploymentRoutes:
     async def act(self, request: Request) -> Response:
         """?action=start, stop, scale or rollback"""
         action = query_action(request.query, ACTIONS)
+        row = self.known(request)
         given = lenient(request.body, Scale) if request.body.strip() else Scale()
         idempotency_key(request.headers)
         version, room = if_version(request.headers), self.room
-        row = self.known(request)
         if action == "start":
             await room.ask(lambda: room.start(row.number, version))
         elif action == "stop":

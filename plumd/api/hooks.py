@@ -50,6 +50,9 @@ class Hooks:
 
     async def take(self, request: Request) -> Response:
         """An event from outside."""
+        row = self.context.store.peek(triggers.by_key, request.params["key"])
+        if row is None or not row.body.enabled:
+            raise NotFound("there is no webhook here, or it is paused")
         strict(request.body, Raw)       # its encoding and its depth
         try:
             data = DECODE(request.body)
@@ -57,9 +60,6 @@ class Hooks:
             raise Malformed(f"the body is not JSON: {error}") from None
         if not isinstance(data, dict):
             raise Invalid("the body is a JSON object")
-        row = self.context.store.peek(triggers.by_key, request.params["key"])
-        if row is None or not row.body.enabled:
-            raise NotFound("there is no webhook here, or it is paused")
         now_ms = self.engine.clock.now().wall_ms
         if why := signing.wrong(row.body.signature, row.secret, request.headers, request.body,
                                 now_ms // 1000):

@@ -30,6 +30,7 @@ class InstanceLogs:
         """A page of one start's output, or with follow=true all of it as it comes, and of the
         starts that follow."""
         instance_id, query = request.params["id"], request.query
+        self.node_of(instance_id)
         follows = query_bool(query, "follow")
         look = Look(
             "", instance_id, run=query_int(query, "run", 0, low=0, high=RUNS_MAX),

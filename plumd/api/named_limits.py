@@ -80,10 +80,15 @@ class NamedLimits:
 
     async def get(self, request: Request) -> Response:
         """One limit."""
+        row = self.known(request)
+        return answer(200, limit_view(row), etag(row.version))
+
+    def known(self, request: Request) -> LimitRow:
+        """The limit that the path names. Raises: NotFound."""
         row = self.store.peek(limits.get, request.params["key"])
         if row is None:
             raise NotFound("no such limit")
-        return answer(200, limit_view(row), etag(row.version))
+        return row
 
     async def page(self, request: Request) -> Response:
         """All limits, by key."""
@@ -93,7 +98,7 @@ class NamedLimits:
 
     async def delete(self, request: Request) -> Response:
         """Remove a limit; tasks that name one of their own keep to that."""
-        key, version = request.params["key"], if_version(request.headers)
+        key, version = self.known(request).key, if_version(request.headers)
         await self.save(key, lambda tx: limits.delete(tx, key, version))
         return Response(204)
 

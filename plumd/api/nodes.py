@@ -159,15 +159,16 @@ class NodeRoutes:
     async def act(self, request: Request) -> Response:
         """?action=drain or undrain"""
         action = query_action(request.query, ACTIONS)
+        node_id = self.nodes.get(request.params["id"]).row.node_id
         if request.body.strip():
             strict(request.body, NodeAsked)
-        return self.shown(await self.nodes.drain(request.params["id"], on=action == "drain"))
+        return self.shown(await self.nodes.drain(node_id, on=action == "drain"))
 
     async def change(self, request: Request) -> Response:
         """The operator's labels and bounds."""
+        node_id = self.nodes.get(request.params["id"]).row.node_id
         given = strict(request.body, NodeWrite)
-        return self.shown(await self.nodes.configure(
-            request.params["id"], given.labels, given.instances_max))
+        return self.shown(await self.nodes.configure(node_id, given.labels, given.instances_max))
 
     async def delete(self, request: Request) -> Response:
         """Forget a node that nothing is on."""

@@ -219,8 +219,8 @@ class Resources:
 
     async def exchange(self, request: Request) -> Response:
         """Answers and states in, operations out, waiting for them if asked to."""
-        body = strict(request.body, Exchange)
         live = self.registry.find(request.params["id"])
+        body = strict(request.body, Exchange)
         for each in body.answers:       # also of a session that was replaced meanwhile
             self.operations.answered(live, each.id, each.status, each.body)
         self.operations.enter(live, body.session)

@@ -51,7 +51,7 @@ from plumd.schedules import Backfill, Trigger
 from plumd.slots import keeps_slots, plan_of
 from plumd.store import precondition, schedules
 from plumd.store.keys import Answer
-from plumd.store.schedules import STATES, CalendarBody, Plan, ScheduleRow
+from plumd.store.schedules import STATES, CalendarBody, CalendarRow, Plan, ScheduleRow
 from plumd.store.store import Call, Tx
 
 PREVIEW_MAX: Final = 500
@@ -167,10 +167,10 @@ class Schedules:
     async def act(self, request: Request) -> Response:
         """?action=pause, resume, trigger or backfill"""
         action = query_action(request.query, ACTIONS)
+        row = self.known(request)
         asked = strict(request.body, TriggerAsked) if request.body.strip() else TriggerAsked()
         idempotency_key(request.headers)    # one that is none is refused, also where none is needed
         version = if_version(request.headers)
-        row = self.known(request)
         if action in ("pause", "resume"):
             enabled = action == "resume"
             if row.body.enabled == enabled:
@@ -317,10 +317,15 @@ class Schedules:
 
     async def calendar(self, request: Request) -> Response:
         """One calendar."""
+        row = self.known_calendar(request)
+        return answer(200, calendar_view(row), etag(row.version))
+
+    def known_calendar(self, request: Request) -> CalendarRow:
+        """The calendar that the path names. Raises: NotFound."""
         row = self.store.peek(schedules.calendar, request.params["name"])
         if row is None:
             raise NotFound("no such calendar")
-        return answer(200, calendar_view(row), etag(row.version))
+        return row
 
     async def put_calendar(self, request: Request) -> Response:
         """Write a calendar; schedules that use it see it at once."""
@@ -338,7 +343,8 @@ class Schedules:
 
     async def delete_calendar(self, request: Request) -> Response:
         """Remove a calendar that no schedule uses."""
-        name, version = request.params["name"], if_version(request.headers)
+        name = self.known_calendar(request).name
+        version = if_version(request.headers)
         await self.engine.write(lambda tx: schedules.delete_calendar(tx, name, version),
                                 then=lambda _: self.room.forget_calendars())
         return Response(204)

@@ -231,8 +231,8 @@ class Triggers:
     async def act(self, request: Request) -> Response:
         """?action=pause or resume"""
         action = query_action(request.query, ACTIONS)
-        version = if_version(request.headers)
         row = self.known(request)
+        version = if_version(request.headers)
         enabled = action == "resume"
         if row.body.enabled == enabled:
             precondition.check(row.version, version)
@@ -241,8 +241,8 @@ class Triggers:
 
     async def test(self, request: Request) -> Response:
         """What it would do with an event."""
-        asked = strict(request.body, EventAsked)
-        return answer(200, tried(self.known(request).body, asked))
+        row = self.known(request)
+        return answer(200, tried(row.body, strict(request.body, EventAsked)))
 
     # ------------------------------------------------------------ looking
 
@@ -278,9 +278,9 @@ class Triggers:
 
     async def events(self, request: Request) -> Response:
         """What became of the events, newest first."""
+        row = self.known(request)
         state = query_choice(request.query, "state", STATES)
         limit, before = page_limit(request), cursor_id(request)
-        row = self.known(request)
         rows = await self.store.read(
             triggers.events, row.id, STATES.index(state) if state else None, before, limit + 1)
         return page_of(request, rows, limit, taken_view, lambda row: row.number)

@@ -153,8 +153,8 @@ class Webhooks:
     async def act(self, request: Request) -> Response:
         """?action=pause or resume"""
         action = query_action(request.query, ACTIONS)
-        version = if_version(request.headers)
         row = self.known(request)
+        version = if_version(request.headers)
         enabled = action == "resume"
         if row.body.enabled == enabled:
             precondition.check(row.version, version)
@@ -207,9 +207,9 @@ class Webhooks:
 
     async def deliveries(self, request: Request) -> Response:
         """What became of its deliveries, newest first."""
+        row = self.known(request)
         state = query_choice(request.query, "state", STATES)
         limit, before = page_limit(request), cursor_id(request)
-        row = self.known(request)
         rows = await self.store.read(
             webhooks.deliveries, row.id, STATES.index(state) if state else None, before,
             limit + 1)

@@ -247,8 +247,8 @@ class WorkflowFiles:
 
     async def export(self, request: Request) -> Response:
         """The current version, or the one of ?version=, as a file."""
-        wanted = query_int(request.query, "version", 0, low=1, high=1 << 31)
         found = self.workflows.current(id_param(request, "workflow"))
+        wanted = query_int(request.query, "version", 0, low=1, high=1 << 31)
         body = self.workflows.version_of(found, wanted).body
         text = yaml_form.write(portable_of(body, self.context.catalog))
         return Response(200, text.encode(), YAML)

@@ -144,6 +144,8 @@ class WorkflowRuns:
     async def start(self, request: Request, workflow_id: int) -> Response:
         """A run of a workflow; the body is a WorkflowActed."""
         def plan(run_id: int) -> RunPlan:
+            if self.context.catalog.workflow(workflow_id) is None:
+                raise NotFound("no such workflow")
             asked = asked_of(request)
             return limited(self.context.planner.plan(
                 run_id, workflow_id, payload_of(asked.payload), version=asked.version or 0), asked)
@@ -178,12 +180,12 @@ class WorkflowRuns:
     async def act(self, request: Request) -> Response:
         """?action=cancel|pause|resume|retry|rerun"""
         action = query_action(request.query, RUN_ACTIONS)
+        row = self.known(request)
         asked = asked_of(request)   # what is wrong is refused, also where it is not needed
         payload_of(asked.payload)
         if action != "rerun":
             refuse_fields(asked)
         idempotency_key(request.headers)
-        row = self.known(request)
         if action == "cancel":
             return await self.cancel(row, request)
         if action == "retry":
@@ -240,10 +242,10 @@ class WorkflowRuns:
 
     async def act_on_step(self, request: Request) -> Response:
         """?action=skip|approve|reject|complete"""
-        row, name = self.known(request), request.params["step"]
         action = query_action(request.query, STEP_ACTIONS)
-        payload = run_payload(request)
+        row, name = self.known(request), request.params["step"]
         self.shows.place_of(row, name)
+        payload = run_payload(request)
         refuse(await self.engine.call(RunAct(row.id, action, name, payload)), self.known(request))
         return answer(200, self.shows.one(self.known(request), name))
 

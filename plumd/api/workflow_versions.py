@@ -47,9 +47,9 @@ class WorkflowVersions:
 
     async def diff(self, request: Request) -> Response:
         """What changed from one version to another, by default from the last but one."""
+        found = self.workflows.current(id_param(request, "workflow"))
         to = query_int(request.query, "to", 0, low=1, high=1 << 31)
         from_ = query_int(request.query, "from", 0, low=1, high=1 << 31)
-        found = self.workflows.current(id_param(request, "workflow"))
         to = to or found.version
         from_ = from_ or max(1, to - 1)
         bodies = [portable_of(self.workflows.version_of(found, one).body, self.context.catalog)

@@ -234,10 +234,9 @@ class Workflows:
 
     async def act(self, request: Request) -> Response:
         """?action=run or rollback"""
-        action = query_action(request.query, ACTIONS)
-        if action == "run":
+        if query_action(request.query, ACTIONS) == "run":
             return await self.runs.start(request, id_param(request, "workflow"))
-        return await self.rollback(request)
+        return await self.rollback(self.known(request), request)
 
     def version_of(self, found: Versioned[WorkflowBody], wanted: int) -> Versioned[WorkflowBody]:
         """A version, current or past; 0 = the current one. Raises: NotFound."""
@@ -248,7 +247,7 @@ class Workflows:
             raise NotFound(f"there is no version {wanted}")
         return Versioned(found.id, wanted, body, found.created_ms, found.updated_ms)
 
-    async def rollback(self, request: Request) -> Response:
+    async def rollback(self, found: Versioned[WorkflowBody], request: Request) -> Response:
         """A new version that says what an older one said; with If-Match only when nobody was
         faster."""
         asked = asked_of(request)
@@ -259,7 +258,6 @@ class Workflows:
         version = if_version(request.headers)
         if asked.version is None:
             raise Invalid("the version to go back to", field="version")
-        found = self.known(request)
         body = self.version_of(found, asked.version).body
         self.context.planner.check(body)
         made = await self.context.define(

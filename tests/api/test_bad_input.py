@@ -12,6 +12,7 @@ import pytest
 
 from tests import zips
 from tests.api.live import Api, Json, listed, raw_exchange, refused, serving
+from tests.daemon.plant import wait_for
 
 pytestmark = pytest.mark.daemon
 api = pytest.fixture(scope="module", name="api")(serving)
@@ -81,7 +82,7 @@ class Operation:
         """Its path with ids in it, and whatever the query must have."""
         path = self.path
         for each in self.parameters("path"):
-            text = ids.get(self.path.split("/")[2], "000000000000abc")
+            text = ids.get(str(each["name"])) or ids.get(self.path.split("/")[2], "000000000000abc")
             path = path.replace(f"{{{each['name']}}}", text)
         for each in self.parameters("query"):
             if each["required"]:
@@ -119,6 +120,7 @@ def ids(api: Api) -> dict[str, str]:
     definition = api.made("/v1/task-defs", {"name": "there"})
     flow = api.made("/v1/workflows", {"name": "there", "steps": [{"type": "parallel"}]})
     run = api.made(f"/v1/workflows/{flow['workflowId']}?action=run")
+    [step] = api.items(f"/v1/workflow-runs/{run['runId']}/steps")
     task = api.task(autoStart=False)
     plan = api.made("/v1/schedules", {"name": "there", "cron": "0 0 1 1 *",
                                       "defId": definition["defId"]})
@@ -126,6 +128,8 @@ def ids(api: Api) -> dict[str, str]:
     api.done("POST", "/v1/resources/register", {"resourceId": "there"})
     trigger = api.made("/v1/triggers", {"name": "there", "kind": "webhook", "enabled": False,
                                         "workflowId": flow["workflowId"]})
+    heard = api.made("/v1/triggers", {"name": "heard", "kind": "webhook", "filter": "false",
+                                      "signature": "none", "workflowId": flow["workflowId"]})
     hook = api.made("/v1/webhooks", {"name": "there", "url": "http://127.0.0.1:1/",
                                      "topics": ["kv"], "enabled": False})
     api.done("POST", "/v1/nodes/heartbeat", {"nodeId": "there"})
@@ -133,6 +137,9 @@ def ids(api: Api) -> dict[str, str]:
     made = api.done("POST", "/v1/deployments", {"name": "there", "artifactUrl": app["url"],
                                                 "replicas": {"there": 1}})
     rule = api.made("/v1/alarm-rules", {"name": "there", "state": "x", "op": ">", "value": 1})
+    api.ask("POST", "/v1/resources/state", {"resourceId": "there", "states": {"x": "2"}})
+    wait_for(lambda: len(api.items("/v1/alarms")) == 1, "it raises an alarm")
+    [alarm] = api.items("/v1/alarms")
     return {"nodes": "there", "alarm-rules": str(rule["ruleId"]), "apps": str(app["artifactId"]),
             "deployments": str(made["deploymentId"]),
             "assignments": str(listed_ids(made)[0]), "instances": str(listed_ids(made)[0]),
@@ -140,7 +147,9 @@ def ids(api: Api) -> dict[str, str]:
             "triggers": str(trigger["triggerId"]), "webhooks": str(hook["webhookId"]),
             "tasks": str(task["taskId"]), "task-defs": str(definition["defId"]),
             "workflows": str(flow["workflowId"]), "workflow-runs": str(run["runId"]),
-            "workers": "there", "embedded-workers": "away"}
+            "hooks": str(heard["path"]).rpartition("/")[2],
+            "alarms": str(alarm["alarmId"]), "dag": str(flow["workflowId"]),
+            "step": str(step["stepId"]), "workers": "there", "embedded-workers": "away"}
 
 
 def listed_ids(made: Json) -> list[str]:
@@ -260,12 +269,12 @@ def test_unknown_and_missing_fields(api: Api, ids: dict[str, str]) -> None:
     assert api.count() == before
 
 
-def test_bodies_must_be_declared_as_json(api: Api, ids: dict[str, str]) -> None:
+def test_bodies_must_be_declared_as_json(api: Api) -> None:
     before = api.count()
     for each in with_body(api):
         for declared in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data",
                          "", "application/jsonx", "text/json"):
-            answer = api.ask(each.method, each.url(ids), b"{}", headers={"content-type": declared})
+            answer = api.ask(each.method, each.url({}), b"{}", headers={"content-type": declared})
             if each.lenient:
                 assert answer.status_code != 415, str(each)
             else:
@@ -295,6 +304,34 @@ def test_ids_that_name_nothing(api: Api) -> None:
             path = each.url({each.path.split("/")[2]: quote(bad, safe="")})
             refused(api.ask(each.method, path, body), 404, "not_found")
     assert api.count() == before
+
+
+NAMING: tuple[tuple[str, str], ...] = (
+    ("PUT", "/v1/calendars/{name}"), ("PUT", "/v1/brokers/{name}"), ("PUT", "/v1/limits/{key}"),
+    ("PUT", "/v1/services/policies/{name}"), ("POST", "/v1/embedded-workers/{id}/exchange"))
+"""What a path names need not be there; nor need a key, a namespace or a lock."""
+
+
+def test_whether_a_path_names_something_is_said_before_what_is_wrong_besides(api: Api) -> None:
+    asked = 0
+    for each in operations(api):
+        if not each.parameters("path") or (each.method, each.path) in NAMING \
+                or each.path.startswith(("/v1/kv/", "/v1/locks/")):
+            continue
+        url = each.url({})              # with the action that it must have
+        mark = "&" if "?" in url else "?"
+        wrong: list[tuple[str, object, dict[str, str]]] = []
+        if each.body is not None:
+            wrong = [(url, body, {}) for body in ({"nonsense": 1}, [1], b"{")]
+        if any(one["name"] == "If-Match" for one in each.parameters("header")):
+            wrong.append((url, None if each.body is None else {}, {"if-match": "x"}))
+        wrong += [(f"{url}{mark}{parameter['name']}=nonsense", None if each.body is None else {},
+                   {}) for parameter in each.parameters("query") if not parameter["required"]]
+        for where, body, headers in wrong:
+            answer = api.ask(each.method, where, body, headers=headers)
+            assert answer.status_code == 404, (str(each), where, body, headers, answer.text)
+            asked += 1
+    assert asked > 80
 
 
 def test_query_parameters_of_a_wrong_type(api: Api, ids: dict[str, str]) -> None:

@@ -297,8 +297,9 @@ def test_bad_bodies(api: Api) -> None:
         assert answer.status_code == 422, (body, answer.text)
         assert str(answer.json().get("field", "")).startswith(field), (body, answer.text)
     assert len(api.items(BASE)) == count
-    refused(api.ask("POST", f"{BASE}/1?action=rollback", {"version": 1 << 63}), 422, "invalid",
-            "version")
+    made = api.done("POST", BASE, {"name": "odd", "entries": [entry]})
+    refused(api.ask("POST", f"{BASE}/{made['deploymentId']}?action=rollback", {"version": 1 << 63}),
+            422, "invalid", "version")
     refused(api.ask("PATCH", "/v1/assignments/1", {"desired": "Running"}), 404, "not_found")
     refused(api.ask("GET", "/v1/assignments"), 422, "invalid", "nodeId")
 
