@@ -12,6 +12,8 @@ from plumd.stream.grpc_frames import GrpcError
 
 GRPC: Final = "grpc"
 HTTP: Final = ("http", "https")
+ENOUGH_BYTES: Final = 64 << 10
+"""Of a body, whose status is what counts."""
 
 
 class Checks:
@@ -33,7 +35,7 @@ class Checks:
         try:
             if kind in HTTP:
                 answer = await self.client.request(
-                    "GET", url_of(endpoint, path or "/", scheme=kind))
+                    "GET", url_of(endpoint, path or "/", scheme=kind), enough=ENOUGH_BYTES)
                 return "" if answer.status < 400 else f"its health check answers {answer.status}"
             if kind == GRPC:
                 return await self.grpc.health(url_of(endpoint, ""))

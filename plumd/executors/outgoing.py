@@ -75,8 +75,9 @@ class Line:
         """Close it, at once."""
         self.socket.close()
 
-    async def exchange(self, request: h11.Request, body: bytes) -> Answer:
-        """Send a call and read its answer. Raises: CallFailed.
+    async def exchange(self, request: h11.Request, body: bytes,
+                       enough: int | None = None) -> Answer:
+        """Send a call and read its answer, or more than `enough` bytes of it. Raises: CallFailed.
 
         Cancel: anywhere; the connection is then of no more use.
         """
@@ -91,7 +92,7 @@ class Line:
             if not self.sent:
                 raise CallFailed("unreachable", f"the connection broke: {error}") from error
             # A server may refuse a large body by answering early; what it said is still there.
-        return await self._receive()
+        return await self._receive(enough)
 
     async def _send(self, data: bytes) -> None:
         if isinstance(self.stream, trio.SocketStream):
@@ -105,7 +106,7 @@ class Line:
             await self.stream.send_all(data)
         self.whole = True
 
-    async def _receive(self) -> Answer:
+    async def _receive(self, enough: int | None) -> Answer:
         head: h11.Response | None = None
         body = bytearray()
         ended = False
@@ -127,16 +128,13 @@ class Line:
                 head = event
             elif isinstance(event, h11.Data):
                 body += event.data
+                if enough is not None and len(body) > enough:
+                    return _answer(head, body)
                 if len(body) > BODY_BYTES_MAX:
                     raise CallFailed("answer_too_large",
                                      f"the answer is larger than {BODY_BYTES_MAX} bytes")
             elif isinstance(event, h11.EndOfMessage):
-                assert head is not None, "h11 ends no message that has not begun"
-                headers: dict[str, str] = {}
-                for name, value in head.headers:
-                    headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
-                return Answer(head.status_code, head.reason.decode("latin-1"), headers,
-                              bytes(body))
+                return _answer(head, body)
             elif not isinstance(event, h11.InformationalResponse):
                 raise CallFailed("bad_answer", "the server switched the protocol")
 
@@ -154,6 +152,14 @@ class Line:
             return False
         http.start_next_cycle()
         return True
+
+
+def _answer(head: h11.Response | None, body: bytearray) -> Answer:
+    assert head is not None, "h11 tells of no body whose message has not begun"
+    headers: dict[str, str] = {}
+    for name, value in head.headers:
+        headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+    return Answer(head.status_code, head.reason.decode("latin-1"), headers, bytes(body))
 
 
 async def resolve_by_system(limiter: trio.CapacityLimiter, host: str, port: int) -> list[str]:
@@ -199,8 +205,9 @@ class Client:
                                                       *headers))
 
     async def request(self, method: str, url: str, body: bytes = b"",
-                      headers: Headers = ()) -> Answer:
-        """Make one call; whatever its status, an answer is an answer.
+                      headers: Headers = (), *, enough: int | None = None) -> Answer:
+        """Make one call; whatever its status, an answer is an answer. Of a body larger than
+        `enough` bytes the rest is not read.
 
         Raises: CallFailed.
         Cancel: anywhere; the connection is closed, and what the far side does is not known.
@@ -210,10 +217,10 @@ class Client:
         with self._kept.calling(origin) as place:
             async with place.limiter, self._calls:
                 return await self._carry(place, target, request_of(
-                    method, target, len(body), headers), body)
+                    method, target, len(body), headers), body, enough)
 
     async def _carry(self, place: Place[Line], target: Target, request: h11.Request,
-                     body: bytes) -> Answer:
+                     body: bytes, enough: int | None) -> Answer:
         while True:
             line = self._take_idle(place)
             fresh = line is None
@@ -221,7 +228,7 @@ class Client:
                 line = await self._connect(target)
             kept = False
             try:
-                answer = await line.exchange(request, body)
+                answer = await line.exchange(request, body, enough)
                 kept = line.renew() and self._kept.keep(place, line)
                 return answer
             except CallFailed:

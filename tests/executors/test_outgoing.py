@@ -222,6 +222,25 @@ async def test_the_largest_body_passes() -> None:
         assert len((await Caller().post(side.url(), b"1")).body) == BODY_BYTES_MAX
 
 
+async def test_of_an_answer_no_more_is_read_than_is_enough() -> None:
+    async def behave(stream: trio.SocketStream, _: Call) -> bool:
+        await stream.send_all(b"HTTP/1.1 404 Word\r\n\r\n")
+        while True:
+            await stream.send_all(b"x" * 1_000_000)
+
+    caller = Caller()
+    async with far_side(behave) as side:
+        found = await caller.request("GET", side.url(), enough=10_000)
+        await side.left.wait()
+    assert found.status == 404
+    assert 10_000 < len(found.body) < 100_000
+    async with far_side(replying(200, b"x" * 10_000)) as side:
+        for _ in range(2):
+            found = await caller.request("GET", side.url(), enough=10_000)
+            assert len(found.body) == 10_000
+        assert side.connections == 1, "an answer that was read whole leaves a connection"
+
+
 async def test_a_large_call_is_sent_whole() -> None:
     async with far_side(replying(200)) as side:
         await Caller().post(side.url(), b"y" * 4_000_000)

@@ -20,6 +20,7 @@ from plumd.engine import Engine
 from plumd.executors import Attempt, Outcome, Stop
 from plumd.executors.checks import Checks
 from plumd.executors.grpc_client import GrpcClient
+from plumd.executors.outgoing import BODY_BYTES_MAX
 from plumd.executors.service import Service
 from plumd.model import (
     SERVICE_POOL,
@@ -280,6 +281,8 @@ async def test_health_checks(rig: Rig) -> None:
         assert "503" in await check(await rig.add("d", sick.port, healthPath="/health"))
     assert [call.path for call in well.calls] == ["/health"]
     assert "refused" in (await check(await rig.add("e", await refusing_port()))).lower()
+    async with far_side(replying(200, b"x" * (BODY_BYTES_MAX + 1))) as large:
+        assert await check(await rig.add("f", large.port, healthPath="/")) == ""
 
 
 # ---------------------------------------------------------------- through the engine
