@@ -228,13 +228,13 @@ async def test_of_an_answer_no_more_is_read_than_is_enough() -> None:
         while True:
             await stream.send_all(b"x" * 1_000_000)
 
-    caller = Caller()
     async with far_side(behave) as side:
-        found = await caller.request("GET", side.url(), enough=10_000)
+        found = await Caller().request("GET", side.url(), enough=10_000)
         await side.left.wait()
     assert found.status == 404
     assert 10_000 < len(found.body) < 100_000
     async with far_side(replying(200, b"x" * 10_000)) as side:
+        caller = Caller()
         for _ in range(2):
             found = await caller.request("GET", side.url(), enough=10_000)
             assert len(found.body) == 10_000
