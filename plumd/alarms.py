@@ -49,6 +49,7 @@ class Alarms:
         self._write = write
         self._new_id = new_id
         self.rules: dict[int, Rule] = {}
+        self.versions: dict[int, int] = {}
         self._by_state: dict[str, list[int]] = {}
         self._watches: dict[tuple[int, str], Watch] = {}
         self.active: dict[tuple[int, str], int] = {}
@@ -62,7 +63,8 @@ class Alarms:
 
     def load(self) -> None:
         """Read rules and active alarms, and look at every device's newest values."""
-        self.rules = dict(self.store.peek(alarms.rules))
+        for number, version, rule in self.store.peek(alarms.rules):
+            self.rules[number], self.versions[number] = rule, version
         self._index()
         for alarm in self.store.peek(alarms.page, "", True, FOR_EVER, ACTIVE_MAX):
             self.active[alarm.rule, alarm.device] = alarm.id
@@ -93,21 +95,23 @@ class Alarms:
     # ------------------------------------------------------------ rules
 
     async def put_rule(self, number: int, rule: Rule,
-                       also: Callable[[Tx], None] | None = None, *, known: bool = False) -> None:
+                       also: Callable[[Tx], None] | None = None, *, known: bool = False,
+                       if_version: int | None = None) -> None:
         """Write a rule; what it watches is looked at again. also: written in the same commit.
 
-        known: only if it is there.  Raises: NotFound, and as Engine.write.
+        known: only if it is there.  Raises: NotFound, VersionMismatch, and as Engine.write.
         """
-        def write(tx: Tx) -> None:
-            alarms.put_rule(tx, number, rule)
+        def write(tx: Tx) -> int:
+            version = alarms.put_rule(tx, number, rule, if_version)
             if also is not None:
                 also(tx)
+            return version
 
         async with self._saving:
             if known and number not in self.rules:
                 raise NotFound("no such rule")
             with trio.CancelScope(shield=True):
-                await self._write(write)
+                self.versions[number] = await self._write(write)
                 self.rules[number] = rule
                 self._index()
                 self._begin_anew(number)
@@ -117,15 +121,19 @@ class Alarms:
                     if count % LOOKS == LOOKS - 1:
                         await trio.lowlevel.checkpoint()    # others have their turn
 
-    async def delete_rule(self, number: int) -> None:
-        """Forget a rule; what is active of it is over. Raises: NotFound, and as Engine.write."""
+    async def delete_rule(self, number: int, if_version: int | None = None) -> None:
+        """Forget a rule; what is active of it is over.
+
+        Raises: NotFound, VersionMismatch, and as Engine.write.
+        """
         async with self._saving:
             if number not in self.rules:
                 raise NotFound("no such rule")
             mine = {key: alarm for key, alarm in self.active.items() if key[0] == number}
             with trio.CancelScope(shield=True):
-                await self._write(lambda tx: alarms.delete_rule(tx, number, mine.values()))
-                del self.rules[number]
+                await self._write(
+                    lambda tx: alarms.delete_rule(tx, number, mine.values(), if_version))
+                del self.rules[number], self.versions[number]
                 self._index()
                 for key in mine:
                     del self.active[key]

@@ -8,8 +8,9 @@ import msgspec
 from msgspec import Meta
 
 from plumd.alarms import Alarms as AlarmRoom
-from plumd.api.context import Context, Note, again_as_it_was, answer, id_param, once
+from plumd.api.context import Context, Note, again_as_it_was, answer, etag, id_param, once
 from plumd.api.decode import strict
+from plumd.api.openapi import IF_MATCH
 from plumd.api.paging import (
     ALL_OR_LIMIT,
     CURSOR,
@@ -20,7 +21,7 @@ from plumd.api.paging import (
     page_limit,
     page_of,
 )
-from plumd.api.params import query_action, query_choice
+from plumd.api.params import if_version, query_action, query_choice
 from plumd.api.routes import Query, Request, Response, Route
 from plumd.errors import Invalid, NotFound
 from plumd.model import id_text, parse_id
@@ -35,6 +36,7 @@ class RuleView(msgspec.Struct, frozen=True, rename="camel"):
     """A rule. active: how many alarms of it are."""
 
     rule_id: str
+    version: int
     rule: Rule
     active: int
 
@@ -102,7 +104,7 @@ class Alarms:
         rule = self.room.rules.get(rule_id)
         if rule is None:
             raise NotFound("no such rule")
-        return RuleView(id_text(rule_id), rule,
+        return RuleView(id_text(rule_id), self.room.versions[rule_id], rule,
                         sum(key[0] == rule_id for key in self.room.active))
 
     async def rules(self, request: Request) -> Response:
@@ -111,9 +113,14 @@ class Alarms:
         found = [number for number in sorted(self.room.rules) if number > after]
         return page_of(request, found, all_or_limit(request), self.rule_view, lambda number: number)
 
+    def shown(self, rule_id: int) -> Response:
+        """A rule as it is now. Raises: NotFound."""
+        found = self.rule_view(rule_id)
+        return answer(200, found, etag(found.version))
+
     async def rule(self, request: Request) -> Response:
         """One."""
-        return answer(200, self.rule_view(id_param(request, "rule")))
+        return self.shown(id_param(request, "rule"))
 
     async def create(self, request: Request) -> Response:
         """It is watched from now on."""
@@ -121,7 +128,8 @@ class Alarms:
         async def fresh(note: Note) -> Response:
             rule, rule_id = check(strict(request.body, Rule)), self.engine.new_id()
             location = f"/v1/alarm-rules/{id_text(rule_id)}"
-            response = answer(201, RuleView(id_text(rule_id), rule, 0), ("location", location))
+            response = answer(201, RuleView(id_text(rule_id), 1, rule, 0),
+                              ("location", location), etag(1))
             await self.room.put_rule(rule_id, rule, lambda tx: note.write(
                 tx, 201, response.body, location))
             return response
@@ -132,12 +140,15 @@ class Alarms:
         """An alarm of it that is active stays until a value clears it."""
         rule_id = id_param(request, "rule")
         self.rule_view(rule_id)
-        await self.room.put_rule(rule_id, check(strict(request.body, Rule)), known=True)
-        return answer(200, self.rule_view(rule_id))
+        rule, version = check(strict(request.body, Rule)), if_version(request.headers)
+        await self.room.put_rule(rule_id, rule, known=True, if_version=version)
+        return self.shown(rule_id)
 
     async def delete(self, request: Request) -> Response:
         """Alarms of it are cleared."""
-        await self.room.delete_rule(id_param(request, "rule"))
+        rule_id = id_param(request, "rule")
+        self.rule_view(rule_id)
+        await self.room.delete_rule(rule_id, if_version(request.headers))
         return Response(204)
 
     # ------------------------------------------------------------ alarms
@@ -185,9 +196,9 @@ def routes(handlers: Alarms) -> list[Route]:
         Route("GET", rules + "/{id}", handlers.rule, "Get a rule", tag, read,
               answers={200: RuleView}),
         Route("PUT", rules + "/{id}", handlers.change, "Change a rule", tag, write, body=Rule,
-              answers={200: RuleView}),
+              answers={200: RuleView}, query=(IF_MATCH,)),
         Route("DELETE", rules + "/{id}", handlers.delete, "Delete a rule", tag, write,
-              answers={204: None}),
+              answers={204: None}, query=(IF_MATCH,)),
         Route("GET", "/v1/alarms", handlers.page, "List alarms, newest first", tag, read,
               answers={200: list[AlarmView]},
               query=(Query("state", str, "default active", choices=STATES),

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import msgspec
+import trio
 from msgspec import UNSET
 
-from plumd.api.context import answer
+from plumd.api.context import answer, etag
 from plumd.api.decode import strict
+from plumd.api.openapi import IF_MATCH, IF_NONE_MATCH
 from plumd.api.paging import ALL_OR_LIMIT, CURSOR, all_or_limit, cursor_key, page_of
+from plumd.api.params import if_version
 from plumd.api.routes import Request, Response, Route
 from plumd.breaker import Policy
 from plumd.errors import Invalid, NotFound
 from plumd.services import Registry
+from plumd.store import precondition, services
 
 NAME_CHARS_MAX = 200
 
 
 class PolicyView(msgspec.Struct, frozen=True, rename="camel"):
-    """A service's policy. own: whether somebody wrote it, else it is as every other's.
+    """A service's policy. own: whether somebody wrote it, else it is as every other's, and its
+    version is 0.
 
     retriesLeft: how many calls could be tried again at another endpoint now.
     """
 
     service: str
+    version: int
     own: bool
     policy: Policy
     retries_left: float
@@ -45,12 +51,28 @@ class ServicePolicies:
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
+        self._writing = trio.Lock()     # what is written here is so by nobody else
 
     def view(self, service: str) -> PolicyView:
         """A service's policy as the API shows it."""
         calls = self.registry.calls
-        return PolicyView(service, service in calls.policies(), calls.policy(service),
-                          round(calls.retries_left(service), 2))
+        return PolicyView(service, self.version(service), service in calls.policies(),
+                          calls.policy(service), round(calls.retries_left(service), 2))
+
+    def version(self, service: str) -> int:
+        """Of what somebody wrote; 0 = nobody did."""
+        return self.registry.store.peek(services.policy_version, service)
+
+    def shown(self, service: str) -> Response:
+        """A service's policy as it is now."""
+        found = self.view(service)
+        return answer(200, found, etag(found.version))
+
+    async def write(self, service: str, policy: Policy | None, version: int | None) -> None:
+        """None: forget it. version: as it was seen.  Raises: VersionMismatch, TooMany."""
+        async with self._writing:
+            precondition.check(self.version(service), version)
+            await self.registry.set_policy(service, policy)
 
     async def page(self, request: Request) -> Response:
         """Those that somebody wrote, by name; all of them unless ?limit= is given."""
@@ -60,20 +82,21 @@ class ServicePolicies:
 
     async def get(self, request: Request) -> Response:
         """Of any service, also one that has no endpoint yet."""
-        return answer(200, self.view(name_of(request)))
+        return self.shown(name_of(request))
 
     async def put(self, request: Request) -> Response:
         """What is left out is as every other's."""
         service = name_of(request)
-        await self.registry.set_policy(service, check(strict(request.body, Policy), service))
-        return answer(200, self.view(service))
+        policy = check(strict(request.body, Policy), service)
+        await self.write(service, policy, if_version(request.headers))
+        return self.shown(service)
 
     async def delete(self, request: Request) -> Response:
         """As every other from now on."""
         service = name_of(request)
         if service not in self.registry.calls.policies():
             raise NotFound("nobody wrote a policy for this service")
-        await self.registry.set_policy(service, None)
+        await self.write(service, None, if_version(request.headers))
         return Response(204)
 
 
@@ -96,7 +119,7 @@ def routes(handlers: ServicePolicies) -> list[Route]:
         Route("GET", one, handlers.get, "How a service is called", tag, "services:read",
               answers={200: PolicyView}),
         Route("PUT", one, handlers.put, "Say how a service is called", tag, "services:write",
-              body=Policy, answers={200: PolicyView}),
+              body=Policy, answers={200: PolicyView}, query=(IF_MATCH, IF_NONE_MATCH)),
         Route("DELETE", one, handlers.delete, "Call a service as every other", tag,
-              "services:write", answers={204: None}),
+              "services:write", answers={204: None}, query=(IF_MATCH,)),
     ]

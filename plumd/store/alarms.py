@@ -9,7 +9,7 @@ import apsw
 import msgspec
 
 from plumd.errors import NotFound, TooMany
-from plumd.store import sql
+from plumd.store import precondition, sql
 from plumd.store.store import Tx
 from plumd.thresholds import Rule
 
@@ -40,22 +40,26 @@ class Alarm(msgspec.Struct, frozen=True):
     note: str
 
 
-def rules(db: apsw.Connection) -> list[tuple[int, Rule]]:
-    """All rules by id."""
-    found: Iterator[tuple[int, str]] = sql.rows(db, SQL["rules"])
-    return [(number, DECODE(body)) for number, body in found]
+def rules(db: apsw.Connection) -> list[tuple[int, int, Rule]]:
+    """(id, version, rule) of all, by id."""
+    found: Iterator[tuple[int, int, str]] = sql.rows(db, SQL["rules"])
+    return [(number, version, DECODE(body)) for number, version, body in found]
 
 
-def put_rule(tx: Tx, number: int, rule: Rule) -> None:
-    """Write a rule. Raises: TooMany."""
-    tx.db.execute(SQL["put_rule"], (number, ENCODE(rule).decode()))
+def put_rule(tx: Tx, number: int, rule: Rule, if_version: int | None = None) -> int:
+    """Write a rule; answers its version. Raises: VersionMismatch, TooMany."""
+    version = sql.number(tx.db, SQL["rule_version"], (number,))
+    precondition.check(version, if_version)
+    tx.db.execute(SQL["put_rule"], (number, version + 1, ENCODE(rule).decode()))
     if sql.number(tx.db, SQL["rule_count"]) > RULES_MAX:
         raise TooMany(f"there are {RULES_MAX} rules already", retry_after_s=60)
     tx.emit("alarmRule", number, "written", rule.name, tx.now_ms)
+    return version + 1
 
 
-def delete_rule(tx: Tx, number: int, active: Iterable[int]) -> None:
-    """Forget a rule; its alarms that are active are cleared."""
+def delete_rule(tx: Tx, number: int, active: Iterable[int], if_version: int | None = None) -> None:
+    """Forget a rule; its alarms that are active are cleared. Raises: VersionMismatch."""
+    precondition.check(sql.number(tx.db, SQL["rule_version"], (number,)), if_version)
     tx.db.execute(SQL["delete_rule"], (number,))
     for alarm in active:
         tx.db.execute(SQL["clear"], (tx.now_ms, "", alarm))

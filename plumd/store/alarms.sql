@@ -1,12 +1,16 @@
 -- name: rules
-SELECT id, body FROM alarm_rules ORDER BY id;
+SELECT id, version, body FROM alarm_rules ORDER BY id;
+
+-- 0 = it is not there.
+-- name: rule_version
+SELECT coalesce((SELECT version FROM alarm_rules WHERE id = ?), 0);
 
 -- name: rule_count
 SELECT count(*) FROM alarm_rules;
 
 -- name: put_rule
-INSERT INTO alarm_rules (id, body) VALUES (?,?)
-ON CONFLICT (id) DO UPDATE SET body = excluded.body;
+INSERT INTO alarm_rules (id, version, body) VALUES (?,?,?)
+ON CONFLICT (id) DO UPDATE SET version = excluded.version, body = excluded.body;
 
 -- name: delete_rule
 DELETE FROM alarm_rules WHERE id = ?;

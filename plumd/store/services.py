@@ -99,6 +99,11 @@ def policy(db: apsw.Connection, service: str) -> Policy | None:
     return next((DECODE_POLICY(body) for body, in found), None)
 
 
+def policy_version(db: apsw.Connection, service: str) -> int:
+    """How often somebody said it, 0 = nobody did."""
+    return sql.number(db, SQL["policy_version"], (service,))
+
+
 def set_policy(tx: Tx, service: str, given: Policy | None) -> None:
     """Write how a service is called; None: forget it. Raises: TooMany."""
     if given is None:

@@ -25,12 +25,16 @@ SELECT service, body FROM service_policies;
 -- name: policy
 SELECT body FROM service_policies WHERE service = ?;
 
+-- 0 = nobody said it.
+-- name: policy_version
+SELECT coalesce((SELECT version FROM service_policies WHERE service = ?), 0);
+
 -- name: policy_count
 SELECT count(*) FROM service_policies;
 
 -- name: set_policy
 INSERT INTO service_policies (service, body) VALUES (?,?)
-ON CONFLICT (service) DO UPDATE SET body = excluded.body;
+ON CONFLICT (service) DO UPDATE SET body = excluded.body, version = version + 1;
 
 -- name: delete_policy
 DELETE FROM service_policies WHERE service = ?;

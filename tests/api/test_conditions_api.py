@@ -20,12 +20,14 @@ MADE: dict[str, Json] = {
     "/v1/triggers/{id}": {"name": "guarded", "kind": "event", "topics": ["nodes"]},
     "/v1/webhooks/{id}": {"name": "guarded", "url": "http://127.0.0.1:9/", "topics": ["nodes"]},
     "/v1/deployments/{id}": {"name": "guarded"},
+    "/v1/alarm-rules/{id}": {"name": "guarded", "state": "x", "op": ">", "value": 1},
 }
 """What is made by POST, with a body that PUT takes too."""
 WRITTEN: dict[str, Json] = {
     "/v1/calendars/{name}": {"days": ["2030-01-01"]},
     "/v1/brokers/{name}": {"url": "mqtt://127.0.0.1:9"},
     "/v1/limits/{key}": {"concurrency": 2},
+    "/v1/services/policies/{name}": {"retryPercent": 7},
 }
 """What PUT makes."""
 
@@ -107,7 +109,10 @@ def changed_and_deleted(api: Api, where: str, body: Json) -> None:
         assert ask("POST", '"1"', f"?action={action}") == stale
         assert ask("POST", '"2"', f"?action={action}") == (200, None)
     assert ask("DELETE", '"2"') == (204, None)
-    refused(api.ask("GET", where), 404, "not_found")
+    if where.startswith("/v1/services/"):       # then it is as every other's
+        assert api.get(where)["version"] == 0
+    else:
+        refused(api.ask("GET", where), 404, "not_found")
     refused(api.ask("DELETE", where, headers={"if-match": '"2"'}), 404, "not_found")
 
 

@@ -75,6 +75,11 @@ def test_a_policy_and_a_breaker_by_clicks(browser: Browser, shared_daemon: Runni
         assert done["result"] == {"from": "us"}
         expect(panel.locator("[data-state=open]")).to_have_text(at.t("state.open"))
         at.calm()
+        panel.locator("[data-test=policy]").click()
+        api.done("PUT", f"/v1/services/policies/{name}", {"retryPercent": 3})
+        at.part("policy-save").click()
+        expect(at.page.get_by_text(at.t("problem.version_mismatch"))).to_be_visible()
+        assert api.get(f"/v1/services/policies/{name}")["version"] == 2
 
 
 def test_a_lock_is_taken_away(browser: Browser, shared_daemon: Running) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.api.live import Api, serving
+from tests.api.live import Api, Json, serving
 from tests.ui.screen import Language, screen
 
 pytestmark = pytest.mark.daemon
@@ -42,6 +42,21 @@ def test_a_webhook_by_clicks(api: Api, browser: Browser, language: Language) -> 
     [saved] = api.items(f"/v1/webhooks?name={name}-2")
     assert (saved["url"], saved["topics"], saved["enabled"]) == (NOBODY, ["runs"], False)
     api.gone(f"/v1/webhooks/{saved['webhookId']}")
+
+
+def test_whoever_was_slower_is_told(api: Api, browser: Browser) -> None:
+    body: Json = {"name": "faster", "url": NOBODY, "topics": ["kv"], "enabled": False}
+    path = f"/v1/webhooks/{api.made('/v1/webhooks', body)['webhookId']}"
+    with screen(browser, api.daemon.url) as at:
+        at.go(path.removeprefix("/v1"))
+        at.part("edit").click()
+        at.write(at.part("webhook-name"), "slower")
+        api.done("PUT", path, {**body, "name": "first"})
+        expect(at.page.locator("main h1")).to_have_text("first")
+        at.part("webhook-save").click()
+        expect(at.page.get_by_text(at.t("problem.version_mismatch"))).to_be_visible()
+    assert api.get(path)["name"] == "first"
+    api.gone(path)
 
 
 def test_a_broker_by_clicks(api: Api, browser: Browser) -> None:

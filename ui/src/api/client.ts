@@ -45,6 +45,11 @@ export interface Page<T> {
   readonly next: string;
 }
 
+/** The header by which a change is refused where somebody else was faster. */
+export function asSeen(found: { readonly version: number }): { "If-Match": string } {
+  return { "If-Match": `"${found.version}"` };
+}
+
 /** The data of an answer. Throws: Problem. */
 export async function take<T>(asked: Promise<Answer<T>>): Promise<T> {
   return (await answered(asked)).data as T;

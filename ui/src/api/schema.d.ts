@@ -4135,12 +4135,14 @@ export interface components {
         };
         /**
          * PolicyView
-         * @description A service's policy. own: whether somebody wrote it, else it is as every other's.
+         * @description A service's policy. own: whether somebody wrote it, else it is as every other's, and its
+         *         version is 0.
          *
          *         retriesLeft: how many calls could be tried again at another endpoint now.
          */
         PolicyView: {
             service: string;
+            version: number;
             own: boolean;
             policy: components["schemas"]["Policy"];
             retriesLeft: number;
@@ -4405,6 +4407,7 @@ export interface components {
          */
         RuleView: {
             ruleId: string;
+            version: number;
             rule: components["schemas"]["Rule"];
             active: number;
         };
@@ -10235,7 +10238,12 @@ export interface operations {
     put_services_policies_name: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
+                "If-Match"?: string;
+                /** @description *: only if it is not there yet; else 412. */
+                "If-None-Match"?: string;
+            };
             path: {
                 name: string;
             };
@@ -10275,7 +10283,10 @@ export interface operations {
     delete_services_policies_name: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
+                "If-Match"?: string;
+            };
             path: {
                 name: string;
             };
@@ -11213,7 +11224,10 @@ export interface operations {
     put_alarm_rules_id: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
+                "If-Match"?: string;
+            };
             path: {
                 id: string;
             };
@@ -11253,7 +11267,10 @@ export interface operations {
     delete_alarm_rules_id: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Only if this is still the version, like "3", or * for any; else 412. */
+                "If-Match"?: string;
+            };
             path: {
                 id: string;
             };
