@@ -13,9 +13,9 @@ from werkzeug.sansio import multipart
 from plumd.api.context import Context, answer, id_param
 from plumd.api.openapi import ZipFile
 from plumd.api.paging import CURSOR, LIMIT, cursor_id, page_limit, page_of
+from plumd.api.params import has
 from plumd.api.problem import problem_of
 from plumd.api.routes import Query, Request, Response, Route
-from plumd.api.ui import has
 from plumd.artifacts import Artifacts, range_of
 from plumd.errors import Invalid, Malformed, NotFound
 from plumd.model import id_text

@@ -14,7 +14,7 @@ from typing import Final
 import trio
 
 from plumd.api.admission import Policy, admit
-from plumd.api.params import parse_query, unquote
+from plumd.api.params import has, parse_query, unquote
 from plumd.api.problem import internal, problem
 from plumd.api.routes import JSON, Request, Response, Route
 from plumd.errors import Overloaded, PlumError, TooLarge, TooMany, TooSlow
@@ -145,6 +145,8 @@ class Gate:
             response = await route.handler(request)
             if response.headers or response.content_type is not JSON:
                 _check_headers(response)
+                if 304 in route.answers:
+                    response = _unless_known(response, request.headers)
         except PlumError as error:
             response = problem(error)
         except Exception as error:
@@ -204,6 +206,15 @@ def wire_headers(response: Response) -> list[tuple[str, str]]:
         headers.append(("cache-control", "no-store"))
     headers.extend(response.headers)
     return headers
+
+
+def _unless_known(response: Response, headers: Mapping[str, str]) -> Response:
+    """The answer, without its body where the client has it already."""
+    known = headers.get("if-none-match")
+    if known is not None and response.status == 200 and any(
+            name == "etag" and has(known, tag) for name, tag in response.headers):
+        return Response(304, headers=response.headers)
+    return response
 
 
 def _check_headers(response: Response) -> None:

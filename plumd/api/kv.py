@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from plumd.api.context import Context, Note, again_as_it_was, answer, etag, once
 from plumd.api.decode import lenient
-from plumd.api.openapi import IDEMPOTENCY_KEY, IF_MATCH, IF_NONE_MATCH
+from plumd.api.openapi import IDEMPOTENCY_KEY, IF_CHANGED, IF_MATCH, IF_NONE_MATCH
 from plumd.api.paging import ALL_OR_LIMIT, CURSOR, all_or_limit, cursor_key, next_link
 from plumd.api.params import if_version, query_int
 from plumd.api.routes import Query, Request, Response, Route
@@ -333,7 +333,8 @@ def routes(handlers: KeyValues) -> list[Route]:
         old("PUT", one, handlers.put, "Write a value", permission=write, body=ValueGiven,
             answers={200: Entry}, body_bytes_max=PUT_BYTES_MAX,
             query=(IF_MATCH, IF_NONE_MATCH, *guard, IDEMPOTENCY_KEY)),
-        old("GET", one, handlers.get, "Get a value", permission=read, answers={200: Entry}),
+        old("GET", one, handlers.get, "Get a value", permission=read,
+            answers={200: Entry, 304: None}, query=(IF_CHANGED,)),
         old("DELETE", one, handlers.delete, "Delete a value", permission=write,
             answers={204: None}, query=(IF_MATCH, *guard)),
         Route("DELETE", "/v1/kv/{ns}", handlers.clear, "Delete a namespace's keys", "kv", write,

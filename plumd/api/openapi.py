@@ -36,6 +36,8 @@ IF_MATCH: Final = Query(
     "If-Match", str, 'Only if this is still the version, like "3", or * for any; else 412.')
 IF_NONE_MATCH: Final = Query(
     "If-None-Match", str, "*: only if it is not there yet; else 412.")
+IF_CHANGED: Final = Query(
+    "If-None-Match", str, 'Like "3": while this is still the version, the answer is 304.')
 LAST_EVENT_ID: Final = Query(
     "Last-Event-ID", str, "The number of the last event that was read; the next ones follow.")
 

@@ -120,6 +120,11 @@ def if_version(headers: Mapping[str, str]) -> int | None:
     return int(found[1])
 
 
+def has(if_none_match: str, tag: str) -> bool:
+    """Whether the client's copy is this one (weak comparison, as the RFC wants of GET)."""
+    return any(each.strip().removeprefix("W/") in (tag, "*") for each in if_none_match.split(","))
+
+
 def prefer_wait_s(headers: Mapping[str, str], *, high_s: int = WAIT_S_MAX) -> int:
     """How long the caller asks to wait (`Prefer: wait=N`), at most high_s; 0 when it does not.
 

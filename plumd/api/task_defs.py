@@ -7,7 +7,7 @@ from msgspec import UNSET, Raw
 
 from plumd.api.context import Context, Note, answer, etag, id_param, once, replayed
 from plumd.api.decode import strict
-from plumd.api.openapi import IF_MATCH, PREFER
+from plumd.api.openapi import IF_CHANGED, IF_MATCH, PREFER
 from plumd.api.paging import CURSOR, LIMIT, cursor_id, page_limit, page_of
 from plumd.api.params import if_version, query_action, query_int
 from plumd.api.routes import Query, Request, Response, Route
@@ -173,7 +173,8 @@ def routes(handlers: TaskDefs) -> list[Route]:
               read, answers={200: list[TaskDefView]},
               query=(LIMIT, CURSOR, Query("name", str, "The one with this name"))),
         Route("GET", one, handlers.get, "Get a task definition", tag, read,
-              answers={200: TaskDefView}, query=(Query("version", int, "A past version"),)),
+              answers={200: TaskDefView, 304: None},
+              query=(IF_CHANGED, Query("version", int, "A past version"))),
         Route("PUT", one, handlers.update, "Make a new version of a task definition", tag, write,
               body=TaskDefWrite, answers={200: TaskDefView}, query=(IF_MATCH,),
               body_bytes_max=BODY_MAX),

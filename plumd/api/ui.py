@@ -21,6 +21,7 @@ from typing import Final
 import msgspec
 
 from plumd.api.openapi import PAGE_TAG
+from plumd.api.params import has
 from plumd.api.routes import Request, Response, Route
 from plumd.errors import NotFound
 
@@ -135,11 +136,6 @@ def answer(file: File, headers: Mapping[str, str], keep: tuple[str, str]) -> Res
                         (*common, ("content-encoding", "gzip")))
     body = gzip.decompress(file.body) if file.packed else file.body
     return Response(200, body, file.content_type, common)
-
-
-def has(if_none_match: str, tag: str) -> bool:
-    """Whether the client's copy is this one (weak comparison, as the RFC wants of GET)."""
-    return any(each.strip().removeprefix("W/") in (tag, "*") for each in if_none_match.split(","))
 
 
 def takes_gzip(accept_encoding: str) -> bool:

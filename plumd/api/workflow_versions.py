@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from plumd.api.context import Context, answer, etag, id_param
+from plumd.api.openapi import IF_CHANGED
 from plumd.api.paging import CURSOR, LIMIT, cursor_id, page_limit, page_of
 from plumd.api.params import query_int
 from plumd.api.routes import Query, Request, Response, Route
@@ -77,7 +78,7 @@ def routes(handlers: WorkflowVersions) -> list[Route]:
         Route("GET", one + "/versions", handlers.page, "List all versions", tag, read,
               answers={200: list[WorkflowView]}, query=(LIMIT, CURSOR)),
         Route("GET", one + "/versions/{version}", handlers.one, "Get a version", tag, read,
-              answers={200: WorkflowView}),
+              answers={200: WorkflowView, 304: None}, query=(IF_CHANGED,)),
         Route("GET", one + "/diff", handlers.diff, "What changed between two versions", tag, read,
               answers={200: DiffView}, query=(
                   Query("from", int, "The older one; default the one before `to`"),

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from plumd import flow
 from plumd.api.context import ENCODE, Context, Note, answer, etag, id_param, once, replayed
 from plumd.api.decode import strict
-from plumd.api.openapi import IF_MATCH, PREFER
+from plumd.api.openapi import IF_CHANGED, IF_MATCH, PREFER
 from plumd.api.paging import CURSOR, LIMIT, cursor_id, page_limit, page_of
 from plumd.api.params import if_version, query_action
 from plumd.api.routes import Query, Request, Response, Route
@@ -275,7 +275,8 @@ def routes(handlers: Workflows) -> list[Route]:
         Route("GET", "/v1/workflows", handlers.page, "List workflows, newest first", tag, read,
               answers={200: list[WorkflowView]},
               query=(LIMIT, CURSOR, Query("name", str, "The one with this name"))),
-        Route("GET", one, handlers.get, "Get a workflow", tag, read, answers={200: WorkflowView}),
+        Route("GET", one, handlers.get, "Get a workflow", tag, read,
+              answers={200: WorkflowView, 304: None}, query=(IF_CHANGED,)),
         Route("PUT", one, handlers.update, "Make a new version of a workflow", tag, write,
               body=WorkflowWrite, answers={200: WorkflowView}, query=(IF_MATCH,),
               body_bytes_max=BODY_MAX),

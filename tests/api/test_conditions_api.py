@@ -84,6 +84,47 @@ def test_what_was_written_is_changed_and_deleted_as_it_was_seen(api: Api, path: 
     changed_and_deleted(api, where, body)
 
 
+@pytest.mark.parametrize(("where", "body"), [
+    ("/v1/task-defs", {"name": "fresh"}),
+    ("/v1/workflows", {"name": "fresh", "steps": [{"type": "parallel"}]}),
+    ("/v1/kv/guarded/fresh/key", {"value": "1"})])
+def test_what_somebody_has_already_is_not_sent_again(api: Api, where: str, body: Json) -> None:
+    if where.startswith("/v1/kv/"):
+        api.done("PUT", where, body)
+    else:
+        where = api.ask("POST", where, body).headers["location"]
+
+    def ask(tag: str, tail: str = "") -> int:
+        answer = api.ask("GET", where + tail, headers={"if-none-match": tag})
+        if answer.status_code == 304:
+            assert answer.content == b""
+            assert "content-type" not in answer.headers
+        assert answer.headers["etag"]
+        return answer.status_code
+
+    now = api.ask("GET", where).headers["etag"]
+    for tag in (now, f"W/{now}", f'"x", {now}', "*"):
+        assert ask(tag) == 304
+    assert api.http.head(where, headers={"if-none-match": now}).status_code == 304
+    for tag in ('"x"', "", now.strip('"')):
+        assert ask(tag) == 200
+    whole(api.ask("PUT", where, {**body, "value": "2"} if "value" in body else body), 200)
+    assert ask(now) == 200
+    if where.startswith("/v1/workflows/"):
+        assert ask(now, "/versions/1") == 304
+        assert ask(now, "/versions/2") == 200
+    api.gone(where)
+    assert api.ask("GET", where, headers={"if-none-match": now}).status_code == 404
+
+
+def test_what_changes_by_itself_is_always_told(api: Api) -> None:
+    """Of a webhook the version says nothing of what waits."""
+    made = api.ask("POST", "/v1/webhooks", body_of(api, "/v1/webhooks/{id}"))
+    path = made.headers["location"]
+    assert api.ask("GET", path, headers={"if-none-match": made.headers["etag"]}).status_code == 200
+    api.gone(path)
+
+
 def changed_and_deleted(api: Api, where: str, body: Json) -> None:
     """From version 1 to its end, with somebody else in between."""
     def ask(method: str, tag: str, tail: str = "") -> tuple[int, object]:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from plumd.api.pages import page_routes
+from plumd.api.params import has
 from plumd.api.routes import Request, Response, Route
-from plumd.api.ui import CSP, Ui, has, is_page, takes_gzip
+from plumd.api.ui import CSP, Ui, is_page, takes_gzip
 from tests.api.serving import Answer, Served, running
 
 INDEX = b"<!doctype html><title>Plum</title><script src=/assets/app-1a2b.js></script>" * 8

@@ -6380,7 +6380,10 @@ export interface operations {
                 /** @description A past version */
                 version?: number;
             };
-            header?: never;
+            header?: {
+                /** @description Like "3": while this is still the version, the answer is 304. */
+                "If-None-Match"?: string;
+            };
             path: {
                 id: string;
             };
@@ -6396,6 +6399,13 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["TaskDefView"];
                 };
+            };
+            /** @description Nothing changed. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             400: components["responses"]["400"];
             403: components["responses"]["403"];
@@ -6667,7 +6677,10 @@ export interface operations {
     get_workflows_id: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Like "3": while this is still the version, the answer is 304. */
+                "If-None-Match"?: string;
+            };
             path: {
                 id: string;
             };
@@ -6683,6 +6696,13 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["WorkflowView"];
                 };
+            };
+            /** @description Nothing changed. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             400: components["responses"]["400"];
             403: components["responses"]["403"];
@@ -7265,7 +7285,10 @@ export interface operations {
     get_workflows_id_versions_version: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Like "3": while this is still the version, the answer is 304. */
+                "If-None-Match"?: string;
+            };
             path: {
                 id: string;
                 version: string;
@@ -7282,6 +7305,13 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["WorkflowView"];
                 };
+            };
+            /** @description Nothing changed. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             400: components["responses"]["400"];
             403: components["responses"]["403"];
@@ -10522,7 +10552,10 @@ export interface operations {
     get_kv_ns_key: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Like "3": while this is still the version, the answer is 304. */
+                "If-None-Match"?: string;
+            };
             path: {
                 ns: string;
                 /** @description The rest of the path; slashes are sent as they are. */
@@ -10540,6 +10573,13 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["Entry"];
                 };
+            };
+            /** @description Nothing changed. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             400: components["responses"]["400"];
             403: components["responses"]["403"];
