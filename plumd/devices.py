@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from plumd.clock import Clock
-from plumd.errors import NotFound, PlumError
+from plumd.errors import NotFound, OutcomeUnknown, PlumError
 from plumd.store import devices
 from plumd.store.devices import Device, Registered
 from plumd.store.store import Store, Tx, Write, Written
@@ -46,6 +46,7 @@ class Live:
         self.told = True            # what the last event said of its health
         self.quiet_ns = 0           # until then no event says that its states changed
         self.untold = False         # they changed again since the last one
+        self.doubtful = False       # the last ones may be on disk, and nobody was told of them
         self.gone = False
         self.expires_ns = now_ns + self.ttl_ns
 
@@ -160,10 +161,11 @@ class Devices:
         def then(done: Written) -> None:
             if done.error is None:
                 self.reported(live, states)
-                if done.value and not told and not live.untold:
-                    live.untold = True
-                    self._untold.append(live)
-                    self._changed.set()
+            live.doubtful |= isinstance(done.error, OutcomeUnknown)
+            if (live.doubtful or (done.value and not told)) and not live.untold:
+                live.untold = True
+                self._untold.append(live)
+                self._changed.set()
 
         await self._write(lambda tx: devices.report(tx, live.row, states, when_ms, told=told),
                           then=then)
@@ -197,6 +199,10 @@ class Devices:
             quiet_ns = self.clock.now().mono_ns + round(NEWS_S * 1e9)
             for live in news:
                 live.untold, live.quiet_ns = False, quiet_ns
+                if live.doubtful:
+                    live.doubtful = False
+                    newest = self.store.peek(devices.latest, live.row.number)
+                    self.reported(live, {name: state.value for name, state in newest.items()})
 
     async def _run_health(self) -> None:
         while True:

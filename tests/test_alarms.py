@@ -12,13 +12,13 @@ from trio.testing import MockClock
 
 from plumd.alarms import Alarms
 from plumd.devices import Devices
-from plumd.errors import NotFound
+from plumd.errors import NotFound, OutcomeUnknown, StorageDown
 from plumd.store import alarms, devices
 from plumd.store.alarms import FOR_EVER
 from plumd.store.devices import Device
-from plumd.store.store import Store
 from plumd.thresholds import Rule
 from tests.fabric_rig import Disk
+from tests.sim.disk import FaultyStore
 from tests.test_engine import running
 
 HOT = Rule("hot", "temp", ">", 80, 5.0, 0.0)
@@ -286,7 +286,7 @@ async def test_what_is_over_is_pruned_behind_what_is_active(
 
 @asynccontextmanager
 async def over_an_engine(path: Path, clock: MockClock) -> AsyncIterator[
-        tuple[Store, Devices, Alarms]]:
+        tuple[FaultyStore, Devices, Alarms]]:
     """A device `a`, HOT about it, and the engine itself behind them."""
     assert clock.autojump_threshold == 0
     async with running(path) as (engine, store), trio.open_nursery() as nursery:
@@ -312,6 +312,25 @@ async def test_reports_of_one_commit_count_in_the_order_in_which_they_are_writte
             await trio.sleep(1)
             last = store.peek(devices.latest, live.row.number)["temp"].value
             assert set(room.active) == ({(1, "a")} if last == "99" else set())
+
+
+async def test_a_report_whose_end_nobody_knows_raises_what_it_would(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    """It is on disk, but for its device it failed, and it may be the last one for a while."""
+    async with over_an_engine(tmp_path, autojump_clock) as (store, registry, room):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(registry.run)
+            store.fault = "error_after"
+            with pytest.raises(OutcomeUnknown):
+                await registry.report(registry.find("a"), {"temp": "99"}, None)
+            await trio.sleep(60)
+            assert set(room.active) == {(1, "a")}
+            store.fault = "error_before"
+            with pytest.raises(StorageDown):
+                await registry.report(registry.find("a"), {"temp": "20"}, None)
+            await trio.sleep(60)
+            assert set(room.active) == {(1, "a")}, "that one is not on disk"
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_report_whose_sender_hangs_up_raises_what_it_would(
