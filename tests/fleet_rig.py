@@ -41,6 +41,7 @@ class Agent:
     def __init__(self, fleet: Fleet, name: str) -> None:
         self.fleet = fleet
         self.name = name
+        self.ip = f"10.0.0.{name[1:]}"
         self.cut = False
         self.beats = True
         self.stop_s = 0.0
@@ -66,7 +67,7 @@ class Agent:
         while True:
             if not self.cut and self.beats:
                 await self.fleet.nodes.beat(
-                    Beat(self.name, f"10.0.0.{self.name[1:]}", self.fleet.labels[self.name]), "")
+                    Beat(self.name, self.ip, self.fleet.labels[self.name]), "")
             if not started:
                 task_status.started()
                 started = True

@@ -12,9 +12,11 @@ import trio
 from trio.testing import MockClock
 
 from plumd import rollout
+from plumd.balance import Endpoint
 from plumd.errors import NotFound, PlumError, VersionMismatch, WrongState
 from plumd.fleet import Phase, Update, lease_ms
-from plumd.store import deployments
+from plumd.model import id_text
+from plumd.store import deployments, nodes
 from tests.fabric_rig import TTL_S
 from tests.fleet_rig import body, fleet_of
 
@@ -100,6 +102,32 @@ async def test_a_copy_on_a_node_that_stays_away_is_forgotten(
         assert fleet.agents["n1"].running
         fleet.agents["n1"].cut = False
         await fleet.until(lambda: not fleet.agents["n1"].running)
+
+
+async def test_a_node_with_another_address_is_found_there(tmp_path: Path,
+                                                          clock: MockClock) -> None:
+    """At once, and what the programs themselves registered stays."""
+    async with fleet_of(tmp_path, clock, "n1") as fleet:
+        number = await fleet.deploy(body(await fleet.app("app", "1", 80, 81), 1))
+        await fleet.until(lambda: fleet.where(number) == ["n1"])
+        own = Endpoint("own", id_text(fleet.copies(number)[0].number), "10.9.9.9", 7, "tcp")
+        await fleet.registry.register(own.instance_id, [own], replace=False)
+
+        def found() -> set[tuple[str, int]]:
+            return {(seen.endpoint.ip, seen.endpoint.port)
+                    for name in ("app", "own") for seen in fleet.registry.discover(name)}
+
+        assert found() == {("10.0.0.1", 80), ("10.0.0.1", 81), ("10.9.9.9", 7)}
+        fleet.agents["n1"].ip = "10.0.0.2"
+        assert await fleet.until(lambda: ("10.0.0.2", 80) in found()) <= TTL_S
+        assert found() == {("10.0.0.2", 80), ("10.0.0.2", 81), ("10.9.9.9", 7)}
+        await fleet.kill()
+        await fleet.disk.write(lambda tx: nodes.put(tx, msgspec.structs.replace(
+            nodes.every(tx.db)[0], ip="10.0.0.3")))
+        fleet.agents["n1"].ip = "10.0.0.3"
+        await fleet.start()
+        await fleet.until(lambda: ("10.0.0.3", 80) in found())
+        assert found() == {("10.0.0.3", 80), ("10.0.0.3", 81), ("10.9.9.9", 7)}
 
 
 async def test_a_flap_within_the_ttl_moves_nothing(tmp_path: Path, clock: MockClock) -> None:

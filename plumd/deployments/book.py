@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from typing import Final, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 import trio
@@ -34,6 +34,13 @@ class Ask:
         self.done = trio.Event()
 
 
+class Found(NamedTuple):
+    """What discovery knows of a copy: that its ports are well, at this address."""
+
+    verdicts: tuple[Verdict, ...]
+    ip: str
+
+
 class Book:
     """Deployments and copies, and how they change in memory. Who changes them is above."""
 
@@ -55,7 +62,7 @@ class Book:
         self._on: dict[str, dict[int, Copy]] = {}       # node -> the copies on it
         self._heard: dict[int, int] = {}                # copy -> when its agent last spoke of it
         self._used: dict[int, Used] = {}                # copy -> what it uses
-        self._found: dict[int, tuple[Verdict, ...]] = {}    # copies that discovery knows
+        self._found: dict[int, Found] = {}              # copies that discovery knows
         self._waits: dict[int, dict[Slot, Reason]] = {}
         self._looks: dict[int, int] = {}                # deployment -> when to look again
         self._stops: dict[int, int] = {}                # retired copy -> when it is told to stop
@@ -261,6 +268,11 @@ class Book:
     def heard_ms(self, copy: Copy) -> int:
         """When its agent spoke of it last."""
         return self._heard.get(copy.number, copy.reported_ms)
+
+    def _moved(self, numbers: Iterable[int]) -> set[int]:
+        """Those of copies that discovery knows whose node has another address by now."""
+        return {number for number in numbers if number in self._found
+                and self._found[number].ip != self.nodes.ip_of(self._copies[number].node_id)}
 
     def usage(self, number: int) -> Used | None:
         """What a copy uses, by its agent's last word since our start."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from plumd.balance import Endpoint
-from plumd.deployments.book import Book
+from plumd.balance import Endpoint, Key
+from plumd.deployments.book import Book, Found
 from plumd.fleet import Copy, Phase
 from plumd.model import id_text
 from plumd.services import Verdict
@@ -31,6 +31,20 @@ class Discovery(Book):
                  and not self._rows[self._copies[number].deployment].running]
         self._unfound.clear()
         return found, lost
+
+    def _known(self, number: int) -> Found | None:
+        """What discovery knows of a copy since an earlier start of the daemon, None: nothing."""
+        verdicts = self._verdicts(self._copies[number])
+        at = [seen.endpoint.ip for seen in self.registry.every(instance_id=id_text(number))
+              if any(one.means(seen.endpoint) for one in verdicts)]
+        return Found(verdicts, at[0]) if at else None
+
+    def _left(self, number: int, endpoints: Sequence[Endpoint]) -> list[Key]:
+        """Where discovery knew a copy until now, when that is not where it will."""
+        known = self._found.get(number)
+        return [] if known is None else [
+            (one.service, one.instance_id, known.ip, one.port, one.protocol)
+            for one in endpoints if one.ip != known.ip]
 
     def _ports(self, copy: Copy) -> AppRow | None:
         """The app of a copy that others may find, None when they may not."""

@@ -167,15 +167,16 @@ class Reports(Book):
     def _look_at_node(self, node_id: str) -> None:
         self._touched.update(copy.deployment for copy in self._on.get(node_id, {}).values())
         self._touched.update(number for number, waits in self._waits.items() if waits)
+        self._unfound |= self._moved(self._on.get(node_id, ()))
         self._rung.add(node_id)
 
     def node_heard(self, node_id: str) -> None:
         """A node's word keeps the endpoints of its healthy copies well."""
         for number in self._on.get(node_id, ()):
-            verdicts = self._found.get(number)
-            if verdicts:
+            known = self._found.get(number)
+            if known is not None:
                 try:
-                    self.registry.beat(id_text(number), verdicts)
+                    self.registry.beat(id_text(number), known.verdicts)
                 except NotFound:        # somebody took them away; they come back with the next look
                     self._unfound.add(number)
 

@@ -23,7 +23,7 @@ import trio
 from plumd import rollout
 from plumd.balance import Endpoint
 from plumd.clock import Clock
-from plumd.deployments.book import Ask
+from plumd.deployments.book import Ask, Found
 from plumd.deployments.discovery import Discovery
 from plumd.deployments.reports import Reports
 from plumd.deployments.wishes import Wishes
@@ -68,9 +68,9 @@ class Deployments(Wishes, Reports, Discovery):
         for copy in self.store.peek(instances.every):
             self._adopt(copy)
             self._told[copy.number] = news_of(copy)
-        self._found = {number: verdicts for number, copy in self._copies.items()
-                       if (verdicts := self._verdicts(copy))
-                       and self.registry.every(instance_id=id_text(number))}
+        self._found = {number: known for number in self._copies
+                       if (known := self._known(number)) is not None}
+        self._unfound = self._moved(self._found)
         self._touched.update(self._rows)
         self._wake.set()
 
@@ -242,6 +242,7 @@ class Deployments(Wishes, Reports, Discovery):
         for number in lost:
             services.remove_instance(tx, id_text(number))
         for number, endpoints in found.items():
+            services.remove(tx, self._left(number, endpoints))
             try:
                 services.register(tx, id_text(number), endpoints, replace=False)
             except TooMany as error:
@@ -259,9 +260,9 @@ class Deployments(Wishes, Reports, Discovery):
             self._found.pop(number, None)
             self.registry.read_back(id_text(number))
         for number in found:
-            self._found[number] = self._verdicts(self._copies[number])
+            self._found[number] = Found(self._verdicts(self._copies[number]), found[number][0].ip)
             self.registry.read_back(id_text(number))
-            self.registry.beat_known(id_text(number), self._found[number])
+            self.registry.beat_known(id_text(number), self._found[number].verdicts)
         for kept in (self._dirty, self._gone, self._rewritten, self._versions, self._deleted,
                      self._also):
             kept.clear()
