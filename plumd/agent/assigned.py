@@ -64,7 +64,10 @@ class Check(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Assigned(msgspec.Struct, frozen=True, rename="camel"):
-    """One instance. Older controllers say the first nine keys."""
+    """One instance. Older controllers say the first nine keys.
+
+    placed_at: when it was asked to begin, the last time.
+    """
 
     instance_id: str
     desired: str = RUNNING
@@ -83,6 +86,7 @@ class Assigned(msgspec.Struct, frozen=True, rename="camel"):
     limits: Limits | None = None
     fence: Fence | None = None
     generation: int | None = None
+    placed_at: int | None = None
     health_check: Check | None = None
 
     @property
@@ -99,6 +103,11 @@ class Assigned(msgspec.Struct, frozen=True, rename="camel"):
     def grace_ms(self) -> int:
         """Between SIGTERM and SIGKILL."""
         return round(1000 * (10.0 if self.stop_grace_sec is None else self.stop_grace_sec))
+
+    def asks_again(self, before: Assigned) -> bool:
+        """Whether it was asked to begin since then, even if nothing else was heard of that."""
+        return None not in (self.placed_at, before.placed_at) and (
+            self.placed_at != before.placed_at)
 
     def same_program(self, other: Assigned) -> bool:
         """Whether the two run alike, so that a running one may stay."""

@@ -195,13 +195,13 @@ class Fleet:
             known = self.instances.get(instance_id)
             if known is None:
                 known = self._enter(assigned, nursery)
-            elif assigned.wanted and assigned.phase in (None, "Pending", "Lost"):
-                known.told_again()
             if known is None:
                 continue
             if assigned.fence is not None and assigned.wanted:
                 known.lease_until(sent_ms + assigned.fence.lease_ms)
             known.want(assigned)
+            if assigned.wanted and assigned.phase in (None, "Pending", "Lost"):
+                known.told_again()
 
     def _enter(self, assigned: Assigned, nursery: trio.Nursery) -> Instance | None:
         """A new one. None: its directory cannot be made; the next look tries again."""

@@ -96,8 +96,12 @@ class Instance:
         """From now on this is wanted; None: it is not wanted any more, not even known."""
         before, self._wanted = self._wanted, assigned
         if assigned is not None and (assigned != self.assigned or before is None):
-            over = self._kept.over if assigned.same_program(self.assigned) and (
-                before is not None and before.wanted == assigned.wanted) else ""
+            goes_on = (before is not None and before.wanted == assigned.wanted
+                       and assigned.same_program(self.assigned)
+                       and not assigned.asks_again(self.assigned))
+            over = self._kept.over if goes_on else ""
+            if over != self._kept.over:
+                self._last = None       # what was said is true no more
             self._keep(msgspec.structs.replace(self._kept, assigned=assigned, over=over))
         if assigned is None or before is None or assigned != before:
             self._wake()

@@ -184,7 +184,8 @@ class VersionView(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class AssignmentView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """A copy as its node's agent is told of it."""
+    """A copy as its node's agent is told of it. placedAt: when it was asked to begin, the last time
+    (Unix ms); one that is over begins again when that changes."""
 
     instance_id: str
     deployment_id: str
@@ -205,6 +206,7 @@ class AssignmentView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     limits: ProcessLimits
     fence: Fence | None
     generation: int
+    placed_at: int
     health_check: HealthCheck | None
 
 
@@ -406,4 +408,4 @@ def assignment_view(one: Assigned) -> AssignmentView:
         size_bytes=app.size_bytes if app is not None else 0, env=entry.env,
         stop_grace_sec=entry.stop_grace_sec, restart=entry.restart, backoff=entry.backoff,
         limits=entry.limits, fence=one.fence, generation=copy.generation,
-        health_check=entry.health_check)
+        placed_at=copy.placed_ms, health_check=entry.health_check)

@@ -184,6 +184,26 @@ def test_a_machine_that_goes_down_completes_nothing(agent: Agent, controller: Co
     assert str(told[0]["message"]).startswith("its machine was shut down")
 
 
+def test_one_that_is_over_begins_again_when_it_is_asked_to(agent: Agent,
+                                                           controller: Controller) -> None:
+    """Also when it was stopped and started while its agent did not hear."""
+    count = agent.data_dir.parent / "count"
+    controller.want("i1", startCmd=f"echo x >> {count}", placedAt=1)
+    wait_for(lambda: controller.last("i1")["phase"] == "Completed", "it is over")
+    controller.want("i1", placedAt=1, phase="Pending")
+    wait_for(lambda: len(controller.of("i1")) > 3, "it is told again")
+    assert controller.phases("i1")[-1] == "Completed"
+    agent.kill()
+    controller.want("i1", placedAt=2, phase="Pending")
+    agent.start()
+    wait_for(lambda: count.read_text() == "x\nx\n", "it ran again")
+    wait_for(lambda: controller.phases("i1")[-3:] == ["Starting", "Running", "Completed"], "so")
+    controller.want("i1", placedAt=2, phase="Completed", lastReportAt=7)
+    controller.want("i2", startCmd="exec sleep 600")
+    runs(controller, "i2")
+    assert count.read_text() == "x\nx\n"
+
+
 def test_a_program_in_the_background_is_ended_and_told_so(agent: Agent,
                                                          controller: Controller) -> None:
     controller.want("i1", startCmd="setsid sleep 600 >/dev/null 2>&1 & sleep 0.2")

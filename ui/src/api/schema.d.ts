@@ -5259,7 +5259,8 @@ export interface components {
         };
         /**
          * AssignmentView
-         * @description A copy as its node's agent is told of it.
+         * @description A copy as its node's agent is told of it. placedAt: when it was asked to begin, the last time
+         *         (Unix ms); one that is over begins again when that changes.
          */
         AssignmentView: {
             instanceId: string;
@@ -5283,6 +5284,7 @@ export interface components {
             limits: components["schemas"]["ProcessLimits"];
             fence: components["schemas"]["Fence"] | null;
             generation: number;
+            placedAt: number;
             healthCheck: components["schemas"]["HealthCheck"] | null;
         };
         /**
