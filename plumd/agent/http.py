@@ -245,6 +245,8 @@ class Http:
     async def _open(self, url: str) -> _Wire:
         try:
             stream = await connect(_address(url, ""), None)
+        except ValueError as error:
+            raise CallFailed(str(error)) from None
         except Unreachable as error:
             refused = isinstance(error.__cause__, ConnectionRefusedError)
             raise CallFailed(str(error), refused=refused or _all_refused(error)) from None

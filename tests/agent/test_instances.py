@@ -306,6 +306,7 @@ def test_a_controller_that_is_away_changes_nothing(tmp_path: Path) -> None:
     ("sha", "wrong sha256"), ("nothing", "has no start.sh"), ("missing", "answered 404"),
     ("command", "exit code 127"), ("broken", "no sound zip file"),
     ("outside", "leads out of its directory"), ("link", "is neither file nor directory"),
+    ("url", "is not an http or https URL"), ("port", "Port out of range"),
 ])
 def test_what_cannot_be_started_says_why(agent: Agent, controller: Controller, what: str,
                                          words: str) -> None:
@@ -317,6 +318,10 @@ def test_what_cannot_be_started_says_why(agent: Agent, controller: Controller, w
         more["artifactUrl"], _ = controller.app("b.zip", {"readme": "x"})
     elif what == "missing":
         more["artifactUrl"] = "/artifacts/none.zip"
+    elif what == "url":
+        more["artifactUrl"] = "ftp://127.0.0.1/a.zip"
+    elif what == "port":
+        more["artifactUrl"] = "http://127.0.0.1:99999/a.zip"
     elif what == "command":
         more["startCmd"] = "./no-such-thing"
     elif what == "broken":
