@@ -106,6 +106,7 @@ class Webhooks:
             if number not in self._known:
                 self._serving.pop(number).cancel()
                 del self._news[number]
+        self._dropping.intersection_update(self._known)
         for number in self._known:
             self.poke(number)
             if number not in self._serving:
