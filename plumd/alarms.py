@@ -20,7 +20,8 @@ from plumd.devices import Devices, Live
 from plumd.errors import NotFound, PlumError
 from plumd.store import alarms, devices
 from plumd.store.alarms import FOR_EVER
-from plumd.store.store import Store, Tx, Write
+from plumd.store.precondition import ABSENT
+from plumd.store.store import Call, Store, Tx, Write
 from plumd.thresholds import Phase, Rule, Watch
 
 log = logging.getLogger("plumd.alarms")
@@ -101,25 +102,15 @@ class Alarms:
 
         known: only if it is there.  Raises: NotFound, VersionMismatch, and as Engine.write.
         """
-        def write(tx: Tx) -> int:
-            version = alarms.put_rule(tx, number, rule, if_version)
+        def write(tx: Tx) -> None:
+            alarms.put_rule(tx, number, rule, if_version)
             if also is not None:
                 also(tx)
-            return version
 
         async with self._saving:
             if known and number not in self.rules:
                 raise NotFound("no such rule")
-            with trio.CancelScope(shield=True):
-                self.versions[number] = await self._write(write)
-                self.rules[number] = rule
-                self._index()
-                self._begin_anew(number)
-                for count, live in enumerate(self._meant([rule])):
-                    if not live.gone:
-                        self._look_at(live)
-                    if count % LOOKS == LOOKS - 1:
-                        await trio.lowlevel.checkpoint()    # others have their turn
+            await self._save(number, write)
 
     async def delete_rule(self, number: int, if_version: int | None = None) -> None:
         """Forget a rule; what is active of it is over.
@@ -129,15 +120,34 @@ class Alarms:
         async with self._saving:
             if number not in self.rules:
                 raise NotFound("no such rule")
-            mine = {key: alarm for key, alarm in self.active.items() if key[0] == number}
-            with trio.CancelScope(shield=True):
-                await self._write(
-                    lambda tx: alarms.delete_rule(tx, number, mine.values(), if_version))
-                del self.rules[number], self.versions[number]
-                self._index()
-                for key in mine:
-                    del self.active[key]
-                self._begin_anew(number)
+            mine = [alarm for key, alarm in self.active.items() if key[0] == number]
+            await self._save(number, lambda tx: alarms.delete_rule(tx, number, mine, if_version))
+
+    async def _save(self, number: int, write: Call) -> None:
+        """Write a rule, or its end. Memory follows the row, also where the commit's end was unknown
+        or whoever asked is gone."""
+        with trio.CancelScope(shield=True):
+            try:
+                await self._write(write)
+            finally:
+                await self._read_back(number)
+
+    async def _read_back(self, number: int) -> None:
+        version, rule = self.store.peek(alarms.get_rule, number)
+        if version == self.versions.get(number, ABSENT):
+            return
+        if rule is None:
+            del self.rules[number], self.versions[number]
+            self.active = {key: alarm for key, alarm in self.active.items() if key[0] != number}
+        else:
+            self.rules[number], self.versions[number] = rule, version
+        self._index()
+        self._begin_anew(number)
+        for count, live in enumerate(self._meant([] if rule is None else [rule])):
+            if not live.gone:
+                self._look_at(live)
+            if count % LOOKS == LOOKS - 1:
+                await trio.lowlevel.checkpoint()    # others have their turn
 
     def _begin_anew(self, number: int) -> None:
         """The rule is another one now, or gone: how near it was to being broken says nothing, nor

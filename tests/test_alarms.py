@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from plumd.alarms import Alarms
 from plumd.devices import Devices
-from plumd.errors import NotFound, OutcomeUnknown, StorageDown
+from plumd.errors import NotFound, OutcomeUnknown, StorageDown, VersionMismatch
 from plumd.store import alarms, devices
 from plumd.store.alarms import FOR_EVER
 from plumd.store.devices import Device
@@ -331,6 +331,30 @@ async def test_a_report_whose_end_nobody_knows_raises_what_it_would(
             await trio.sleep(60)
             assert set(room.active) == {(1, "a")}, "that one is not on disk"
             nursery.cancel_scope.cancel()
+
+
+async def test_a_rule_whose_commits_end_nobody_knows_holds_as_it_is_on_disk(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with over_an_engine(tmp_path, autojump_clock) as (store, registry, room):
+        await registry.report(registry.find("a"), {"temp": "70"}, None)
+        warm = Rule("warm", "temp", ">", 60)
+        store.fault = "error_after"
+        with pytest.raises(OutcomeUnknown):
+            await room.put_rule(1, warm)
+        assert (room.rules, room.versions) == ({1: warm}, {1: 2})
+        await trio.sleep(60)
+        assert set(room.active) == {(1, "a")}
+        store.fault = "error_before"
+        with pytest.raises(StorageDown):
+            await room.put_rule(1, HOT)
+        assert (room.rules, room.versions) == ({1: warm}, {1: 2})
+        await trio.sleep(60)
+        with pytest.raises(VersionMismatch):
+            await room.delete_rule(1, if_version=1)
+        store.fault = "error_after"
+        with pytest.raises(OutcomeUnknown):
+            await room.delete_rule(1, if_version=2)
+        assert (room.rules, room.versions, room.active) == ({}, {}, {})
 
 
 async def test_a_report_whose_sender_hangs_up_raises_what_it_would(

@@ -46,20 +46,25 @@ def rules(db: apsw.Connection) -> list[tuple[int, int, Rule]]:
     return [(number, version, DECODE(body)) for number, version, body in found]
 
 
-def put_rule(tx: Tx, number: int, rule: Rule, if_version: int | None = None) -> int:
-    """Write a rule; answers its version. Raises: VersionMismatch, TooMany."""
-    version = sql.number(tx.db, SQL["rule_version"], (number,))
+def get_rule(db: apsw.Connection, number: int) -> tuple[int, Rule | None]:
+    """(version, rule) of one; (0, None) = it is not there."""
+    found: Iterator[tuple[int, str]] = sql.rows(db, SQL["rule"], (number,))
+    return next(((version, DECODE(body)) for version, body in found), (precondition.ABSENT, None))
+
+
+def put_rule(tx: Tx, number: int, given: Rule, if_version: int | None = None) -> None:
+    """Write a rule. Raises: VersionMismatch, TooMany."""
+    version, _ = get_rule(tx.db, number)
     precondition.check(version, if_version)
-    tx.db.execute(SQL["put_rule"], (number, version + 1, ENCODE(rule).decode()))
+    tx.db.execute(SQL["put_rule"], (number, version + 1, ENCODE(given).decode()))
     if sql.number(tx.db, SQL["rule_count"]) > RULES_MAX:
         raise TooMany(f"there are {RULES_MAX} rules already", retry_after_s=60)
-    tx.emit("alarmRule", number, "written", rule.name, tx.now_ms)
-    return version + 1
+    tx.emit("alarmRule", number, "written", given.name, tx.now_ms)
 
 
 def delete_rule(tx: Tx, number: int, active: Iterable[int], if_version: int | None = None) -> None:
     """Forget a rule; its alarms that are active are cleared. Raises: VersionMismatch."""
-    precondition.check(sql.number(tx.db, SQL["rule_version"], (number,)), if_version)
+    precondition.check(get_rule(tx.db, number)[0], if_version)
     tx.db.execute(SQL["delete_rule"], (number,))
     for alarm in active:
         tx.db.execute(SQL["clear"], (tx.now_ms, "", alarm))

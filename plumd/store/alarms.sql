@@ -1,9 +1,8 @@
 -- name: rules
 SELECT id, version, body FROM alarm_rules ORDER BY id;
 
--- 0 = it is not there.
--- name: rule_version
-SELECT coalesce((SELECT version FROM alarm_rules WHERE id = ?), 0);
+-- name: rule
+SELECT version, body FROM alarm_rules WHERE id = ?;
 
 -- name: rule_count
 SELECT count(*) FROM alarm_rules;
