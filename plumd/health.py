@@ -26,8 +26,11 @@ log = logging.getLogger("plumd.health")
 LOOKOUT: Final = (*companion.PYTHON, "plumd.lookout")
 START_S: Final = 30.0
 """So long a lookout may take to say its first word, on a machine that has much else to do."""
-SILENT_S: Final = 6.0
+SILENT_S: Final = 10.0
 """One that is silent for so long, while there is somebody to look at, is ended for another one."""
+HOLD_TTLS: Final = 4
+"""So long after a look who was well is believed to be: a machine that has no time for looks, or
+lost who looks, has found nothing wrong with it."""
 LINE_MAX: Final = 256
 """So many endpoints in a line: more would hold up the loop."""
 ACTIVE: Final = ("http", "https", "tcp", "grpc")
@@ -159,8 +162,8 @@ class Health:
                             extra={"reason": str(error)})
                 return
             now = self.clock.now()
-            self._vouch.until_ns = now.mono_ns + self.ttl_ns - said.late_ms * 1_000_000
-            self._vouch.seen_ms = now.wall_ms
+            self._vouch.until_ns = now.mono_ns + HOLD_TTLS * self.ttl_ns - said.late_ms * 1_000_000
+            self._vouch.seen_ms = now.wall_ms - said.late_ms
             for number, why in said.found:
                 self._take(number, why)
             self._patience.deadline = trio.current_time() + SILENT_S if self._asked else inf

@@ -96,8 +96,8 @@ class Live:
         return max(self.beat_ms, self.vouch.seen_ms)
 
     def vouched_by(self, vouch: Vouch) -> None:
-        """Somebody else's word counts from now on; how long that of the one before held stays."""
-        self.renewed_ns, self.beat_ms = self.expires_ns, self.seen_ms
+        """Somebody else's word counts from now on."""
+        self.beat_ms = self.seen_ms
         self.vouch = vouch
 
     def healthy(self, now_ns: int) -> bool:
@@ -228,6 +228,7 @@ class Registry:
     def _become(self, live: Live, endpoint: Endpoint) -> None:
         """What was found, or is being found now, is not said of what it has become."""
         live.vouched_by(NOBODY)
+        live.renewed_ns = self.clock.now().mono_ns + self.ttl_ns
         live.endpoint = endpoint
         if self.health is not None and self.health.leave(endpoint.key) and not live.watched:
             self.health.look(endpoint, well=live.checked)

@@ -23,7 +23,7 @@ from plumd import companion
 from plumd.balance import Endpoint, Key
 from plumd.clock import SystemClock
 from plumd.executors.targets import Policy
-from plumd.health import LINE_MAX, LOOKOUT, NOBODY, SILENT_S, START_S, Health, Vouch
+from plumd.health import HOLD_TTLS, LINE_MAX, LOOKOUT, NOBODY, SILENT_S, START_S, Health, Vouch
 from plumd.lookout import (
     BEATS,
     CHECK_S,
@@ -342,8 +342,9 @@ async def test_only_news_are_told_and_beats_vouch_for_the_others(
         for at_s in looks.values():
             assert sum(one >= begun_s for one in at_s) == pytest.approx(20, abs=1)
         vouch, = set(book.vouch.values())
-        assert vouch.until_ns / 1e9 > trio.current_time() + TTL_S - EVERY_S / BEATS - SOON_S
-        assert vouch.seen_ms / 1e3 > trio.current_time() - EVERY_S / BEATS - SOON_S
+        beat_s = trio.current_time() - EVERY_S / BEATS - SOON_S
+        assert vouch.until_ns / 1e9 > beat_s + HOLD_TTLS * TTL_S
+        assert vouch.seen_ms / 1e3 > beat_s
 
         sick.add("i3")
         await trio.sleep(EVERY_S + SOON_S)
@@ -421,6 +422,27 @@ async def test_beats_say_how_late_looks_are() -> None:
         nursery.cancel_scope.cancel()
     assert 3 * CHECK_S <= max(late) / 1e3 <= 4 * CHECK_S
     assert late[-1] == 0
+
+
+async def test_who_was_well_is_believed_to_be_for_four_ttls_after_a_look(
+        autojump_clock: MockClock) -> None:
+    one = asking(80)
+    book = Book([])
+    book.found[one.key] = []
+    health = book.health(TrioClock(autojump_clock))
+    health.watch(one, well=True)
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(health.talk, ours, Policy())
+        await theirs.send_all(line_of(Said([(1, "")], 0)))
+        await book.wait()
+        for late_s in (0, TTL_S, 3 * TTL_S, 5 * TTL_S):
+            await theirs.send_all(line_of(Said([], round(late_s * 1e3))))
+            await trio.testing.wait_all_tasks_blocked()
+            vouch, looked_s = book.vouch[one.key], trio.current_time() - late_s
+            assert vouch.until_ns / 1e9 == pytest.approx(looked_s + HOLD_TTLS * TTL_S)
+            assert vouch.seen_ms / 1e3 == pytest.approx(looked_s, abs=0.001)
+        nursery.cancel_scope.cancel()
 
 
 async def test_the_word_of_one_that_ended_holds_no_longer_than_it_said(

@@ -18,6 +18,7 @@ from plumd.balance import LAZY, LEAST_LOADED, ROUND_ROBIN, Endpoint
 from plumd.clock import Instant
 from plumd.errors import NotFound, StorageDown
 from plumd.executors.targets import Policy
+from plumd.health import HOLD_TTLS
 from plumd.lookout import SICK_MAX, WELL_MAX, Check, Lines, Lookout, Terms
 from plumd.services import SUSPECT_NS, Registry, Verdict
 from plumd.store.events import Event
@@ -421,7 +422,7 @@ async def test_endpoints_that_stay_well_are_well_for_as_long_as_somebody_looks(
                     assert all(one.seen_ms > (trio.current_time() - TTL_S / 10) * 1e3
                                for one in seen)
                 looking.cancel()
-        await trio.sleep(TTL_S * 0.9)
+        await trio.sleep(TTL_S * (HOLD_TTLS - 0.1))
         assert rig.healthy() == ["i", "i"]
         assert rig.told() == []
         seen_ms = rig.registry.every()[0].seen_ms
@@ -487,7 +488,7 @@ async def test_what_an_endpoint_becomes_is_looked_at_as_that(
         await trio.sleep(TTL_S / 3 + SOON_S)
         assert rig.healthy() == ["i"]
         looks.clear()
-        await rig.registry.register("i", [endpoint("i")])
+        await rig.registry.move(watched("i").key, endpoint("i"), create=False)
         await trio.sleep(TTL_S * 0.9)
         assert rig.healthy() == ["i"]
         await trio.sleep(TTL_S * 0.2)
