@@ -482,6 +482,7 @@ async def run(config: Config, reread: Callable[[], Config]) -> None:
     reread: the settings as they are said now, for SIGHUP; raises ConfigError.
     """
     sys.setswitchinterval(SWITCH_S)
+    notify.extend(config.database_path)
     daemon = Daemon(config)
     daemon.reread = reread
     try:

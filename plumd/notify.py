@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 FIRST_FD: Final = 3
 AGAIN_S: Final = 1.0
+START_S: Final = 60
+SLOW_DISK_BYTES_S: Final = 5_000_000
 OWED: Final[list[str]] = []
 """What the manager must hear and has not heard."""
 
@@ -42,6 +45,14 @@ def pause_s(longest: float) -> float:
     or something was not heard."""
     wanted_s = watchdog_s()
     return min(longest, AGAIN_S if OWED else longest, wanted_s / 3 if wanted_s else longest)
+
+
+def extend(file: Path) -> None:
+    """Ask for as much time as a start may take that reads this file back, or migrates it: a minute,
+    and all of it once from a slow disk."""
+    size_bytes = file.stat().st_size if file.exists() else 0
+    patience_s = START_S + size_bytes / SLOW_DISK_BYTES_S
+    tell(f"EXTEND_TIMEOUT_USEC={patience_s * 1e6:.0f}", "STATUS=reading the database")
 
 
 def watchdog_s() -> float | None:

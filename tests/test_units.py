@@ -110,6 +110,7 @@ def test_plumd_tells_its_manager_how_it_goes(tmp_path: Path, manager: Manager) -
     names = {"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "300000"}
     with Running(tmp_path / "data", environment=names) as daemon:
         said = manager.listen()
+        assert said.startswith("EXTEND_TIMEOUT_USEC=60000000\nSTATUS=reading the database\n")
         assert f"READY=1\nMAINPID={daemon.pid}" in said
         wait_for(lambda: manager.listen().count("WATCHDOG=1") >= 3, "the watchdog is fed")
         assert "STATUS=0 tasks run, 0 wait" in manager.listen()
@@ -264,6 +265,15 @@ def test_an_agent_is_ready_for_a_manager_that_hears_late(
                environment={"NOTIFY_SOCKET": manager.path}) as agent:
         wait_for(lambda: "the agent runs" in agent.log.read_text(), "it runs")
         wait_for(lambda: "READY=1" in manager.listen(), "it is said again")
+
+
+def test_a_large_database_is_given_time_to_be_read(
+        tmp_path: Path, manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.path)
+    with (tmp_path / "plum.db").open("wb") as file:
+        file.truncate(10 ** 10)
+    notify.extend(tmp_path / "plum.db")
+    assert "EXTEND_TIMEOUT_USEC=2060000000" in manager.listen(), "34 minutes for 10 GB"
 
 
 def test_without_a_manager_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
