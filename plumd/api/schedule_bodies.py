@@ -75,8 +75,9 @@ class TriggerAsked(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_f
 
 
 class ScheduleView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """A schedule. nextAt: its next slot, null = none ahead; running: what it started and what
-    goes on; queued: how many slots wait for that."""
+    """A schedule. nextAt: its next slot, null = none ahead; lastAt: the latest that came by its
+    time; lastFire: what became of the latest, those by hand too; running: what it started and
+    what goes on; queued: how many slots wait for that."""
 
     schedule_id: str
     version: int
@@ -101,6 +102,7 @@ class ScheduleView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     description: str
     next_at: int | None
     last_at: int | None
+    last_fire: FireView | None
     running: tuple[str, ...]
     queued: int
     created_at: int
@@ -218,8 +220,8 @@ def target_of(given: ScheduleWrite, catalog: Catalog) -> tuple[str, str]:
     return "", id_text(found.id)
 
 
-def schedule_view(row: ScheduleRow, schedules: Schedules) -> ScheduleView:
-    """A schedule as the API shows it."""
+def schedule_view(row: ScheduleRow, last: FireRow | None, schedules: Schedules) -> ScheduleView:
+    """A schedule as the API shows it. last: what became of its latest slot."""
     body = row.body
     return ScheduleView(
         schedule_id=id_text(row.id), version=row.version, name=body.name, enabled=body.enabled,
@@ -231,6 +233,7 @@ def schedule_view(row: ScheduleRow, schedules: Schedules) -> ScheduleView:
         jitter_sec=body.jitter_sec, start_at=body.start_at, end_at=body.end_at,
         calendars=body.calendars, description=body.description, next_at=time_of(row.next_ms),
         last_at=time_of(row.done_ms),
+        last_fire=None if last is None else fire_view(last, row, schedules),
         running=tuple(id_text(item) for item in schedules.live.get(row.id, ())),
         queued=len(schedules.queued.get(row.id, ())), created_at=row.created_ms,
         updated_at=row.updated_ms)

@@ -125,7 +125,12 @@ class Schedules:
     def shown(self, number: int, status: int, *headers: tuple[str, str]) -> Response:
         """A schedule as it is now."""
         row = self.current(number)
-        return answer(status, schedule_view(row, self.room), *headers, etag(row.version))
+        return answer(status, self.view(row), *headers, etag(row.version))
+
+    def view(self, row: ScheduleRow) -> ScheduleView:
+        """A schedule with what became of its latest slot."""
+        last = self.store.peek(schedules.latest, [row.id]).get(row.id)
+        return schedule_view(row, last, self.room)
 
     async def get(self, request: Request) -> Response:
         """One schedule."""
@@ -156,11 +161,11 @@ class Schedules:
         """Newest first, or the one with ?name=."""
         if name := request.query.get("name"):
             one = self.store.peek(schedules.by_name, name)
-            return answer(200, [] if one is None else [schedule_view(one, self.room)])
+            return answer(200, [] if one is None else [self.view(one)])
         limit = page_limit(request)
         rows = await self.store.read(schedules.page, cursor_id(request), limit + 1)
-        return page_of(request, rows, limit, lambda row: schedule_view(row, self.room),
-                       lambda row: row.id)
+        return page_of(request, rows, limit, lambda row: schedule_view(*row, self.room),
+                       lambda row: row[0].id)
 
     # ------------------------------------------------------------ actions
 

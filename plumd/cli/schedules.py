@@ -40,9 +40,17 @@ def running(item: JsonObject) -> str:
     return str(len(found)) if isinstance(found, list) and found else ""
 
 
+def last(item: JsonObject) -> str:
+    """When its latest slot was dealt with, those by hand too, and what became of it."""
+    fire = item.get("lastFire")
+    if not isinstance(fire, dict):
+        return ""
+    return f"{moment(fire, 'at')} {word(fire, 'outcome') or word(fire, 'state')}"
+
+
 COLUMNS = (
     column("ID", "scheduleId"), column("NAME", "name"), Column("WHEN", rule),
-    column("ENABLED", "enabled"), moment_column("NEXT", "nextAt"), moment_column("LAST", "lastAt"),
+    column("ENABLED", "enabled"), moment_column("NEXT", "nextAt"), Column("LAST", last),
     Column("RUNNING", running),
 )
 SLOTS = (
@@ -95,7 +103,7 @@ def show(session: Session, found: JsonObject) -> None:
         ("Missed", word(found, "missedPolicy")), ("Jitter", word(found, "jitterSec")),
         ("Calendars", names(found, "calendars")), ("From", moment(found, "startAt")),
         ("Until", moment(found, "endAt")), ("Next", moment(found, "nextAt")),
-        ("Last", moment(found, "lastAt")), ("Running", names(found, "running")),
+        ("Last", last(found)), ("Running", names(found, "running")),
         ("Queued", word(found, "queued")), ("Payload", value_of(found, "payload")),
         ("Description", word(found, "description"))])
 

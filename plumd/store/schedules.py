@@ -190,9 +190,12 @@ def by_name(db: apsw.Connection, name: str) -> ScheduleRow | None:
     return None
 
 
-def page(db: apsw.Connection, before: int, limit: int) -> list[ScheduleRow]:
-    """One page, newest first; before 0 = from the newest."""
-    return [row_of(row) for row in db.execute(SQL["page"], (before or (1 << 63) - 1, limit))]
+def page(db: apsw.Connection, before: int,
+         limit: int) -> list[tuple[ScheduleRow, FireRow | None]]:
+    """One page with the latest fires, newest first; before 0 = from the newest."""
+    rows = [row_of(row) for row in db.execute(SQL["page"], (before or (1 << 63) - 1, limit))]
+    fired = latest(db, [row.id for row in rows])
+    return [(row, fired.get(row.id)) for row in rows]
 
 
 def create(tx: Tx, number: int, body: ScheduleBody, plan: Plan) -> ScheduleRow:
@@ -317,6 +320,12 @@ def fire(db: apsw.Connection, number: int, slot_ms: int) -> FireRow | None:
     for row in db.execute(SQL["fire"], (number, slot_ms)):
         return fire_of(row)
     return None
+
+
+def latest(db: apsw.Connection, numbers: Sequence[int]) -> dict[int, FireRow]:
+    """What became of the latest slot of each schedule that has a history."""
+    return {row[0]: fire_of(row[1:])
+            for row in db.execute(SQL["latest"], (ENCODE(numbers).decode(),))}
 
 
 def fires(db: apsw.Connection, number: int, state: int | None, before: int,

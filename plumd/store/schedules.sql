@@ -98,6 +98,14 @@ FROM fires f LEFT JOIN workflow_runs r ON r.id = f.run_id LEFT JOIN tasks t ON t
 WHERE f.schedule_id = ? AND f.slot_ms < ? AND f.state BETWEEN ? AND ?
 ORDER BY f.slot_ms DESC LIMIT ?;
 
+-- Of several schedules the fire of the latest slot: of each one seek in the primary key.
+-- name: latest
+SELECT f.schedule_id, f.slot_ms, f.kind, f.state, f.count, f.late_ms, f.at_ms, f.run_id, f.task_id,
+    f.reason, f.detail, r.state, t.state
+FROM json_each(?) CROSS JOIN fires f ON f.schedule_id = json_each.value
+    AND f.slot_ms = (SELECT max(l.slot_ms) FROM fires l WHERE l.schedule_id = json_each.value)
+LEFT JOIN workflow_runs r ON r.id = f.run_id LEFT JOIN tasks t ON t.id = f.task_id;
+
 -- name: prune
 DELETE FROM fires WHERE (schedule_id, slot_ms) IN (
     SELECT schedule_id, slot_ms FROM fires WHERE at_ms < ? AND state > 0 AND live = 0

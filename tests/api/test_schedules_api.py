@@ -147,6 +147,7 @@ def test_it_fires_and_tells_what_it_did(api: Api) -> None:
     assert api.items(fires + "?state=missed") == []
     paused = api.get(path(made))
     assert (paused["enabled"], paused["nextAt"]) == (False, None)
+    assert paused["lastFire"] == history[0]
     resumed = whole(api.ask("POST", path(made) + "?action=resume"), 200)
     assert resumed["nextAt"]
     api.gone(path(made))
@@ -157,6 +158,11 @@ def test_trigger_and_backfill(api: Api) -> None:
     fired = whole(api.ask("POST", path(made) + "?action=trigger", {"payload": {"x": 1}}), 201)
     assert (fired["kind"], fired["state"]) == ("manual", "started")
     assert api.ended(fired["taskId"])["payload"] == {"x": 1}
+    assert made["lastFire"] is None
+    for shown in (api.get(path(made)), api.items(f"/v1/schedules?name={made['name']}")[0],
+                  api.items("/v1/schedules?limit=1")[0]):
+        assert shown["lastFire"] == {**fired, "outcome": "Succeeded"}
+        assert shown["lastAt"] is None
     now = now_ms() // 3_600_000 * 3_600_000
     wanted = {"from": now - 5 * 3_600_000, "to": now}
     done = whole(api.ask("POST", path(made) + "?action=backfill", wanted), 202)

@@ -49,6 +49,12 @@ def test_a_schedule_by_clicks(browser: Browser, shared_daemon: Running,
         at.state("Paused")
         at.part("resume").click()
         at.state("Active")
+        at.visit("schedules")       # what was started by hand is the last, and how it ended
+        last = at.page.locator("[data-row]", has_text=name).locator("[data-state=Succeeded]")
+        expect(last).to_be_visible()
+        last.click()
+        at.state("Succeeded")
+        expect(at.page.locator("main h1")).to_have_text(f"flow-{language}")
         at.calm()
 
 

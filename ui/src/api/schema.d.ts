@@ -3268,8 +3268,9 @@ export interface components {
         };
         /**
          * ScheduleView
-         * @description A schedule. nextAt: its next slot, null = none ahead; running: what it started and what
-         *         goes on; queued: how many slots wait for that.
+         * @description A schedule. nextAt: its next slot, null = none ahead; lastAt: the latest that came by its
+         *         time; lastFire: what became of the latest, those by hand too; running: what it started and
+         *         what goes on; queued: how many slots wait for that.
          */
         ScheduleView: {
             scheduleId: string;
@@ -3295,10 +3296,32 @@ export interface components {
             description: string;
             nextAt: number | null;
             lastAt: number | null;
+            lastFire: components["schemas"]["FireView"] | null;
             running: string[];
             queued: number;
             createdAt: number;
             updatedAt: number;
+        };
+        /**
+         * FireView
+         * @description What became of a slot. count: how many missed slots it stands for; outcome: the state of
+         *         what it started; waitsFor: what a queued one waits for.
+         */
+        FireView: {
+            slot: number;
+            local: string;
+            kind: string;
+            state: string;
+            reason: string | null;
+            detail: string | null;
+            count: number;
+            lateSec: number;
+            at: number;
+            runId: string | null;
+            taskId: string | null;
+            outcome: string | null;
+            /** @default [] */
+            waitsFor: string[];
         };
         /**
          * SlotView
@@ -3326,27 +3349,6 @@ export interface components {
             to: number | null;
             /** @default null */
             overlapPolicy: ("allow" | "queue") | null;
-        };
-        /**
-         * FireView
-         * @description What became of a slot. count: how many missed slots it stands for; outcome: the state of
-         *         what it started; waitsFor: what a queued one waits for.
-         */
-        FireView: {
-            slot: number;
-            local: string;
-            kind: string;
-            state: string;
-            reason: string | null;
-            detail: string | null;
-            count: number;
-            lateSec: number;
-            at: number;
-            runId: string | null;
-            taskId: string | null;
-            outcome: string | null;
-            /** @default [] */
-            waitsFor: string[];
         };
         /**
          * BackfillView
