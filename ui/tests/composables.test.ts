@@ -1,5 +1,6 @@
+import { mount } from "@vue/test-utils";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { effectScope, nextTick, ref } from "vue";
+import { defineComponent, effectScope, h, nextTick, ref } from "vue";
 import type { EffectScope } from "vue";
 
 import { Problem, take } from "@/api/client";
@@ -9,7 +10,10 @@ import { useForm } from "@/composables/useForm";
 import type { Faults } from "@/composables/useForm";
 import { useList } from "@/composables/useList";
 import { useLog } from "@/composables/useLog";
+import { usePreferences } from "@/composables/usePreferences";
+import { useProblemText } from "@/composables/useProblemText";
 import { useResource } from "@/composables/useResource";
+import { i18n, loadLanguage } from "@/i18n";
 
 /** The browser's EventSource, in the test's hands. */
 class FakeSource {
@@ -489,5 +493,31 @@ describe("the line to the event log", () => {
     await settle();
     expect(heard).toEqual(["1", "2", "3"]);
     expect(turns).toBe(3);
+  });
+});
+
+describe("what went wrong", () => {
+  const { language } = usePreferences();
+  const before = language.value;
+  afterEach(async () => {
+    language.value = before;
+    await loadLanguage();
+  });
+
+  it("is said by its code, with the message where that says more", async () => {
+    language.value = "zh";
+    await loadLanguage();
+    let said: ReturnType<typeof useProblemText> | null = null;
+    const Asks = defineComponent(() => {
+      said = useProblemText();
+      return () => h("p");
+    });
+    mount(Asks, { global: { plugins: [i18n] } });
+    const text = (code: string, message: string) => said?.failureText({ code, message });
+    expect(text("unreachable", "Connection refused")).toBe("无法连接到被调用方：Connection refused");
+    expect(text("not_found", "no such workflow")).toBe("不存在：no such workflow");
+    expect(text("queue_timeout", "no worker took the task")).toBe("在限定时间内无人接手");
+    expect(text("my_own", "the tank is empty")).toBe("the tank is empty");
+    expect(text("my_own", "")).toBe("my_own");
   });
 });
