@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from plumd.errors import Invalid
+from plumd.errors import Invalid, reason
 from plumd.store.apps import PortDecl
 
 ENTRIES_MAX: Final = 50_000
@@ -84,11 +84,6 @@ class Meta(msgspec.Struct, frozen=True):
 def refuse(code: str, **values: str | int) -> Invalid:
     """The error of an upload that is no app. values: what the sentence names."""
     return Invalid(SAID[code].format_map(values), field="file", more=reason(code, **values))
-
-
-def reason(code: str, **values: str | int) -> dict[str, object]:
-    """The member of a problem document that tells programs why."""
-    return {"reason": {"code": code, "values": values}}
 
 
 def parse_meta(text: str) -> Meta:

@@ -21,7 +21,7 @@ import trio
 
 from plumd import artifact
 from plumd.clock import Clock
-from plumd.errors import Exists, PlumError, StorageDown, TooLarge, TooMany, WrongState
+from plumd.errors import Exists, PlumError, StorageDown, TooLarge, TooMany, WrongState, reason
 from plumd.model import id_text
 from plumd.store import apps, deployments
 from plumd.store.apps import AppRow
@@ -85,7 +85,7 @@ class Artifacts:
             meta = await trio.to_thread.run_sync(artifact.inspect, part)
             if self.store.peek(apps.exact, meta.name, meta.version) is not None:
                 raise Exists(f"version {meta.version!r} of the app {meta.name!r} exists",
-                             field="version", more=artifact.reason(
+                             field="version", more=reason(
                                  "app_exists", name=meta.name, version=meta.version))
             file = f"{plain(meta.name)}-{plain(meta.version)}-{id_text(number)}{SUFFIX}"
             app = AppRow(number, meta.name, meta.version, file, digest, size, meta.ports,
@@ -115,7 +115,7 @@ class Artifacts:
                 if size > self.bytes_max:
                     raise TooLarge(f"an app has at most artifact_bytes_max = {self.bytes_max} "
                                    "bytes", field="file",
-                                   more=artifact.reason("app_large", max=self.bytes_max))
+                                   more=reason("app_large", max=self.bytes_max))
                 waiting += chunk
                 if len(waiting) >= BUFFER_BYTES:
                     await trio.to_thread.run_sync(flush, file, bytes(waiting))

@@ -29,6 +29,12 @@ class PlumError(Exception):
         self.more = more or {}
 
 
+def reason(code: str, **values: str | float) -> dict[str, object]:
+    """The member of a problem document that tells programs why: a code, and what its sentence
+    names."""
+    return {"reason": {"code": code, "values": values}}
+
+
 class Malformed(PlumError):
     """The bytes are not what the route reads (not JSON, truncated, not UTF-8)."""
 

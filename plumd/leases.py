@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from plumd.clock import Clock
-from plumd.errors import LeaseHeld, LeaseLost, PlumError, TooMany
+from plumd.errors import LeaseHeld, LeaseLost, PlumError, TooMany, reason
 from plumd.lease_book import Held, LeaseBook
 from plumd.store import leases
 from plumd.store.leases import Key, Lease
@@ -146,8 +146,8 @@ class Leases:
     def _held(self, key: Key) -> LeaseHeld:
         held = self._book.get(key)
         if held is None:
-            return LeaseHeld("others wait for it", more={"owner": ""})
-        return LeaseHeld(leases.held_by(held.owner), more={"owner": held.owner})
+            return LeaseHeld("others wait for it", more={"owner": "", **reason("others_wait")})
+        return leases.held(held.owner)
 
     # ------------------------------------------------------------ questions
 

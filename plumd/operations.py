@@ -26,6 +26,7 @@ from plumd.errors import (
     PlumError,
     SessionReplaced,
     TooMany,
+    reason,
 )
 from plumd.executors.outgoing import Client
 from plumd.executors.targets import CallFailed
@@ -160,12 +161,12 @@ class Operations:
             raise lost(key, token, held)
         if token is None and held is not None:
             raise LeaseHeld(f"{held.owner} has this device for himself", field="resourceId",
-                            more={"owner": held.owner})
+                            more={"owner": held.owner, **reason("held_by", owner=held.owner)})
 
     async def _by_call(self, live: Live, operations: Sequence[Operation]) -> str:
         line, url = self._line(live), live.row.device.url
         if line.calls >= CALLS_MAX:
-            raise TooMany(f"{CALLS_MAX} operations of this device are under way already")
+            raise busy(CALLS_MAX)
         line.calls += 1
         try:
             with trio.fail_after(ANSWER_S):
@@ -173,7 +174,7 @@ class Operations:
         except CallFailed as failure:
             raise DeviceUnreachable(f"the device cannot be called: {failure.message}") from None
         except trio.TooSlowError:
-            raise DeviceUnreachable(f"the device did not answer within {ANSWER_S:g} s") from None
+            raise silent(DeviceUnreachable) from None
         finally:
             line.calls -= 1
         text = answer.body.decode(errors="replace")
@@ -184,18 +185,19 @@ class Operations:
     async def _by_poll(self, live: Live, operations: Sequence[Operation]) -> str:
         line, order = self._line(live), Order(self._new_id(), operations)
         if len(line.waiting) + len(line.sent) >= ORDERS_MAX:
-            raise TooMany(f"{ORDERS_MAX} operations of this device are under way already")
+            raise busy(ORDERS_MAX)
         line.waiting[order.order_id] = order
         line.news()
         try:
             with trio.move_on_after(DELIVERY_S):
                 await order.delivered.wait()
             if not order.delivered.is_set():
-                raise DeviceTimeout(f"the device did not ask for operations for {DELIVERY_S:g} s")
+                raise DeviceTimeout(f"the device did not ask for operations for {DELIVERY_S:g} s",
+                                    more=reason("device_asks_not", seconds=DELIVERY_S))
             with trio.move_on_after(ANSWER_S):
                 await order.done.wait()
             if not order.done.is_set():
-                raise DeviceTimeout(f"the device did not answer within {ANSWER_S:g} s")
+                raise silent(DeviceTimeout)
         finally:
             line.waiting.pop(order.order_id, None)
             line.sent.pop(order.order_id, None)
@@ -273,7 +275,20 @@ def refusal(status: int, body: str) -> DeviceRefused:
     text = body[:BODY_CHARS_MAX]
     said = f": {text[:DETAIL_CHARS]}" if text else ""
     return DeviceRefused(f"the device answered {status}{said}",
-                         more={"deviceStatus": status, "deviceBody": text})
+                         more={"deviceStatus": status, "deviceBody": text,
+                               **reason("device_answered", status=status, said=said)})
+
+
+def silent(kind: type[DeviceTimeout | DeviceUnreachable]) -> PlumError:
+    """No answer came from the device."""
+    return kind(f"the device did not answer within {ANSWER_S:g} s",
+                more=reason("device_silent", seconds=ANSWER_S))
+
+
+def busy(most: int) -> TooMany:
+    """The device has as much to do as it may have."""
+    return TooMany(f"{most} operations of this device are under way already",
+                   more=reason("device_busy", count=most))
 
 
 def check(known: Sequence[OpDesc], operations: Sequence[Operation]) -> None:

@@ -154,7 +154,9 @@ async def test_a_device_that_says_no(tmp_path: Path, autojump_clock: MockClock) 
         await trio.testing.wait_all_tasks_blocked()
         [end] = ends
         assert isinstance(end, DeviceRefused)
-        assert end.more == {"deviceStatus": 418, "deviceBody": "a teapot"}
+        assert end.more == {
+            "deviceStatus": 418, "deviceBody": "a teapot", "reason": {
+                "code": "device_answered", "values": {"status": 418, "said": ": a teapot"}}}
 
 
 async def test_who_does_not_poll_or_answer_is_given_up(
@@ -174,6 +176,7 @@ async def test_who_does_not_poll_or_answer_is_given_up(
         assert ends == [], "five seconds from when it was fetched"
         await trio.sleep(2)
         assert isinstance(ends[0], DeviceTimeout)
+        assert ends[0].more["reason"] == {"code": "device_silent", "values": {"seconds": 5}}
         plant.operations.answered(live, order.order_id, 200, "")
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from plumd.api.params import query_bool, query_int
 from plumd.api.routes import Query, Request, Response, Route
-from plumd.errors import NodeUnreachable, NotFound, PlumError
+from plumd.errors import NodeUnreachable, NotFound, PlumError, reason
 from plumd.model import AGENT_PREFIX
 from plumd.outbox import Outbox
 from plumd.sdk.protocol import PAGE_BYTES_MAX, Look, Page
@@ -53,10 +53,12 @@ class InstanceLogs:
             raise NotFound("this instance has no node yet")
         session = self.outbox.carrier_of(AGENT_PREFIX + node_id)
         if not isinstance(session, Session):
-            raise NodeUnreachable(f"the agent of {node_id} is not connected")
+            raise NodeUnreachable(f"the agent of {node_id} is not connected",
+                                  more=reason("agent_away", node=node_id))
         page = await session.look(look)
         if page is None:
-            raise NodeUnreachable(f"the agent of {node_id} does not answer")
+            raise NodeUnreachable(f"the agent of {node_id} does not answer",
+                                  more=reason("agent_silent", node=node_id))
         return page
 
     async def follow(self, instance_id: str, page: Page) -> AsyncIterator[bytes]:

@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 import apsw
 import msgspec
 
-from plumd.errors import LeaseHeld, LeaseLost, TooMany
+from plumd.errors import LeaseHeld, LeaseLost, TooMany, reason
 from plumd.store import sql
 from plumd.store.store import Tx
 
@@ -58,7 +58,7 @@ def acquire(tx: Tx, key: Key, owner: str, ttl_ms: int) -> Lease:
     known = get(tx.db, key)
     if known is not None:
         if known.owner != owner:
-            raise LeaseHeld(held_by(known.owner), more={"owner": known.owner})
+            raise held(known.owner)
         if known.ttl_ms != ttl_ms:
             tx.db.execute(SQL["set_ttl"], (ttl_ms, *key))
         return msgspec.structs.replace(known, ttl_ms=ttl_ms)
@@ -121,6 +121,6 @@ def _tell(tx: Tx, key: Key, what: str, lease: Lease) -> None:
         tx.emit("resource", name, f"lease {what}", lease.owner, lease.token, tx.now_ms)
 
 
-def held_by(owner: str) -> str:
+def held(owner: str) -> LeaseHeld:
     """Why somebody else does not get it."""
-    return f"{owner} has it"
+    return LeaseHeld(f"{owner} has it", more={"owner": owner, **reason("held_by", owner=owner)})

@@ -130,6 +130,7 @@ def test_deploy_look_crash_and_stop(site: Site, stack: ExitStack) -> None:
     agent.kill()
     answer = httpx.get(f"{site.daemon.url}/v1/instances/{two.instance_id}/logs", trust_env=False)
     assert answer.json()["code"] == "node_unreachable"
+    assert answer.json()["reason"] == {"code": "agent_away", "values": {"node": "n1"}}
     agent.start()
     stopped = httpx.post(f"{site.daemon.url}/v1/deployments/{found}?action=stop", trust_env=False)
     assert stopped.status_code == 200

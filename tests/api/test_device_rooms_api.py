@@ -41,13 +41,14 @@ def test_one_has_a_device_for_himself(api: Api) -> None:
     assert api.get("/v1/resources/mine")["leasedBy"] == "rig"
     operation = {"operations": [{"name": "x", "value": "1"}]}
     path = "/v1/resources/operation?resourceId=mine"
-    problem = refused(api.ask("POST", path, operation), 409, "lease_held", "resourceId", "owner")
+    problem = refused(api.ask("POST", path, operation), 409, "lease_held", "resourceId", "owner",
+                      "reason")
     assert problem["owner"] == "rig"
     assert "rig" in str(problem["detail"])
     assert api.ask("POST", f"{path}&token={lease['token']}", operation).status_code == 502
     refused(api.ask("POST", f"{path}&token=99999", operation), 409, "lease_lost", "token")
     refused(api.ask("POST", f"{base}?action=acquire", {"owner": "b"}), 409, "lease_held", None,
-            "owner")
+            "owner", "reason")
     whole(api.ask("POST", f"{base}?action=renew", {"token": lease["token"]}), 200)
     api.gone(base)
     assert api.ask("POST", path, operation).status_code == 502, "it is anybody's again"

@@ -32,7 +32,7 @@ def test_acquire_renew_release(api: Api) -> None:
     assert [one["name"] for one in api.items("/v1/locks?namespace=plant")] == ["line/1"]
     assert api.items("/v1/locks?namespace=other") == []
     held = refused(api.ask("POST", "/v1/locks/plant/line/1?action=acquire", {"owner": "b"}),
-                   409, "lease_held", None, "owner")
+                   409, "lease_held", None, "owner", "reason")
     assert held["owner"] == "a"
     renewed = whole(api.ask("POST", "/v1/locks/plant/line/1?action=renew",
                             {"token": lock["token"], "ttlSec": 40}), 200)
@@ -115,7 +115,7 @@ def test_tokens_grow_through_kill_9(tmp_path: Path) -> None:
             with Api(daemon) as api:
                 assert api.get(f"/v1/locks/plant/x{turn}")["token"] == lock["token"]
                 refused(api.ask("POST", f"/v1/locks/plant/x{turn}?action=acquire",
-                                {"owner": "b"}), 409, "lease_held", None, "owner")
+                                {"owner": "b"}), 409, "lease_held", None, "owner", "reason")
                 whole(api.ask("POST", f"/v1/locks/plant/x{turn}?action=renew",
                               {"token": lock["token"]}), 200)
                 api.gone(f"/v1/locks/plant/x{turn}")

@@ -119,7 +119,7 @@ def test_an_old_device_to_the_byte(api: Api) -> None:
         assert b"content-type: application/json" in head.lower()
         device.answer = b"HTTP/1.1 409 No\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy"
         problem = refused(operate(api, "radar%201", ("power", "1")), 502, "device_refused", None,
-                          "deviceStatus", "deviceBody")
+                          "deviceStatus", "deviceBody", "reason")
         assert (problem["deviceStatus"], problem["deviceBody"]) == (409, "busy")
     problem = refused(operate(api, "radar%201", ("power", "1")), 502, "device_unreachable")
     assert post(api, f"{BASE}/delete", b'{"resourceId":"radar 1"}') == (204, b"")
@@ -180,7 +180,8 @@ def test_a_device_that_polls(api: Api) -> None:
         if status == 200:
             assert (answer.status_code, answer.content) == (204, b"")
         else:
-            problem = refused(answer, 502, "device_refused", None, "deviceStatus", "deviceBody")
+            problem = refused(answer, 502, "device_refused", None, "deviceStatus", "deviceBody",
+                              "reason")
             assert (problem["deviceStatus"], problem["deviceBody"]) == (500, "no power")
     view = api.get(f"{BASE}/poll")
     assert (view["transport"], view["health"], view["beatSec"]) == ("poll", "Healthy", 1.0)

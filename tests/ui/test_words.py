@@ -39,7 +39,9 @@ def test_every_error_has_words() -> None:
 
 
 def test_every_reason_has_words() -> None:
-    assert {*placement.SAID, *artifact.SAID} <= words("reason")
+    found = codes(r"\breason\(\s*\"(\w+)\"")
+    assert {"agent_away", "app_exists"} <= found
+    assert {*placement.SAID, *artifact.SAID, *found} <= words("reason")
     assert {*rollout.RENEWALS, rollout.LOST, rollout.SCALED} == words("instance", "retiredBy")
 
 
