@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
@@ -20,6 +20,8 @@ from bench.load import Connection
 DOORS: Final = 20
 KINDS: Final = ("http", "tcp")
 ROUNDS: Final = 6
+SETTLE_S: Final = 6.0
+"""After so long all have been looked at once, by a lookout that had to be started."""
 
 
 @contextmanager
@@ -62,13 +64,12 @@ def lookouts(daemon: Daemon) -> list[int]:
 
 
 class Window(NamedTuple):
-    """What was seen in one turn."""
+    """What was seen in one turn: ms from submit to start, and the share of a core that the daemon
+    and who looks took."""
 
-    p50_ms: float
-    p99_ms: float
-    cpu_ratio: float
-    looking_ratio: float
-    """The processor time of who looks."""
+    starts_ms: list[float]
+    core: float
+    looking: float
 
 
 def look(daemon: Daemon, seconds: float) -> Window:
@@ -78,42 +79,55 @@ def look(daemon: Daemon, seconds: float) -> Window:
 
     before_s = looking_s()
     found, cpu_ratio, _ = measure(daemon, seconds, 0, "")
-    return Window(harness.median(found), harness.percentile(found, 0.99), cpu_ratio,
-                  (looking_s() - before_s) / seconds)
+    return Window(found, cpu_ratio, (looking_s() - before_s) / seconds)
 
 
 def run(seconds: float, count: int = 2_000) -> Figures:
-    """In turns without and with endpoints, so that the machine's moods fall on both."""
-    without: list[Window] = []
-    checked: list[Window] = []
+    """In turns: without endpoints, with them, and without again, so that the machine's moods fall
+    on both, and show themselves in what differs between two turns without."""
+    turns: list[tuple[Window, Window, Window]] = []
     with answerers() as ports, harness.daemon() as daemon, \
             harness.worker(daemon.url, 1, mode="stamp"), Connection(daemon.port) as line:
         look(daemon, seconds / 8)
-        for number in range(ROUNDS):
-            for windows in (without, checked) if number % 2 else (checked, without):
-                names = register(line, ports, count) if windows is checked else []
-                if names:
-                    harness.wait_for(lambda: bool(lookouts(daemon)), "somebody looks")
-                harness.wait_for(partial(all_healthy, line, names), "they are all healthy")
-                windows.append(look(daemon, seconds / ROUNDS / 2))
-                assert all_healthy(line, names), "one was lost"
-                for name in names:
-                    line.call("DELETE", f"/v1/services?instanceId={name}")
+        for _ in range(ROUNDS):
+            before = look(daemon, seconds / ROUNDS / 4)
+            names = register(line, ports, count)
+            harness.wait_for(lambda: bool(lookouts(daemon)), "somebody looks")
+            time.sleep(min(SETTLE_S, seconds / ROUNDS))
+            checked = look(daemon, seconds / ROUNDS / 2)
+            assert all_healthy(line, names), "one was lost"
+            for name in names:
+                line.call("DELETE", f"/v1/services?instanceId={name}")
+            turns.append((before, checked, look(daemon, seconds / ROUNDS / 4)))
         resident_mb = harness.status(lookouts(daemon)[0], "VmRSS") / 1024
 
-    def middle(windows: list[Window], place: int) -> float:
-        return harness.median([window[place] for window in windows])
-
+    bare = [Window(before.starts_ms + after.starts_ms, (before.core + after.core) / 2, 0.0)
+            for before, _, after in turns]
+    watched = [checked for _, checked, _ in turns]
     return Figures("health checks", {
         "endpoints": count // DOORS * DOORS,
-        "dispatch_p50_ms_without": middle(without, 0),
-        "dispatch_p50_ms_with": middle(checked, 0),
-        "dispatch_p99_ms_without": middle(without, 1),
-        "dispatch_p99_ms_with": middle(checked, 1),
+        "dispatch_p50_ms_without": of_all(bare, harness.median),
+        "dispatch_p50_ms_with": of_all(watched, harness.median),
+        "dispatch_p99_ms_without": of_all(bare, p99),
+        "dispatch_p99_ms_with": of_all(watched, p99),
         "dispatch_p99_ratio_of_turns": harness.median(
-            [one.p99_ms / other.p99_ms for one, other in zip(checked, without, strict=True)]),
-        "core_percent_without": middle(without, 2) * 100,
-        "core_percent_with": middle(checked, 2) * 100,
-        "lookout_core_percent": middle(checked, 3) * 100,
+            [p99(one.starts_ms) / p99(other.starts_ms)
+             for one, other in zip(watched, bare, strict=True)]),
+        "dispatch_p99_ratio_of_two_without": harness.median(
+            [max(pair) / min(pair) for pair in
+             ((p99(before.starts_ms), p99(after.starts_ms)) for before, _, after in turns)]),
+        "core_percent_without": harness.median([one.core for one in bare]) * 100,
+        "core_percent_with": harness.median([one.core for one in watched]) * 100,
+        "lookout_core_percent": harness.median([one.looking for one in watched]) * 100,
         "lookout_memory_mb": resident_mb,
     }, harness.digest_of(count))
+
+
+def p99(found: list[float]) -> float:
+    """What 99 of 100 are below."""
+    return harness.percentile(found, 0.99)
+
+
+def of_all(windows: list[Window], figure: Callable[[list[float]], float]) -> float:
+    """The median of a figure of all turns."""
+    return harness.median([figure(window.starts_ms) for window in windows])
