@@ -74,8 +74,7 @@ class Health:
         self._ask(endpoint, again=False, well=well)
 
     def watch(self, endpoint: Endpoint, *, well: bool) -> None:
-        """Have it looked at again and again from now on, and told what is found, unless that is
-        so already and was said last."""
+        """Have it looked at again and again from now on, unless it is already."""
         self._ask(endpoint, again=True, well=well)
 
     def leave(self, key: Key) -> bool:
@@ -97,8 +96,7 @@ class Health:
 
     def _ask(self, endpoint: Endpoint, *, again: bool, well: bool) -> None:
         asked = self._asked.get(self._numbers.get(endpoint.key, 0))
-        if (asked is not None and asked.again == again and asked.endpoint == endpoint
-                and (asked.well == well or not again)):
+        if asked is not None and asked.again == again and asked.endpoint == endpoint:
             return
         self.leave(endpoint.key)
         self._number += 1

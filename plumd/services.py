@@ -140,7 +140,7 @@ class Registry:
         """From now on endpoints are looked at, by the Health that is to be run."""
         self.health = Health(self.clock, self.ttl_ns, self._judge)
         for live in self._live.values():
-            self._watch(live, well=True)
+            self._watch(live)
         return self.health
 
     async def set_policy(self, service: str, policy: Policy | None) -> None:
@@ -223,7 +223,7 @@ class Registry:
         self._live[key] = live
         self._of_service.setdefault(endpoint.service, {})[key] = live
         self._of_instance.setdefault(endpoint.instance_id, {})[key] = live
-        self._watch(live, well=True)
+        self._watch(live)
 
     def _become(self, live: Live, endpoint: Endpoint) -> None:
         """What was found, or is being found now, is not said of what it has become."""
@@ -232,7 +232,7 @@ class Registry:
         live.endpoint = endpoint
         if self.health is not None and self.health.leave(endpoint.key) and not live.watched:
             self.health.look(endpoint, well=live.checked)
-        self._watch(live, well=live.checked)
+        self._watch(live)
 
     def _drop(self, key: Key) -> None:
         if self.health is not None:
@@ -284,10 +284,11 @@ class Registry:
             self._hear(live, self.clock.now(), healthy=healthy)
 
     def _hear(self, live: Live, now: Instant, *, healthy: bool) -> None:
-        """Its own word, or that of who registers it, counts until our next look."""
+        """Its own word, or that of who speaks for it; where we look anyway, that counts too."""
         self._renew(live, now)
-        live.reported, live.checked, live.why = healthy, True, ""
-        self._watch(live, well=healthy)
+        live.reported = healthy
+        if not live.watched:
+            live.checked, live.why = True, ""
         self._note(live, now.mono_ns)
 
     def _renew(self, live: Live, now: Instant) -> None:
@@ -308,17 +309,15 @@ class Registry:
         live.check_ns = now_ns + self.ttl_ns // 3
         self.health.look(live.endpoint, well=live.checked)
 
-    def _watch(self, live: Live, *, well: bool) -> None:
+    def _watch(self, live: Live) -> None:
         if self.health is not None and live.watched:
-            self.health.watch(live.endpoint, well=well)
+            self.health.watch(live.endpoint, well=live.checked)
 
     def _judge(self, endpoint: Endpoint, why: str, vouch: Vouch) -> None:
         """What a look at an endpoint came to."""
         live = self._live[endpoint.key]
         live.checked, live.why = not why, why
         live.vouched_by(vouch)
-        if vouch is not NOBODY:
-            live.reported = True
         self._note(live, self.clock.now().mono_ns)
 
     def _note_breaker(self, key: Key, state: str) -> None:

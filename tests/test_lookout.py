@@ -382,22 +382,6 @@ async def test_long_orders_are_many_lines_and_nobody_is_left_before_being_watche
         nursery.cancel_scope.cancel()
 
 
-async def test_who_is_believed_to_be_otherwise_is_told_anew(autojump_clock: MockClock) -> None:
-    async def check(_: Endpoint) -> str:
-        await trio.lowlevel.checkpoint()
-        return "refused"
-
-    one = asking(80)
-    book = Book([])
-    book.found[one.key] = []
-    health = book.health(TrioClock(autojump_clock))
-    async with looking(health, check):
-        for told, well in ((1, True), (1, False), (2, True), (3, True)):
-            health.watch(one, well=well)
-            await trio.sleep(EVERY_S + SOON_S)
-            assert len(book.found[one.key]) == told
-
-
 @pytest.mark.usefixtures("autojump_clock")
 async def test_beats_say_how_late_looks_are() -> None:
     """So nobody is vouched for who was not looked at for as long as an endpoint may be silent."""

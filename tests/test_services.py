@@ -432,9 +432,8 @@ async def test_endpoints_that_stay_well_are_well_for_as_long_as_somebody_looks(
         assert rig.registry.every()[0].seen_ms == seen_ms
 
 
-async def test_whoever_speaks_last_is_believed(
+async def test_who_speaks_for_itself_and_is_looked_at_is_well_if_both_say_so(
         tmp_path: Path, autojump_clock: MockClock) -> None:
-    """An instance about itself, and our looks at it."""
     sick = False
 
     async def check(_: Endpoint) -> str:
@@ -442,28 +441,30 @@ async def test_whoever_speaks_last_is_believed(
         return "refused" if sick else ""
 
     async with rigged(tmp_path, autojump_clock) as rig:
-        def says(*, healthy: bool) -> None:
-            rig.registry.beat("i", [Verdict("s", "", 0, "", healthy=healthy)])
-
         rig.look_by(check)
         await rig.registry.register("i", [watched("i")])
         await trio.sleep(TTL_S)
-        for sick in (False, True):
-            for _ in range(2):
-                says(healthy=False)
-                assert rig.healthy() == []
+        rig.told()
+        for sick, healthy in ((False, False), (False, True), (True, True), (True, False),
+                              (False, False), (False, True)):
+            for _ in range(3):
+                rig.registry.beat("i", [Verdict("s", "", 0, "", healthy=healthy)])
                 await trio.sleep(TTL_S / 3 + SOON_S)
-                assert bool(rig.healthy()) is not sick
-            for _ in range(2):
-                says(healthy=True)
-                assert rig.healthy() == ["i"]
-                await trio.sleep(TTL_S / 3 + SOON_S)
-                assert bool(rig.healthy()) is not sick
+                assert bool(rig.healthy()) is (healthy and not sick)
                 assert rig.registry.every()[0].why == ("refused" if sick else "")
+        assert [what for what, _ in rig.told()] == [
+            "unhealthy", "healthy", "unhealthy", "healthy"], "it does not flap"
+
+        sick = True
+        await trio.sleep(TTL_S)
         seen_ms = rig.registry.every()[0].seen_ms
         assert seen_ms > 0
+        await rig.registry.register("i", [watched("i")])
+        assert rig.healthy() == [], "who registers it has not looked at it"
         await trio.sleep(TTL_S)
-        assert rig.registry.every()[0].seen_ms == seen_ms, "a sick one gives no sign of life"
+        seen = rig.registry.every()[0]
+        assert (seen.why, seen.seen_ms) == ("refused", round(
+            (trio.current_time() - TTL_S) * 1e3)), "one that is sick gives no sign of life"
 
 
 async def test_what_an_endpoint_becomes_is_looked_at_as_that(
