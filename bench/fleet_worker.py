@@ -14,7 +14,8 @@ from wsproto import WSConnection
 from wsproto.connection import ConnectionType
 from wsproto.events import AcceptConnection, Request, TextMessage
 
-from plumd.sdk.protocol import Register, Up, WorkerEnd
+from plumd.sdk.ends import WorkerEnd
+from plumd.sdk.protocol import Register, Up
 
 BEAT_S = 10.0
 

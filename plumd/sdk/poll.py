@@ -18,8 +18,9 @@ import httptools
 import msgspec
 import trio
 
+from plumd.sdk.ends import WorkerEnd
 from plumd.sdk.line import Address, Dial, Line, LineClosed, address_of, connect
-from plumd.sdk.protocol import MESSAGE_BYTES_MAX, Down, PeerError, Up, WorkerEnd
+from plumd.sdk.protocol import MESSAGE_BYTES_MAX, Down, PeerError, Up
 from plumd.sdk.quick import quick
 
 RECEIVE_BYTES: Final = 64 * 1024

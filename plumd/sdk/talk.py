@@ -11,6 +11,7 @@ from typing import Final, Protocol, final
 import msgspec
 import trio
 
+from plumd.sdk.ends import WorkerEnd
 from plumd.sdk.handlers import PROGRESS_TEXT_CHARS
 from plumd.sdk.line import Line, LineClosed
 from plumd.sdk.log_lines import MESSAGE_BYTES, LogLines
@@ -25,7 +26,6 @@ from plumd.sdk.protocol import (
     Registered,
     RemoteProtocolError,
     Up,
-    WorkerEnd,
 )
 
 log = logging.getLogger("plumd.sdk")

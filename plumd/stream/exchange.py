@@ -26,7 +26,8 @@ from plumd.errors import (
 )
 from plumd.model import Join, Leave
 from plumd.outbox import Line
-from plumd.sdk.protocol import ITEMS_MAX, DaemonEnd, Down, RemoteProtocolError, Up
+from plumd.sdk.ends import DaemonEnd
+from plumd.sdk.protocol import ITEMS_MAX, Down, RemoteProtocolError, Up
 from plumd.store.blobs import Blobs
 from plumd.stream.session import Session, check_names, join_of, joining, pairs, registered_of
 

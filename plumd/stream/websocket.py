@@ -20,16 +20,9 @@ from plumd.engine import Engine
 from plumd.errors import Overloaded, PlumError
 from plumd.model import Detach, Drain, Leave
 from plumd.outbox import Line
+from plumd.sdk.ends import DaemonEnd
 from plumd.sdk.messages import MessageSocket
-from plumd.sdk.protocol import (
-    ITEMS_MAX,
-    DaemonEnd,
-    Down,
-    PeerError,
-    Registered,
-    RemoteProtocolError,
-    Up,
-)
+from plumd.sdk.protocol import ITEMS_MAX, Down, PeerError, Registered, RemoteProtocolError, Up
 from plumd.store.blobs import Blobs
 from plumd.stream.session import Session, check_names, join_of, joining, registered_of
 

@@ -15,19 +15,10 @@ from hypothesis import strategies as st
 from trio.testing import memory_stream_pair
 
 from plumd.sdk import TurnedAway, Worker
+from plumd.sdk.ends import DaemonEnd, WorkerEnd
 from plumd.sdk.line import LineClosed, Unreachable, address_of
 from plumd.sdk.poll import Connection, PollLine
-from plumd.sdk.protocol import (
-    MESSAGE_BYTES_MAX,
-    Attempt,
-    DaemonEnd,
-    Down,
-    Register,
-    Registered,
-    Result,
-    Up,
-    WorkerEnd,
-)
+from plumd.sdk.protocol import MESSAGE_BYTES_MAX, Attempt, Down, Register, Registered, Result, Up
 
 WHERE = address_of("http://daemon:1/base/", "w/1", "secret", "exchange")
 OVER_S = 5

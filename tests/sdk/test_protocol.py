@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from plumd.sdk import protocol as p
+from plumd.sdk.ends import DaemonEnd, WorkerEnd
 from plumd.sdk.protocol import (
     Attempt,
     CancelNotice,
-    DaemonEnd,
     Down,
     Failure,
     LocalProtocolError,
@@ -28,7 +28,6 @@ from plumd.sdk.protocol import (
     RemoteProtocolError,
     Result,
     Up,
-    WorkerEnd,
 )
 
 REGISTER = Up(register=Register("s1", ["resize"]), holding=[])

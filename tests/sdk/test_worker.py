@@ -26,13 +26,13 @@ from msgspec import Raw
 from trio.testing import MockClock
 
 from plumd.sdk import Canceled, Context, TaskFailed, TurnedAway, Worker
+from plumd.sdk.ends import DaemonEnd
 from plumd.sdk.line import Line, LineClosed, Unreachable
 from plumd.sdk.protocol import (
     MESSAGE_BYTES_MIN,
     VALUE_BYTES_MAX,
     Attempt,
     CancelNotice,
-    DaemonEnd,
     Down,
     PeerError,
     Refused,

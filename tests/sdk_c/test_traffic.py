@@ -10,17 +10,16 @@ from msgspec import Raw
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Ping, Pong, TextMessage
 
+from plumd.sdk.ends import DaemonEnd, WorkerEnd
 from plumd.sdk.protocol import (
     Attempt,
     CancelNotice,
-    DaemonEnd,
     Down,
     PeerError,
     Refused,
     Register,
     Registered,
     Up,
-    WorkerEnd,
 )
 from tests.daemon.running import Running
 from tests.sdk_c.building import Workshop, run

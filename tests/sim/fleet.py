@@ -10,15 +10,8 @@ import msgspec
 import trio
 from trio_websocket import ConnectionClosed
 
-from plumd.sdk.protocol import (
-    Attempt,
-    Down,
-    Failure,
-    Register,
-    Result,
-    Up,
-    WorkerEnd,
-)
+from plumd.sdk.ends import WorkerEnd
+from plumd.sdk.protocol import Attempt, Down, Failure, Register, Result, Up
 
 
 class Line:
