@@ -143,11 +143,15 @@ class Registry:
             self._watch(live)
         return self.health
 
-    async def set_policy(self, service: str, policy: Policy | None) -> None:
-        """How a service is called from now on; None: as every other. Raises: as Engine.write."""
+    async def set_policy(self, service: str, policy: Policy | None,
+                         if_version: int | None = None) -> None:
+        """How a service is called from now on; None: as every other. if_version: as it was seen.
+
+        Raises: VersionMismatch, TooMany, and as Engine.write.
+        """
         with trio.CancelScope(shield=True):
             try:
-                await self._write(lambda tx: services.set_policy(tx, service, policy))
+                await self._write(lambda tx: services.set_policy(tx, service, policy, if_version))
             finally:
                 self.calls.set_policy(service, self.store.peek(services.policy, service))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import msgspec
-import trio
 from msgspec import UNSET
 
 from plumd.api.context import answer, etag
@@ -15,7 +14,7 @@ from plumd.api.routes import Request, Response, Route
 from plumd.breaker import Policy
 from plumd.errors import Invalid, NotFound
 from plumd.services import Registry
-from plumd.store import precondition, services
+from plumd.store import services
 
 NAME_CHARS_MAX = 200
 
@@ -51,7 +50,6 @@ class ServicePolicies:
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
-        self._writing = trio.Lock()     # what is written here is so by nobody else
 
     def view(self, service: str) -> PolicyView:
         """A service's policy as the API shows it."""
@@ -68,12 +66,6 @@ class ServicePolicies:
         found = self.view(service)
         return answer(200, found, etag(found.version))
 
-    async def write(self, service: str, policy: Policy | None, version: int | None) -> None:
-        """None: forget it. version: as it was seen.  Raises: VersionMismatch, TooMany."""
-        async with self._writing:
-            precondition.check(self.version(service), version)
-            await self.registry.set_policy(service, policy)
-
     async def page(self, request: Request) -> Response:
         """Those that somebody wrote, by name; all of them unless ?limit= is given."""
         after = cursor_key(request) or ""
@@ -88,7 +80,7 @@ class ServicePolicies:
         """What is left out is as every other's."""
         service = name_of(request)
         policy = check(strict(request.body, Policy), service)
-        await self.write(service, policy, if_version(request.headers))
+        await self.registry.set_policy(service, policy, if_version(request.headers))
         return self.shown(service)
 
     async def delete(self, request: Request) -> Response:
@@ -96,7 +88,7 @@ class ServicePolicies:
         service = name_of(request)
         if service not in self.registry.calls.policies():
             raise NotFound("nobody wrote a policy for this service")
-        await self.write(service, None, if_version(request.headers))
+        await self.registry.set_policy(service, None, if_version(request.headers))
         return Response(204)
 
 

@@ -11,7 +11,7 @@ import msgspec
 from plumd.balance import Endpoint, Key
 from plumd.breaker import Policy
 from plumd.errors import NotFound, TooMany
-from plumd.store import sql
+from plumd.store import precondition, sql
 from plumd.store.store import Tx
 
 SQL: Final = sql.load("services")
@@ -104,8 +104,12 @@ def policy_version(db: apsw.Connection, service: str) -> int:
     return sql.number(db, SQL["policy_version"], (service,))
 
 
-def set_policy(tx: Tx, service: str, given: Policy | None) -> None:
-    """Write how a service is called; None: forget it. Raises: TooMany."""
+def set_policy(tx: Tx, service: str, given: Policy | None, if_version: int | None) -> None:
+    """Write how a service is called; None: forget it. if_version: as it was seen.
+
+    Raises: VersionMismatch, TooMany.
+    """
+    precondition.check(policy_version(tx.db, service), if_version)
     if given is None:
         tx.db.execute(SQL["delete_policy"], (service,))
     else:
