@@ -25,6 +25,7 @@ from typing import Final, NamedTuple, final
 import trio
 
 from plumd.agent.http import CallFailed, Http, Stream
+from plumd.executors.trees import remove_tree
 
 ENTRIES_MAX: Final = 100_000
 UNPACKED_BYTES_MAX: Final = 8 << 30
@@ -235,7 +236,7 @@ def unpack(archive: Path, target: Path) -> None:
     The controller has checked the archive; here it is checked again, for it may be somebody else's.
     """
     fresh = target.with_name(target.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
+    remove_tree(fresh)
     try:
         with zipfile.ZipFile(archive) as opened:
             members = check(opened)
@@ -244,12 +245,12 @@ def unpack(archive: Path, target: Path) -> None:
             for member in members:
                 _extract(opened, member, fresh)
         to_disk(fresh)
-        shutil.rmtree(target, ignore_errors=True)
+        remove_tree(target)
         fresh.replace(target)
     except UNSOUND as error:
         raise Refused(f"the artifact is no sound zip file: {error}") from None
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        remove_tree(fresh)
 
 
 def check(opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +28,7 @@ from plumd.agent.pages import Pages
 from plumd.agent.tail import tell_output
 from plumd.executors import Outcome, Stop, process_log, shim
 from plumd.executors.os_process import OsProcess
+from plumd.executors.trees import remove_tree
 from plumd.model import OS_PROCESS_POOL, Ending, TaskError, attempt_text, parse_attempt
 from plumd.sdk.log_lines import LogLines
 from plumd.sdk.outbox import Outbox
@@ -278,7 +278,7 @@ def remove(directory: Path) -> None:
             if line is not None:            # never from under a process that lives
                 line.close()
                 return
-    shutil.rmtree(directory, ignore_errors=True)
+    remove_tree(directory)
     with suppress(OSError):
         directory.parent.rmdir()
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
-from functools import partial
 from typing import Final, final
 from urllib.parse import quote, urlsplit
 
@@ -23,6 +21,7 @@ from plumd.agent.http import CallFailed, Http
 from plumd.agent.instance import Instance, Kept, Surroundings, clear, read_kept, write_kept
 from plumd.agent.settings import Settings
 from plumd.executors import shim
+from plumd.executors.trees import remove_tree
 
 log = logging.getLogger("plumd.agent")
 WAKE_AGAIN_S: Final = 1.0
@@ -127,8 +126,7 @@ class Fleet:
 
     async def _carry(self, instance: Instance) -> None:
         await instance.run()
-        await trio.to_thread.run_sync(partial(
-            shutil.rmtree, instance.folder, ignore_errors=True))
+        await trio.to_thread.run_sync(remove_tree, instance.folder)
         if self.instances.get(instance.assigned.instance_id) is instance:
             del self.instances[instance.assigned.instance_id]
         self._wake.set()        # it may be wanted again meanwhile
@@ -207,7 +205,7 @@ class Fleet:
         """A new one. None: its directory cannot be made; the next look tries again."""
         folder, kept = self._root / assigned.folder, Kept(assigned)
         try:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder)
             write_kept(folder, kept)
         except OSError as error:
             self._say(f"no room for the instance {assigned.instance_id}: {error}")

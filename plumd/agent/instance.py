@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -30,6 +29,7 @@ from plumd.agent.reports import Reports
 from plumd.executors import shim
 from plumd.executors.hour_logs import HourLogs, discard, discard_rest
 from plumd.executors.os_process import memory_words, signal_name
+from plumd.executors.trees import remove_tree
 
 log = logging.getLogger("plumd.agent")
 UNMOVED_RUNS: Final = 3
@@ -434,7 +434,7 @@ def owner_of(folder_name: str) -> int:
 def remove_unstarted(directory: Path) -> None:
     """Nothing ran there, and nothing will."""
     if not shim.was_claimed(directory):
-        shutil.rmtree(directory, ignore_errors=True)
+        remove_tree(directory)
 
 
 def clear(folder: Path) -> None:
@@ -452,7 +452,7 @@ def clear(folder: Path) -> None:
                         pass
         if shim.was_claimed(directory) and shim.read_status(directory) is None:
             shim.end_leftovers(directory)
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_tree(folder)
 
 
 def run_numbers(folder: Path) -> list[int]:

@@ -34,6 +34,7 @@ from typing import Final, TypeAlias, final
 from plumd.executors import packed_log, process_log
 from plumd.executors.packed_log import PackedLog, Place
 from plumd.executors.process_log import LogPage
+from plumd.executors.trees import remove_tree
 
 log = logging.getLogger("plumd.logs")
 
@@ -414,17 +415,17 @@ def mark_moved(directory: Path) -> None:
 def discard(directory: Path) -> None:
     """Remove a directory whose log was put elsewhere: for whoever reads it is gone at once."""
     gone = directory.with_name(directory.name + GONE)
-    shutil.rmtree(gone, ignore_errors=True)
+    remove_tree(gone)
     with suppress(OSError):
         directory.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        remove_tree(gone)
 
 
 def discard_rest(parent: Path) -> bool:
     """Remove what an earlier process was removing when it ended; whether there was something."""
     found = list(parent.glob(f"*{GONE}"))
     for gone in found:
-        shutil.rmtree(gone, ignore_errors=True)
+        remove_tree(gone)
     return bool(found)
 
 

@@ -10,7 +10,6 @@ and then waits for the end of file on its socket; an idle daemon is woken by not
 from __future__ import annotations
 
 import errno
-import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -27,6 +26,7 @@ from plumd.executors.batch import CommandResult, signal_name
 from plumd.executors.command import Batch, Command, base_environment, parse_command
 from plumd.executors.hour_logs import HourLogs, read_log
 from plumd.executors.process_log import LogPage
+from plumd.executors.trees import remove_tree
 from plumd.model import Ending, TaskError, id_text, parse_id
 
 __all__ = ["Command", "LogPage", "OsProcess", "parse_command", "signal_name"]
@@ -287,7 +287,7 @@ class OsProcess:
                 if line is not None:
                     line.close()
                     return False
-            shutil.rmtree(directory)
+            remove_tree(directory)
         return True
 
     def sweep(self, live: set[tuple[int, int]]) -> list[tuple[int, int]]:

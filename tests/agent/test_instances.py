@@ -213,6 +213,20 @@ def test_a_program_in_the_background_is_ended_and_told_so(agent: Agent,
     wait_for(lambda: agent.leftovers() == [], "nothing is left")
 
 
+def test_whatever_an_instance_leaves_goes_with_it(agent: Agent, controller: Controller) -> None:
+    """Directories without end, too."""
+    dig = ("i=0; while [ $i -lt 1500 ]; do mkdir d && cd d; i=$((i+1)); done; touch %s;"
+           " exec sleep 600")
+    deep = agent.data_dir.parent / "deep"
+    controller.want("i1", startCmd=dig % deep)
+    wait_for(deep.exists, "it has dug")
+    controller.want("i2", startCmd="exec sleep 600")
+    controller.drop("i1")
+    wait_for(lambda: controller.last("i1")["phase"] == "Stopped", "it is over")
+    wait_for(lambda: not app_of(agent, "i1").parent.exists(), "nothing is left of it")
+    runs(controller, "i2")
+
+
 def test_what_cannot_be_prepared_spoils_no_other(agent: Agent, controller: Controller) -> None:
     """Whatever files are in the way of an instance: it waits, and the rest of the node goes on."""
     controller.want("other", startCmd="echo $$ > pid; exec sleep 600")
