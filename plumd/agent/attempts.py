@@ -72,7 +72,8 @@ class Attempts:
     # ------------------------------------------------------------ of before
 
     def recover(self) -> None:
-        """Take up what an earlier agent had started; end what nobody knows of. Reads files."""
+        """Take up what an earlier agent had started; end what nobody knows of, and remove it. Reads
+        files."""
         live: set[tuple[int, int]] = set()
         for pair in self._processes.stored():
             directory = self._processes.directory(*pair)
@@ -80,10 +81,10 @@ class Attempts:
             if attempt is not None and shim.was_claimed(directory):
                 self.running[attempt.id] = InHand(attempt, Stop())
                 live.add(pair)
-            elif attempt is not None:
-                remove(directory)
         for pair in self._processes.sweep(live):
             log.warning("ended a stray process", extra={"attempt": attempt_text(*pair)})
+        remove_all([self._processes.directory(*pair) for pair in self._processes.stored()
+                    if pair not in live])
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Carry attempts until canceled; what runs is left running."""
