@@ -440,13 +440,15 @@ class Settling:
                 rollout, state="failed", why=why, ended=self.now_ms)
 
     def finish(self) -> None:
-        """The rollout is over when nothing is left to renew."""
+        """The rollout is over when nothing is left to renew, but what somebody stopped alone: that
+        is renewed when it may run again."""
         rollout = self.view.rollout
         if rollout is None or not rollout.under_way:
             return
         for slot, copies in self.live.items():
             if self.is_renewed(slot) or any(
-                    self.is_outdated(copy) for copy in copies if copy.node_id):
+                    self.is_outdated(copy) for copy in copies
+                    if copy.node_id and not copy.held):
                 return
         self.moves.rollout = msgspec.structs.replace(
             rollout, state="done" if rollout.state == "rolling" else "returned",

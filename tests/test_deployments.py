@@ -294,6 +294,25 @@ async def test_rolling_update(tmp_path: Path, clock: MockClock, ports: tuple[int
         assert fleet.versions(number) == {"2"}
 
 
+async def test_a_copy_that_was_stopped_alone_holds_up_no_rollout(tmp_path: Path,
+                                                                 clock: MockClock) -> None:
+    """It is renewed when it may run again."""
+    async with fleet_of(tmp_path, clock, "n1", "n2") as fleet:
+        urls = [await fleet.app("app", version) for version in "12"]
+        number = await fleet.deploy(body(urls[0], 3))
+        await fleet.until(lambda: len(fleet.where(number)) == 3)
+        held = fleet.copies(number)[0]
+        await fleet.room.ask(lambda: fleet.room.hold(held.number, held=True))
+        await fleet.edit(number, body(urls[1], 3, version="2"))
+        await fleet.until(lambda: (found := fleet.row(number).rollout) is not None
+                          and found.state == "done")
+        assert fleet.versions(number) == {"1", "2"}
+        assert len(fleet.where(number)) == 2
+        await fleet.room.ask(lambda: fleet.room.hold(held.number, held=False))
+        await fleet.until(lambda: len(fleet.where(number)) == 3
+                          and fleet.versions(number) == {"2"})
+
+
 async def test_a_broken_version_goes_back(tmp_path: Path, clock: MockClock) -> None:
     async with fleet_of(tmp_path, clock, "n1", "n2", "n3") as fleet:
         old, new = [await fleet.app("app", version, 80) for version in "12"]
