@@ -362,6 +362,8 @@ def test_every_event_says_when_and_of_what(plumd: Here) -> None:
     (("task", "run", "x", "--target", "node"), "KIND=REF"),
     (("task", "run", "x", "--priority", "10"), "0<=x<=9"),
     (("task", "run", "x", "--hold", "--wait"), "--hold"),
+    (("task", "run", "x", "--timeout", "inf"), "is no finite number"),
+    (("kv", "put", "x", "k", "v", "--ttl", "nan"), "is no finite number"),
     (("task", "run", "builtin.no-such-thing"), "(invalid)"),
     (("task", "fly"), "No such command"),
     (("task", "list", "-o", "xml"), "xml"),

@@ -6,6 +6,7 @@ import click
 
 from plumd.cli.screen import column, moment, moment_column, names, pairs, value_of, word
 from plumd.cli.session import (
+    Number,
     PlumGroup,
     Session,
     given,
@@ -79,7 +80,7 @@ def versions(session: Session, reference: str, limit: int) -> None:
 @reference_argument
 @payload_option
 @label_option
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SEC",
+@click.option("--timeout", type=Number(min=0), metavar="SEC",
               help="An attempt may take so long; 0 = for ever.")
 @click.option("--retries", type=click.IntRange(min=0), metavar="N", help="After failures.")
 @click.option("--priority", type=click.IntRange(0, 9), metavar="N", help="0 to 9, higher first.")

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from plumd.cli import locks
 from plumd.cli.screen import clean, column, line, moment_column, word
-from plumd.cli.session import PlumGroup, Session, each, limit_option, pass_session
+from plumd.cli.session import Number, PlumGroup, Session, each, limit_option, pass_session
 from plumd.sdk.client import Json, JsonObject, part
 from plumd.sdk.keys import Change, condition, encoded, path_of
 from plumd.sdk.wire import object_of
@@ -36,7 +36,7 @@ group.add_command(locks.group)
 
 type_option = click.option("--type", "kind", type=click.Choice(TYPES), default="string",
                            show_default=True, help="What the value is.")
-ttl_option = click.option("--ttl", type=click.FloatRange(min=0, min_open=True), metavar="SEC",
+ttl_option = click.option("--ttl", type=Number(min=0, min_open=True), metavar="SEC",
                           help="It is gone after so long.")
 namespace_argument = click.argument("namespace", metavar="NAMESPACE")
 key_argument = click.argument("key", metavar="KEY")

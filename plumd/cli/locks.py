@@ -13,7 +13,7 @@ from types import FrameType
 import click
 
 from plumd.cli.screen import column, moment_column, word
-from plumd.cli.session import PlumGroup, Session, limit_option, pass_session
+from plumd.cli.session import Number, PlumGroup, Session, limit_option, pass_session
 from plumd.sdk.client import JsonObject, object_of
 from plumd.sdk.locks import TTL_S, Lock, LockLost, acquire, lock_path, locked, wished
 
@@ -36,10 +36,10 @@ name_argument = click.argument("name", metavar="NAME")
 token_argument = click.argument("token", metavar="TOKEN", type=click.IntRange(min=1))
 owner_option = click.option("--owner", metavar="TEXT",
                             help="Who wants it; default this machine and process.")
-ttl_option = click.option("--ttl", type=click.FloatRange(min=0.1), metavar="SEC", default=TTL_S,
+ttl_option = click.option("--ttl", type=Number(min=0.1), metavar="SEC", default=TTL_S,
                           show_default=True, help="It is lost when its owner is silent for so "
                           "long.")
-wait_option = click.option("--wait", type=click.FloatRange(min=0), metavar="SEC",
+wait_option = click.option("--wait", type=Number(min=0), metavar="SEC",
                            help="Wait for it so long at most.")
 
 
@@ -89,7 +89,7 @@ def acquire_lock(session: Session, name: str, namespace: str, owner: str | None,
 @name_argument
 @token_argument
 @namespace_option
-@click.option("--ttl", type=click.FloatRange(min=0.1), metavar="SEC", help="From now on so long.")
+@click.option("--ttl", type=Number(min=0.1), metavar="SEC", help="From now on so long.")
 @pass_session
 def renew_lock(session: Session, name: str, token: int, namespace: str,
                ttl: float | None) -> None:

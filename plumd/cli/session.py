@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -183,6 +184,18 @@ def parse_json(text: str, parameter: click.Parameter) -> Json:
     return value
 
 
+class Number(click.FloatRange):
+    """A number within bounds that can be told to the API: `nan` and `inf` cannot."""
+
+    def convert(self, value: float, param: click.Parameter | None,
+                ctx: click.Context | None) -> float:
+        """What was typed. Raises: click.BadParameter."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number.", param, ctx)
+        return number
+
+
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON value")
 
@@ -220,7 +233,7 @@ def label_option(function: Callable[P, T]) -> Callable[P, T]:
 
 def wait_options(function: Callable[P, T]) -> Callable[P, T]:
     """--wait and how long."""
-    function = click.option("--wait-timeout", type=click.FloatRange(min=0), metavar="SEC",
+    function = click.option("--wait-timeout", type=Number(min=0), metavar="SEC",
                             help="Wait so long at most, then exit with 124. Implies --wait.")(
                                 function)
     return click.option("--wait", is_flag=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from plumd.cli.screen import Column, column, table, word
-from plumd.cli.session import PlumCommand, Session, pass_session, payload_option, read_body
+from plumd.cli.session import Number, PlumCommand, Session, pass_session, payload_option, read_body
 from plumd.cli.workflow_files import texts_of
 from plumd.cli.workflows import BASE, WORKFLOWS, group
 from plumd.sdk.client import NOTHING, Json, JsonObject, object_of
@@ -94,13 +94,13 @@ def read_options(context: click.Context, parameter: click.Parameter,
 @payload_option
 @click.option("--slots", type=click.IntRange(min=1), metavar="N", help="Default 4.")
 @click.option("--runs", type=click.IntRange(min=1), metavar="N", help="So many at once.")
-@click.option("--every", type=click.FloatRange(min=0), metavar="SEC", help="Between two of them.")
+@click.option("--every", type=Number(min=0), metavar="SEC", help="Between two of them.")
 @click.option("--samples", type=click.IntRange(min=1), metavar="N", help="Default 20.")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="The same again is the same.")
 @click.option("--step", "steps", metavar="STEP=SEC", multiple=True, callback=read_step,
               help="How long a step takes: SEC or FROM..TO, and :RATE for how often it fails.")
 @click.option("--no-history", is_flag=True, help="Do not look at past runs.")
-@click.option("--what-if", "factors", type=click.FloatRange(min=0, min_open=True), multiple=True,
+@click.option("--what-if", "factors", type=Number(min=0, min_open=True), multiple=True,
               metavar="FACTOR", help="The same with so many times the slots; default 2.")
 @pass_session
 def simulate(session: Session, reference: str | None, name: str | None, body: JsonObject,

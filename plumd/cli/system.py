@@ -11,7 +11,7 @@ from click.shell_completion import get_completion_class
 from rich.text import Text
 
 from plumd.cli.screen import STYLES, line, names, word
-from plumd.cli.session import PlumCommand, Session, pass_session
+from plumd.cli.session import Number, PlumCommand, Session, pass_session
 from plumd.sdk.client import ClientError, Event, JsonObject, ProblemError, UnreachableError
 
 SHELLS = ("bash", "zsh", "fish")
@@ -21,7 +21,7 @@ FIRST_AT_MS = 1_000_000_000_000
 
 
 @click.command(cls=PlumCommand)
-@click.option("--wait", type=click.FloatRange(min=0), metavar="SEC",
+@click.option("--wait", type=Number(min=0), metavar="SEC",
               help="Wait so long at most until the daemon takes writes.")
 @pass_session
 def status(session: Session, wait: float | None) -> None:

@@ -20,6 +20,7 @@ from plumd.cli.screen import (
 from plumd.cli.session import (
     FAILED,
     STATES,
+    Number,
     PlumGroup,
     Session,
     each,
@@ -116,13 +117,13 @@ def finish(session: Session, task: JsonObject, wait: bool, timeout_s: float | No
 @click.argument("name")
 @payload_option
 @label_option
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SEC",
+@click.option("--timeout", type=Number(min=0), metavar="SEC",
               help="An attempt may take so long; 0 = for ever.")
-@click.option("--queue-timeout", type=click.FloatRange(min=0), metavar="SEC",
+@click.option("--queue-timeout", type=Number(min=0), metavar="SEC",
               help="It may wait so long for a worker; 0 = for ever.")
 @click.option("--retries", type=click.IntRange(min=0), metavar="N", help="After failures.")
 @click.option("--priority", type=click.IntRange(0, 9), metavar="N", help="0 to 9, higher first.")
-@click.option("--delay", type=click.FloatRange(min=0), metavar="SEC", help="Start later.")
+@click.option("--delay", type=Number(min=0), metavar="SEC", help="Start later.")
 @click.option("--executor", type=click.Choice(("embedded", "service", "os_process")),
               help="Without a definition: who carries it out; default embedded.")
 @click.option("--target", metavar="KIND=REF",
@@ -208,7 +209,7 @@ def result(session: Session, task_id: str) -> int:
 
 @group.command()
 @click.argument("task_id", metavar="ID")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SEC",
+@click.option("--timeout", type=Number(min=0), metavar="SEC",
               help="Wait so long at most, then exit with 124.")
 @pass_session
 def wait(session: Session, task_id: str, timeout: float | None) -> int:

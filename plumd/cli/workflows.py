@@ -10,6 +10,7 @@ import click
 from plumd.cli.screen import Column, column, duration, moment, moment_column, table, value_of, word
 from plumd.cli.session import (
     STATES,
+    Number,
     PlumGroup,
     Session,
     each,
@@ -175,7 +176,7 @@ def get_run(session: Session, run_id: str) -> None:
 
 @runs.command()
 @click.argument("run_id", metavar="ID")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SEC",
+@click.option("--timeout", type=Number(min=0), metavar="SEC",
               help="Wait so long at most, then exit with 124.")
 @pass_session
 def wait(session: Session, run_id: str, timeout: float | None) -> int:
