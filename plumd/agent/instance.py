@@ -79,6 +79,7 @@ class Instance:
         self._running_as: Assigned | None = None
         self._healthy: bool | None = False      # None: not yet known of a run that was found
         self._unwell = ""       # why it is not well, for people
+        self._unheld = ""       # what is not as it was asked for all the same
         self._started_ms = 0
         self._pid = 0
         self._failures = 0
@@ -245,15 +246,16 @@ class Instance:
         self._process, self._running_as = process, wanted
         age_s = shim.age_s(process.directory)
         begun_s = trio.current_time() - age_s
-        self._pid, lease_ms = await process.look()
-        self._lease_ms = max(self._lease_ms, lease_ms)
+        seen = await process.look()
+        self._pid, self._lease_ms = seen.pid, max(self._lease_ms, seen.lease_at_ms)
+        self._unheld = seen.unheld and f"limits that nothing holds on this machine: {seen.unheld}"
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._steer, process, wanted)
             check = wanted.health_check
             self._healthy = True if check is None else None if found else False
             self._started_ms = time.time_ns() // 1_000_000 - round(1000 * age_s)
             if self._healthy is not None:
-                self._say("Running")
+                self._say("Running", message=self._unheld)
             if check is not None:
                 nursery.start_soon(health.watch, check, self._around.http, self._is_well, age_s)
             status = await process.wait()
@@ -272,14 +274,14 @@ class Instance:
         usage = None if process is None else await process.usage()
         if (usage is not None and self._process is process and self._started_ms
                 and self._healthy is not None):
-            self._say("Running", message=self._unwell, stats=Stats(
+            self._say("Running", message=self._unwell or self._unheld, stats=Stats(
                 usage.cpu_us / 1e6, usage.memory_bytes, usage.peak_memory_bytes,
                 usage.processes, usage.read_bytes, usage.written_bytes))
 
     def _is_well(self, well: bool) -> None:
         self._healthy = well
         self._unwell = "" if well else "the health check fails"
-        self._say("Running", message=self._unwell)
+        self._say("Running", message=self._unwell or self._unheld)
 
     async def _steer(self, process: Process, ran: Assigned) -> None:
         """Stop the run when it shall not be, and renew its lease while it may."""

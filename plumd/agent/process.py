@@ -9,7 +9,7 @@ import errno
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 import trio
 
@@ -22,6 +22,18 @@ _CROWDED: Final = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENO
 
 class NotStarted(Exception):
     """It could not be started; the text is for people."""
+
+
+class Seen(NamedTuple):
+    """A run as its keeper sees it. pid: 0 = not known.  lease_at_ms: until when its lease is, 0:
+    it has none.  unheld: the limits that nothing holds on this machine."""
+
+    pid: int
+    lease_at_ms: int
+    unheld: str
+
+
+NOT_SEEN: Final = Seen(0, 0, "")
 
 
 @final
@@ -102,17 +114,18 @@ class Process:
         """Ask for its end: TERM, and KILL after the grace; False: it has ended."""
         return await self.tell(shim.stop_request(grace_ms, reason))
 
-    async def look(self) -> tuple[int, int]:
-        """(the process's id, until when its lease is); zeros when it has ended, or has none."""
+    async def look(self) -> Seen:
+        """How it is; as NOT_SEEN when it has ended."""
         with suppress(OSError, ValueError, IndexError):
             line = self._connect()
             if line is None:
-                return 0, 0
+                return NOT_SEEN
             with line, trio.move_on_after(ANSWER_S):
                 await line.send(b"status")
-                words = (await line.recv(256)).split()
-                return int(words[2]), int(words[3])
-        return 0, 0
+                words = (await line.recv(256)).decode().split()
+                unheld = words[4].strip("-") if len(words) > 4 else ""  # older keepers do not say
+                return Seen(int(words[2]), int(words[3]), unheld.replace(",", ", "))
+        return NOT_SEEN
 
     async def usage(self) -> shim.Usage | None:
         """What its tree uses now; None when it has ended."""

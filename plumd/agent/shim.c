@@ -8,7 +8,8 @@
  *   claim        locked while the shim lives; its first write (pid, then the cgroups made, one a
  *                line) says: from here on the process may have run. So an attempt starts once.
  *   sock         a SOCK_SEQPACKET socket; its end is the end. "stop GRACE_MS REASON" and "status"
- *                are answered with the state; "stats" with what the tree uses; "tail OFFSET" once,
+ *                are answered with the state (STATE SHIM_PID PID LEASE_AT_MS UNHELD: the limits that
+ *                nothing holds here, separated by commas, or "-"); "stats" with what the tree uses; "tail OFFSET" once,
  *                as soon as the log goes beyond that; "lease BOOT_MS" renews the lease.
  *   log.X idx.X  segments of the output, X = offset of their first byte (hex). log is the plain
  *                bytes of both streams as they came; idx says who wrote them and when: pairs of
@@ -892,8 +893,10 @@ static void serve_client(int slot)
         stop(grace_ms, reason);
     }
     static const char *const states[] = {"running", "stopping", "killing"};
-    n = snprintf(text, sizeof text, "%s %d %d %lld", states[run.state], (int)getpid(),
-                 (int)run.pid, (long long)spec.lease_at_ms);
+    bool cpu = spec.cpu_percent > 0 && !limited[CPU], pids = spec.pids > 0 && !limited[PIDS];
+    n = snprintf(text, sizeof text, "%s %d %d %lld %s", states[run.state], (int)getpid(),
+                 (int)run.pid, (long long)spec.lease_at_ms,
+                 cpu && pids ? "cpu,pids" : cpu ? "cpu" : pids ? "pids" : "-");
     send(fds[slot].fd, text, (size_t)n, MSG_NOSIGNAL);
 }
 

@@ -204,6 +204,18 @@ def test_one_that_is_over_begins_again_when_it_is_asked_to(agent: Agent,
     assert count.read_text() == "x\nx\n"
 
 
+def test_limits_that_nothing_holds_are_told(tmp_path: Path, controller: Controller) -> None:
+    with Agent(tmp_path / "agent", controller.url, "n1", "--no-cgroups"):
+        controller.want("i1", startCmd="exec sleep 600", limits={
+            "memoryBytes": 1 << 30, "pids": 9, "cpuPercent": 50.0})
+        controller.want("i2", startCmd="exec sleep 600", limits={"memoryBytes": 1 << 30})
+        runs(controller, "i1")
+        runs(controller, "i2")
+    words = "limits that nothing holds on this machine: cpu, pids"
+    assert controller.last("i1")["message"] == words
+    assert not controller.last("i2").get("message")
+
+
 def test_a_program_in_the_background_is_ended_and_told_so(agent: Agent,
                                                          controller: Controller) -> None:
     controller.want("i1", startCmd="setsid sleep 600 >/dev/null 2>&1 & sleep 0.2")
