@@ -73,7 +73,7 @@ class Artifacts:
 
         Cancel: target is there whole, or not at all.
         """
-        lock = self._locks.setdefault(artifact.url, trio.Lock())
+        lock = self._locks.setdefault(artifact.sha256.lower() or artifact.url, trio.Lock())
         async with lock:
             path = await self._fetched(artifact)
             try:

@@ -98,6 +98,19 @@ async def test_what_the_disk_lost_is_fetched_anew(tmp_path: Path) -> None:
         assert (tmp_path / "app" / "start.sh").read_text() == "true"
 
 
+async def test_the_same_from_two_places_at_once_is_fetched_once(tmp_path: Path) -> None:
+    """Its file goes by the hash, whatever its address."""
+    with Controller() as controller:
+        url, sha256 = controller.app("a.zip", {"big": os.urandom(4 << 20)})
+        controller.artifacts["/mirror/a.zip"] = controller.artifacts[url]
+        kept = Artifacts(tmp_path, Http(controller.url), 1 << 30)
+        async with trio.open_nursery() as nursery:
+            for name, place in (("one", url), ("two", "/mirror/a.zip")):
+                nursery.start_soon(kept.unpacked, Artifact(place, sha256), tmp_path / name)
+        assert len(controller.ranges) == 1
+    assert (tmp_path / "one" / "big").read_bytes() == (tmp_path / "two" / "big").read_bytes()
+
+
 async def test_a_length_that_is_not_told_fills_no_disk(tmp_path: Path,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifacts, "LOOK_BYTES", 1 << 20)
