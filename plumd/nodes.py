@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from heapq import heappop, heappush
@@ -40,6 +40,7 @@ AGAIN_S: Final = 1.0
 AWAY_S: Final = 2.0
 """When the daemon looks so much later than it meant to, it was away."""
 ALERT_MS: Final = 60_000
+REPLACED_MAX: Final = 16
 PLACES_MS: Final = 5_000
 """So long placement goes by what was measured on nodes before."""
 HEALTHY, DRAINING, UNHEALTHY, OFFLINE = "Healthy", "Draining", "Unhealthy", "Offline"
@@ -47,7 +48,8 @@ HEALTHS: Final = (HEALTHY, DRAINING, UNHEALTHY, OFFLINE)
 
 
 class Beat(msgspec.Struct, frozen=True):
-    """What an agent says of its node. facts: None = it has none to tell.  key: its secret."""
+    """What an agent says of its node. facts: None = it has none to tell.  key: its secret.  run:
+    drawn at each of its starts, "" = it does not say."""
 
     node_id: str
     ip: str
@@ -56,6 +58,7 @@ class Beat(msgspec.Struct, frozen=True):
     agent_version: str = ""
     boot_id: str = ""
     key: str = ""
+    run: str = ""
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -82,6 +85,8 @@ class Live:
         self.queued_ns = 0          # its place in the heap; others of it are out of date
         self.seen_ms = 0
         self.alerted_ms = 0
+        self.run = ""               # of the agent that speaks for it
+        self.replaced: deque[str] = deque(maxlen=REPLACED_MAX)      # of those before
 
 
 class Bell:
@@ -151,6 +156,7 @@ class Nodes:
         live = self._live.get(beat.node_id)
         if live is not None:
             await self._check_owner(live, digest, peer)
+            await self._check_run(live, beat.run, peer)
         was_away = live is None or live.row.lost_ms > 0     # then it may have been replaced
         if live is None or live.row.lost_ms or self._told(live.row, beat, digest) != live.row:
             await self._change(beat.node_id, lambda row: self._met(row, beat, digest))
@@ -167,15 +173,33 @@ class Nodes:
         """The first key owns the name."""
         if live.row.key_hash is None or digest == live.row.key_hash:
             return
-        now_ms = self.clock.now().wall_ms
-        node_id = live.row.node_id
+        await self._alert(live, peer)
+        raise NodeTaken(f"the node {live.row.node_id!r} is another machine, or was one: delete the "
+                        "node to give its name away", field="nodeId")
+
+    async def _check_run(self, live: Live, run: str, peer: str) -> None:
+        """An agent that was started anew does not come back: who speaks again, while another one
+        does that began after it, is a machine of its own that has the same key."""
+        if run in ("", live.run):
+            return
+        heard = not live.row.lost_ms and self.clock.now().mono_ns < live.expires_ns
+        if heard and run in live.replaced:
+            await self._alert(live, peer)
+            raise NodeTaken(f"another agent speaks for the node {live.row.node_id!r}, with a copy "
+                            "of this one's data directory: let one of the two have an empty one, "
+                            "and a name of its own", field="nodeId")
+        if live.run:
+            live.replaced.append(live.run)
+        live.run = run
+
+    async def _alert(self, live: Live, peer: str) -> None:
+        """Say, once in a while, that two machines have one name."""
+        now_ms, node_id = self.clock.now().wall_ms, live.row.node_id
         if now_ms - live.alerted_ms >= ALERT_MS:
             live.alerted_ms = now_ms
             log.warning("another machine calls itself by a node's name", extra={
                 "node_id": node_id, "peer": peer})
             await self._write(lambda tx: nodes.alert(tx, node_id, peer))
-        raise NodeTaken(f"the node {node_id!r} is another machine, or was one: delete the node to "
-                        "give its name away", field="nodeId")
 
     def _told(self, row: NodeRow, beat: Beat, digest: bytes | None) -> NodeRow:
         """The row as the agent says."""

@@ -12,7 +12,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from plumd.errors import NodeTaken, NotFound, StorageDown, WrongState
-from plumd.nodes import OFFLINE_TTLS, Nodes
+from plumd.nodes import OFFLINE_TTLS, Beat, Nodes
 from plumd.placement import NODE_DRAINED, NODE_LOST
 from plumd.store.nodes import Facts
 from plumd.store.store import Tx
@@ -176,6 +176,27 @@ async def test_the_first_key_owns_the_name(tmp_path: Path, clock: MockClock) -> 
     await nodes.remove("a")
     await beat(nodes, "a", key="two")
     assert nodes.get("a").health == "Healthy"
+
+
+async def test_of_two_with_the_same_key_the_later_one_is_the_node(tmp_path: Path,
+                                                                  clock: MockClock) -> None:
+    """A machine that was copied has the key of the other; one that starts anew is no copy."""
+    disk = Disk(tmp_path, clock)
+    nodes = nodes_of(disk)
+    for run in ("1", "1", "2", "2", ""):
+        await nodes.beat(Beat("a", "10.0.0.1", key="one", run=run), "10.0.0.1")
+    disk.events.clear()
+    for _ in range(2):
+        with pytest.raises(NodeTaken, match="copy"):
+            await nodes.beat(Beat("a", "10.0.0.2", key="one", run="1"), "10.0.0.2")
+    assert [event[:3] for event in disk.events] == [("alert", "node_taken", "a")], "once a minute"
+    assert nodes.get("a").row.ip == "10.0.0.1"
+    await nodes.beat(Beat("a", "10.0.0.1", key="one", run="2"), "10.0.0.1")
+    await trio.sleep(TTL_S + 1)         # that one is away, so the other may be what is left
+    for run in ("1", "1"):
+        await nodes.beat(Beat("a", "10.0.0.2", key="one", run=run), "10.0.0.2")
+    with pytest.raises(NodeTaken):
+        await nodes.beat(Beat("a", "10.0.0.1", key="one", run="2"), "10.0.0.1")
 
 
 async def test_drain_labels_bounds_and_removal(tmp_path: Path, clock: MockClock) -> None:

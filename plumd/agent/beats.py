@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable
 from typing import Final, final
 
@@ -35,6 +36,7 @@ class Beat(msgspec.Struct, frozen=True, rename="camel"):
     agent_version: str
     boot_id: str
     key: str
+    run: str
 
 
 class Heard(msgspec.Struct, frozen=True, rename="camel"):
@@ -68,6 +70,7 @@ class Beats:
         self._away = False
         self._settings = settings
         self._who = who
+        self._run = secrets.token_hex(8)
         self._http = http
         self._said = ""
         self._address = ""
@@ -90,7 +93,7 @@ class Beats:
         settings = self._settings
         told = Beat(settings.node_id, settings.ip or await self._own_address(), settings.labels,
                     facts.look(settings.data_dir), plumd.__version__, facts.boot_id(),
-                    self._who.key)
+                    self._who.key, self._run)
         sent_ms = shim.boot_ms()
         try:
             answer = await self._http.call("POST", "v1/nodes/heartbeat", told, within_s)

@@ -45,7 +45,8 @@ class FactsGiven(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class NodeBeat(msgspec.Struct, frozen=True, rename="camel"):
-    """An agent's sign of life; an ip that it does not know is the caller's. key: its secret."""
+    """An agent's sign of life; an ip that it does not know is the caller's. key: its secret.  run:
+    drawn at each of its starts."""
 
     node_id: NodeName
     ip: Host = ""
@@ -54,6 +55,7 @@ class NodeBeat(msgspec.Struct, frozen=True, rename="camel"):
     agent_version: Text = ""
     boot_id: Text = ""
     key: Annotated[str, Meta(max_length=500)] = ""
+    run: Text = ""
 
 
 class BeatAnswer(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -131,7 +133,7 @@ class NodeRoutes:
         facts = None if given.facts is None else facts_of(given.facts)
         seen = await self.nodes.beat(
             Beat(given.node_id, given.ip or request.peer, given.labels, facts,
-                 given.agent_version, given.boot_id, given.key), request.peer)
+                 given.agent_version, given.boot_id, given.key, given.run), request.peer)
         ttl_s = self.nodes.ttl_s
         return answer(200, BeatAnswer(whole(ttl_s), whole(ttl_s / BEATS), seen.row.draining,
                                       seen.assignments))

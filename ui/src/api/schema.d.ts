@@ -4663,7 +4663,8 @@ export interface components {
         };
         /**
          * NodeBeat
-         * @description An agent's sign of life; an ip that it does not know is the caller's. key: its secret.
+         * @description An agent's sign of life; an ip that it does not know is the caller's. key: its secret.  run:
+         *         drawn at each of its starts.
          */
         NodeBeat: {
             nodeId: string;
@@ -4681,6 +4682,8 @@ export interface components {
             bootId: string;
             /** @default  */
             key: string;
+            /** @default  */
+            run: string;
         };
         /**
          * FactsGiven
