@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,6 +81,21 @@ def test_a_policy_and_a_breaker_by_clicks(browser: Browser, shared_daemon: Runni
         at.part("policy-save").click()
         expect(at.page.get_by_text(at.t("problem.version_mismatch"))).to_be_visible()
         assert api.get(f"/v1/services/policies/{name}")["version"] == 2
+
+
+def test_what_is_wrong_with_an_endpoint_is_seen_on_a_phone(browser: Browser,
+                                                           shared_daemon: Running) -> None:
+    with Api(shared_daemon) as api, screen(browser, shared_daemon.url, size="phone") as at, \
+            socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        answer = api.ask("POST", "/v1/services/register", {"instanceId": "dead-1", "endpoints": [
+            {"serviceName": "dead", "ip": "127.0.0.1", "port": nobody.getsockname()[1],
+             "labels": {"healthCheck": "tcp"}}]})
+        assert answer.status_code == 204
+        at.go("/services")
+        panel = at.page.locator("section").filter(has_text="dead")
+        expect(panel.get_by_text("Connection refused")).to_be_visible()
+        at.calm()
 
 
 def test_a_lock_is_taken_away(browser: Browser, shared_daemon: Running) -> None:
