@@ -229,3 +229,15 @@ def test_a_chain_of_four_can_be_read_at_a_desk(api: Api, browser: Browser) -> No
         assert beside is not None
         assert beside["width"] == pytest.approx(whole["width"], abs=1)
         at.calm()
+
+
+def test_on_a_phone_the_fields_of_a_chosen_step_come_into_view(api: Api,
+                                                               browser: Browser) -> None:
+    made = api.made("/v1/workflows", {"name": "by-thumb", "steps": [
+        {"id": name, "task": {"name": "builtin.echo"}} for name in ("fetch", "count")]})
+    with screen(browser, api.daemon.url, size="phone") as at:
+        at.go(f"/workflows/{made['workflowId']}/edit")
+        box(at, "count").tap()
+        expect(at.part("step-runs")).to_be_in_viewport()
+        expect(box(at, "count")).to_be_in_viewport()
+        at.calm()
