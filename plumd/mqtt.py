@@ -16,7 +16,7 @@ import logging
 import ssl
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import trio
@@ -62,6 +62,18 @@ class Flight:
         self.taken = False
 
 
+class Problem(NamedTuple):
+    """Why a broker is away, or not as it should be: for programs and for people. "": it is well."""
+
+    code: str = ""
+    text: str = ""
+
+
+NOT_SUBSCRIBED: Final = Problem("not_subscribed", "the broker refuses a subscription")
+QOS_LOW: Final = Problem(
+    "qos_low", "the broker subscribes with QoS 0 alone, so messages can be lost")
+
+
 class Session:
     """One broker, connection after connection."""
 
@@ -76,7 +88,7 @@ class Session:
         if before is not None:
             self.left = (before.left | set(before.filters)) - set(self.filters)
         self.state = "connecting"       # until the first dial has ended
-        self.problem = ""
+        self.problem = Problem()
         self.scope = trio.CancelScope()
         self.up = trio.Event()
         self.stream: Stream | None = None
@@ -106,7 +118,7 @@ class Session:
                 failures = 0 if trio.current_time() - begun > 2 * KEEPALIVE_S else failures + 1
                 if failures == 1:
                     log.warning("a broker is away", extra={
-                        "broker": self.row.name, "reason": self.problem})
+                        "broker": self.row.name, "reason": self.problem.text})
                 await trio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S)) - 1])
 
     async def _connection(self) -> None:
@@ -124,7 +136,7 @@ class Session:
                 self.left = frozenset()
             if self.filters:
                 await self.send(packets.subscribe(self.next_pid(), self.filters))
-            self.state, self.problem = "connected", ""
+            self.state, self.problem = "connected", Problem()
             self._heard = trio.current_time()
             self.up.set()
             async with trio.open_nursery() as nursery:
@@ -182,7 +194,7 @@ class Session:
         while True:
             await trio.sleep(KEEPALIVE_S / 2)
             if trio.current_time() - self._heard > 1.5 * KEEPALIVE_S:
-                self.problem = "the broker does not answer"
+                self.problem = Problem("no_answer", "the broker does not answer")
                 scope.cancel()
                 return
             await self.send(packets.PINGREQ)
@@ -195,7 +207,7 @@ class Session:
         async with self._sending:
             stream, whole = self.stream, False
             if stream is None:
-                raise CallFailed("unreachable", f"the broker is away: {self.problem}")
+                raise CallFailed("unreachable", f"the broker is away: {self.problem.text}")
             try:
                 with trio.fail_after(ANSWER_S):
                     await stream.send_all(data)
@@ -246,10 +258,9 @@ class Session:
             elif isinstance(one, Publish):
                 messages.append(one)
             elif isinstance(one, Suback) and any(code != 1 for code in one.codes):
-                self.problem = "the broker refuses a subscription" if 128 in one.codes else (
-                    "the broker subscribes with QoS 0 alone, so messages can be lost")
+                self.problem = NOT_SUBSCRIBED if 128 in one.codes else QOS_LOW
                 log.warning("a broker does not subscribe as asked", extra={
-                    "broker": self.row.name, "reason": self.problem})
+                    "broker": self.row.name, "reason": self.problem.text})
         if messages:
             await self._hand_in(messages)
 
@@ -376,11 +387,16 @@ class Brokers:
         await session.publish(topic, payload)
 
 
-def problem_of(error: BaseException) -> str:
-    """What went wrong, in words; of several the first."""
+def problem_of(error: BaseException) -> Problem:
+    """What went wrong; of several the first."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return getattr(error, "message", "") or str(error) or "no answer"
+    if isinstance(error, CallFailed):
+        return Problem(error.code, error.message)
+    if isinstance(error, trio.TooSlowError):
+        return Problem("no_answer", "no answer")
+    code = "bad_answer" if isinstance(error, Broken) else "connection_lost"
+    return Problem(code, str(error) or "the connection was lost")
 
 
 def value_of(payload: bytes) -> Value:

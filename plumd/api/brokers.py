@@ -18,7 +18,7 @@ from plumd.clock import draw_token
 from plumd.errors import Invalid, NotFound
 from plumd.executors.targets import CallFailed
 from plumd.mqtt import Brokers as Room
-from plumd.mqtt import split
+from plumd.mqtt import Problem, split
 from plumd.store import brokers
 from plumd.store.brokers import BrokerBody, BrokerRow
 from plumd.store.store import Call
@@ -41,7 +41,8 @@ class BrokerWrite(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fi
 
 class BrokerView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """A broker. state: connecting (it was not reached yet), connected, or away: it is dialed again
-    and again; problem: why the last dial or connection ended."""
+    and again; problem: why the last dial or connection ended; problemCode: the same for
+    programs."""
 
     name: str
     version: int
@@ -52,6 +53,7 @@ class BrokerView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     description: str
     state: str
     problem: str | None
+    problem_code: str | None
     updated_at: int
 
 
@@ -66,11 +68,12 @@ class Brokers:
     def view(self, row: BrokerRow) -> BrokerView:
         """A broker as it is now."""
         body, session = row.body, self.room.sessions.get(row.name)
+        problem = Problem() if session is None else session.problem
         return BrokerView(
             name=row.name, version=row.version, url=body.url, client_id=body.client_id,
             user=body.user, has_password=row.password != "", description=body.description,
             state="connecting" if session is None else session.state,
-            problem=None if session is None else session.problem or None,
+            problem=problem.text or None, problem_code=problem.code or None,
             updated_at=row.updated_ms)
 
     async def save(self, write: Call) -> None:

@@ -243,6 +243,7 @@ def test_a_broker_that_behaves_badly(daemon: Running) -> None:
         assert first == 0x82
         fake.line.sendall(b"\x90\x03" + body[:2] + b"\x00")
         wait_for(lambda: "QoS 0" in str(api.get("/v1/brokers/fake")["problem"]), "it is told")
+        assert api.get("/v1/brokers/fake")["problemCode"] == "qos_low"
         # One that is too large is passed over, and those behind it come; none that nobody wants.
         fake.line.sendall(packets.publish("a/large", b"x" * (3 << 20), 7)
                           + packets.publish("b", b"1", 8) + packets.publish("a/small", b"1", 9))
@@ -264,13 +265,16 @@ def test_a_broker_that_behaves_badly(daemon: Running) -> None:
         wait_for(lambda: api.get("/v1/brokers/fake")["state"] == "away", "it is gone")
         problem = str(api.get("/v1/brokers/fake")["problem"])
         assert "closed the connection" in problem or "cannot be reached" in problem
+        assert api.get("/v1/brokers/fake")["problemCode"] in ("unreachable", "connection_lost")
 
 
 def test_a_broker_that_was_never_there_is_away(daemon: Running) -> None:
     with Api(daemon) as api:
         api.done("PUT", "/v1/brokers/nowhere", {"url": f"mqtt://127.0.0.1:{free_port()}"})
         wait_for(lambda: api.get("/v1/brokers/nowhere")["state"] == "away", "the dial failed")
-        assert "cannot be reached" in str(api.get("/v1/brokers/nowhere")["problem"])
+        nowhere = api.get("/v1/brokers/nowhere")
+        assert "cannot be reached" in str(nowhere["problem"])
+        assert nowhere["problemCode"] == "unreachable"
 
 
 def test_what_cannot_be_is_refused(daemon: Running) -> None:

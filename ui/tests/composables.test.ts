@@ -514,10 +514,14 @@ describe("what went wrong", () => {
     });
     mount(Asks, { global: { plugins: [i18n] } });
     const text = (code: string, message: string) => said?.failureText({ code, message });
-    expect(text("unreachable", "Connection refused")).toBe("无法连接到被调用方：Connection refused");
+    expect(text("unreachable", "Connection refused")).toBe("无法连接：Connection refused");
     expect(text("not_found", "no such workflow")).toBe("不存在：no such workflow");
     expect(text("queue_timeout", "no worker took the task")).toBe("在限定时间内无人接手");
     expect(text("my_own", "the tank is empty")).toBe("the tank is empty");
     expect(text("my_own", "")).toBe("my_own");
+    language.value = "en";
+    await loadLanguage();
+    expect(text("unreachable", "Connection refused")).toBe("Connection refused");
+    expect(text("unreachable", "")).toBe("It cannot be reached");
   });
 });

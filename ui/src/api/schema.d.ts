@@ -3504,7 +3504,8 @@ export interface components {
         /**
          * BrokerView
          * @description A broker. state: connecting (it was not reached yet), connected, or away: it is dialed again
-         *         and again; problem: why the last dial or connection ended.
+         *         and again; problem: why the last dial or connection ended; problemCode: the same for
+         *         programs.
          */
         BrokerView: {
             name: string;
@@ -3516,6 +3517,7 @@ export interface components {
             description: string;
             state: string;
             problem: string | null;
+            problemCode: string | null;
             updatedAt: number;
         };
         /**

@@ -5,10 +5,18 @@ import type { Problem } from "@/api/client";
 import { reasonText } from "@/domain/reason";
 
 /** Codes whose message says no more than they do. */
-const WHOLE = new Set(["rejected", "queue_timeout", "concurrency_skipped", "concurrency_replaced"]);
+const WHOLE = new Set([
+  "concurrency_replaced",
+  "concurrency_skipped",
+  "no_answer",
+  "not_subscribed",
+  "qos_low",
+  "queue_timeout",
+  "rejected",
+]);
 
 export function useProblemText() {
-  const { t, te } = useI18n();
+  const { t, te, locale } = useI18n();
 
   function titleOf(problem: Problem): string {
     const key = `problem.${problem.code}`;
@@ -30,9 +38,10 @@ export function useProblemText() {
     return WHOLE.has(error.code) ? "" : error.message;
   }
 
-  /** Both in a line. */
+  /** In a line. plumd's own messages are English: who reads that needs no other words for them. */
   function failureText(error: { readonly code: string; readonly message: string }): string {
     const [what, which] = [codeText(error.code), messageBeside(error)];
+    if (locale.value === "en" && which) return which;
     return what && which ? t("common.of", { what, which }) : what || which || error.code;
   }
 
