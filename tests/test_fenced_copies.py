@@ -11,7 +11,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from plumd.fleet import Body
+from plumd.deployments import Report
+from plumd.fleet import Body, Phase
 from tests.fleet_rig import Fleet, body, fleet_of
 
 STOP_S = 8.0
@@ -66,3 +67,20 @@ async def test_another_begins_when_the_old_one_is_over(
         assert fleet.most() == 1, fleet.spans
         assert took_s < STOP_S + 3
         await fleet.until(lambda: len(fleet.copies(number)) == 1)
+
+
+async def test_a_crash_is_not_the_end_that_was_asked_for(tmp_path: Path,
+                                                         autojump_clock: MockClock) -> None:
+    """Its agent may not have heard yet that it shall stop, and start it again."""
+    async with fleet_of(tmp_path, autojump_clock, "n1", "n2") as fleet:
+        number = await fleet.deploy(body(await fleet.app("app", "1"), on_partition="fence"))
+        await fleet.until(lambda: fleet.where(number) == ["n1"])
+        fleet.agents["n1"].stop_s = STOP_S
+        await fleet.nodes.drain("n1", on=True)
+        await trio.sleep(1)
+        old, = fleet.copies(number)
+        await fleet.room.report([Report(old.number, Phase.FAILED, False, 1)], strict=True)
+        await trio.sleep(1)
+        assert [copy.number for copy in fleet.copies(number)] == [old.number]
+        await fleet.until(lambda: fleet.where(number) == ["n2"])
+        assert fleet.most() == 1

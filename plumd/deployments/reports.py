@@ -98,11 +98,13 @@ class Reports(Book):
         return copy
 
     def _phase(self, copy: Copy, one: Report) -> Phase:
-        """What a report means: one that was told to stop has stopped, however it ended."""
+        """What a report means: one that was told to stop has stopped, however it ended. Under a
+        fence it must say so, for an agent that did not hear of it yet starts again what failed."""
         row = self._rows.get(copy.deployment)
         told = (copy.held or row is None or not row.running
                 or (copy.retired and copy.stop_ms <= self.now_ms))
-        return Phase.STOPPED if told and one.phase in OVER else one.phase
+        again = one.phase is Phase.FAILED and self.fenced(copy.deployment, copy.version)
+        return Phase.STOPPED if told and one.phase in OVER and not again else one.phase
 
     def _is_news(self, copy: Copy, one: Report) -> bool:
         """Whether a report says something that is not known."""
