@@ -461,6 +461,22 @@ async def test_one_that_is_renewed_goes_at_once_and_leaves_the_others(
         assert {copy.number: copy.slot for copy in fleet.copies(number)} == kept
 
 
+async def test_when_the_last_one_that_ends_is_taken_away_its_place_is_filled(
+        tmp_path: Path, clock: MockClock) -> None:
+    """What waited for it does not wait for anything else to happen."""
+    async with fleet_of(tmp_path, clock, "n1") as fleet:
+        url = await fleet.app("app", "1", 80)
+        number = await fleet.deploy(body(url))
+        await fleet.until(lambda: fleet.where(number) == ["n1"])
+        fleet.agents["n1"].stop_s = 1000
+        await fleet.edit(number, body(await fleet.app("app", "2", 80), version="2"))
+        await trio.sleep(10)
+        old, = fleet.copies(number)
+        assert old.retired
+        await fleet.room.ask(lambda: fleet.room.remove(old.number))
+        await fleet.until(lambda: fleet.where(number) == ["n1"], 5)
+
+
 async def test_a_node_whose_copy_crashes_is_in_use(tmp_path: Path, clock: MockClock) -> None:
     """Its agent starts it again, so the copy is no less there than one that runs."""
     async with fleet_of(tmp_path, clock, "n1") as fleet:

@@ -171,6 +171,7 @@ class Wishes(Book):
             self._mark(copy)        # until it is over no other one may begin
         else:
             self._drop(copy)
+            self._touched.add(row.number)       # another one may have waited for its end
         if body != row.body:
             self._new_version(row, body, f"without instance {id_text(number)}")
 
