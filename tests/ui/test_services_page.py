@@ -80,6 +80,8 @@ def test_a_policy_and_a_breaker_by_clicks(browser: Browser, shared_daemon: Runni
         api.done("PUT", f"/v1/services/policies/{name}", {"retryPercent": 3})
         at.part("policy-save").click()
         expect(at.page.get_by_text(at.t("problem.version_mismatch"))).to_be_visible()
+        expect(at.page.get_by_text(at.t("common.openAgain"))).to_be_visible()
+        expect(at.page.get_by_role("button", name=at.t("common.tryAgain"))).to_have_count(0)
         assert api.get(f"/v1/services/policies/{name}")["version"] == 2
 
 

@@ -55,6 +55,8 @@ def test_whoever_was_slower_is_told(api: Api, browser: Browser) -> None:
         expect(at.page.locator("main h1")).to_have_text("first")
         at.part("webhook-save").click()
         expect(at.page.get_by_text(at.t("problem.version_mismatch"))).to_be_visible()
+        expect(at.page.get_by_text(at.t("common.openAgain"))).to_be_visible()
+        expect(at.page.get_by_role("button", name=at.t("common.tryAgain"))).to_have_count(0)
     assert api.get(path)["name"] == "first"
     api.gone(path)
 
