@@ -40,6 +40,8 @@ CHECK_S: Final = 2.0
 TICK_S: Final = 0.1
 BEATS: Final = 5
 """So many in the time between two looks at an endpoint."""
+BEAT_S_MAX: Final = 2.0
+"""So long is between two of them at most: one that is silent is taken for one that hangs."""
 TELL_S: Final = 0.02
 """So long findings are gathered: each line wakes the daemon."""
 EARLY_S: Final = 0.02
@@ -245,9 +247,10 @@ class Lookout:
                 self._looks.popleft()[1].cancel()
 
     async def _tell(self, told: trio.abc.SendStream) -> None:
+        beat_s = min(self.every_s / BEATS, BEAT_S_MAX)
         with suppress(trio.BrokenResourceError):    # nobody listens, so nobody asks, either
             while True:
-                with trio.move_on_after(self.every_s / BEATS if self._watches else inf):
+                with trio.move_on_after(beat_s if self._watches else inf):
                     await self._news.wait()
                 self._news = trio.Event()
                 found, self._found = self._found, []

@@ -256,6 +256,23 @@ async def test_one_that_hangs_is_ended(autojump_clock: MockClock) -> None:
         await trio.sleep(10 * SILENT_S)     # one is looked at, so there are beats
 
 
+@pytest.mark.parametrize("ttl_s", [1, 150, 3_600])
+async def test_one_that_has_little_to_do_is_not_taken_for_one_that_hangs(
+        autojump_clock: MockClock, ttl_s: int) -> None:
+    async def check(_: Endpoint) -> str:
+        await trio.lowlevel.checkpoint()
+        return ""
+
+    book = Book([asking(80)])
+    health = Health(TrioClock(autojump_clock), round(ttl_s * 1e9), book.judge)
+    health.watch(asking(80), well=True)
+    async with looking(health, check):
+        await book.wait(patience_s=ttl_s)
+        await trio.sleep(2 * ttl_s)
+        vouch = book.vouch[asking(80).key]
+        assert vouch.until_ns / 1e9 >= trio.current_time() + (HOLD_TTLS - 1) * ttl_s
+
+
 async def test_one_that_ends_early_is_no_error(autojump_clock: MockClock) -> None:
     book = Book([asking(80)])
     ours, theirs = trio.testing.memory_stream_pair()
