@@ -361,9 +361,12 @@ class Registry:
                 self._stirred = True        # the disk is down; again a little later
                 self._breaker_news = [*breakers, *self._breaker_news][-BREAKER_NEWS_MAX:]
                 return now_ns + round(AGAIN_S * 1e9)
+            now_ns = self.clock.now().mono_ns
             for key, healthy in news:
-                if key in self._live:
-                    self._live[key].told = healthy
+                live = self._live.get(key)
+                if live is not None:
+                    live.told = healthy
+                    self._note(live, now_ns)    # it may have changed meanwhile
         self._due_ns = min((live.expires_ns for live in self._live.values() if live.told),
                            default=None)
         return self._due_ns

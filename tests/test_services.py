@@ -51,6 +51,7 @@ class Rig:
         self.commits = 0
         self.events: list[Event] = []
         self.down = False
+        self.slow_s = 0.0       # so long a commit waits for its turn
         self.registry = self.reborn()
         self.nursery: trio.Nursery
 
@@ -76,7 +77,7 @@ class Rig:
                     then: Callable[[Written], None] | None = None) -> T:
         """As the engine does it."""
         assert then is None
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self.slow_s)
         if self.down:
             raise StorageDown("no disk")
         done = self.store.commit_now(Change(1, events=[], calls=[fn]))
@@ -497,6 +498,24 @@ async def test_what_an_endpoint_becomes_is_looked_at_as_that(
         assert looks == [""], "once, for what it was may have been looked at just then"
         assert rig.registry.health is not None
         assert rig.registry.health.asked == 0
+
+
+async def test_health_that_changes_while_news_of_it_are_written_is_told_too(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with rigged(tmp_path, autojump_clock) as rig:
+        await rig.registry.register("i", [endpoint("i")])
+        key = endpoint("i").key
+        for well, words in ((True, ["unhealthy", "healthy"]), (False, ["healthy", "unhealthy"])):
+            rig.registry.report(key, healthy=well)
+            await trio.testing.wait_all_tasks_blocked()
+            rig.told()
+            rig.slow_s = 1.0
+            rig.registry.report(key, healthy=not well)
+            await trio.sleep(0.5)
+            rig.registry.report(key, healthy=well)
+            await trio.sleep(2)
+            assert [what for what, _ in rig.told()] == words
+            rig.slow_s = 0.0
 
 
 # ---------------------------------------------------------------- picks
