@@ -86,6 +86,11 @@ class Live:
         return self.endpoint.labels.get("healthCheck", "") in ACTIVE
 
     @property
+    def accepts(self) -> bool:
+        """Whether there is a connection to be made, by which one sees that somebody is there."""
+        return self.endpoint.protocol.lower() != "udp"
+
+    @property
     def expires_ns(self) -> int:
         """When it is no longer believed to be well, unless there is another sign of it."""
         return max(self.renewed_ns, self.vouch.until_ns)
@@ -234,9 +239,15 @@ class Registry:
         live.vouched_by(NOBODY)
         live.renewed_ns = self.clock.now().mono_ns + self.ttl_ns
         live.endpoint = endpoint
-        if self.health is not None and self.health.leave(endpoint.key) and not live.watched:
-            self.health.look(endpoint, well=live.checked)
-        self._watch(live)
+        if self.health is None:
+            return
+        left = self.health.leave(endpoint.key)
+        if live.watched:
+            self._watch(live)
+        elif not live.accepts:
+            live.checked, live.why = True, ""   # nobody else would ever say so
+        elif left or not live.checked:
+            self.health.look(endpoint, well=True)
 
     def _drop(self, key: Key) -> None:
         if self.health is not None:
@@ -308,14 +319,14 @@ class Registry:
 
     def _ask_check(self, live: Live, now_ns: int) -> None:
         if (self.health is None or live.watched or now_ns < live.check_ns
-                or live.endpoint.protocol.lower() == "udp"):
+                or not live.accepts):
             return
         live.check_ns = now_ns + self.ttl_ns // 3
         self.health.look(live.endpoint, well=live.checked)
 
     def _watch(self, live: Live) -> None:
         if self.health is not None and live.watched:
-            self.health.watch(live.endpoint, well=live.checked)
+            self.health.watch(live.endpoint, well=True)     # there was no look at it as it is
 
     def _judge(self, endpoint: Endpoint, why: str, vouch: Vouch) -> None:
         """What a look at an endpoint came to."""

@@ -518,6 +518,51 @@ async def test_health_that_changes_while_news_of_it_are_written_is_told_too(
             rig.slow_s = 0.0
 
 
+async def test_one_whose_label_was_wrong_is_well_again_where_it_cannot_be_looked_at(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async def check(_: Endpoint) -> str:
+        await trio.lowlevel.checkpoint()
+        return "refused"
+
+    async with rigged(tmp_path, autojump_clock) as rig:
+        rig.look_by(check)
+        wrong = msgspec.structs.replace(watched("i"), protocol="UDP")
+        await rig.registry.register("i", [wrong])
+        await trio.sleep(TTL_S)
+        assert rig.healthy() == []
+        await rig.registry.move(wrong.key, endpoint("i", 80, "UDP"), create=False)
+        await trio.sleep(SOON_S)
+        rig.registry.beat("i", None)
+        await trio.sleep(SOON_S)
+        assert rig.healthy() == ["i"]
+        assert rig.registry.every()[0].why == ""
+
+
+async def test_one_that_is_mended_is_looked_at_before_a_crowd_of_sick_ones(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async def check(one: Endpoint) -> str:
+        if one.version == "":
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        return "broken" if one.version == "1" else ""
+
+    async with rigged(tmp_path, autojump_clock) as rig:
+        rig.look_by(check)
+        await rig.registry.register("i", [watched("i", port) for port in range(1, 1_001)])
+        await rig.registry.register("j", [watched("j", version="1")])
+        await rig.registry.register("k", [endpoint("k")])
+        rig.registry.beat("k", None)
+        await trio.sleep(2 * TTL_S)
+        rig.registry.beat("k", None)
+        await trio.sleep(2 * TTL_S)
+        assert rig.healthy() == []
+        await rig.registry.register("j", [watched("j", version="2")])
+        await rig.registry.move(endpoint("k").key, msgspec.structs.replace(
+            endpoint("k"), version="2"), create=False)
+        await trio.sleep(TTL_S / 3 + SOON_S)
+        assert rig.healthy() == ["j", "k"]
+
+
 # ---------------------------------------------------------------- picks
 
 
