@@ -54,12 +54,14 @@ Judge: TypeAlias = Callable[[Endpoint, str, Vouch], None]
 
 class Health:
     """`run` in a nursery of the daemon's. ttl_ns: so long an endpoint is well without a sign; it is
-    looked at in each third of that."""
+    looked at in each third of that. revived: called when a word that had lapsed holds again."""
 
-    def __init__(self, clock: Clock, ttl_ns: int, judge: Judge) -> None:
+    def __init__(self, clock: Clock, ttl_ns: int, judge: Judge,
+                 revived: Callable[[], None]) -> None:
         self.clock = clock
         self.ttl_ns = ttl_ns
         self._judge = judge
+        self._revived = revived
         self._number = 0
         self._asked: dict[int, Watch] = {}
         self._numbers: dict[Key, int] = {}
@@ -160,10 +162,13 @@ class Health:
                             extra={"reason": str(error)})
                 return
             now = self.clock.now()
+            lapsed = self._vouch.until_ns <= now.mono_ns
             self._vouch.until_ns = now.mono_ns + HOLD_TTLS * self.ttl_ns - said.late_ms * 1_000_000
             self._vouch.seen_ms = now.wall_ms - said.late_ms
             for number, why in said.found:
                 self._take(number, why)
+            if lapsed and now.mono_ns < self._vouch.until_ns:
+                self._revived()
             self._patience.deadline = trio.current_time() + SILENT_S if self._asked else inf
 
     def _take(self, number: int, why: str) -> None:

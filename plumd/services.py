@@ -143,7 +143,7 @@ class Registry:
 
     def start_looking(self) -> Health:
         """From now on endpoints are looked at, by the Health that is to be run."""
-        self.health = Health(self.clock, self.ttl_ns, self._judge)
+        self.health = Health(self.clock, self.ttl_ns, self._judge, self._stir)
         for live in self._live.values():
             self._watch(live)
         return self.health

@@ -63,6 +63,7 @@ class Book:
         self.found: dict[Key, list[str]] = {one.key: [] for one in self.endpoints}
         self.vouch: dict[Key, Vouch] = {}
         self.news = trio.Event()
+        self.revived = 0
 
     def judge(self, endpoint: Endpoint, why: str, vouch: Vouch) -> None:
         """As the registry does it."""
@@ -70,6 +71,10 @@ class Book:
         self.vouch[endpoint.key] = vouch
         self.news.set()
         self.news = trio.Event()
+
+    def revive(self) -> None:
+        """As the registry does it."""
+        self.revived += 1
 
     async def wait(self, count: int = 1, patience_s: float = PATIENCE_S) -> None:
         """Until so much was told of each."""
@@ -79,7 +84,7 @@ class Book:
 
     def health(self, clock: SystemClock | TrioClock) -> Health:
         """Somebody who has all of them looked at once."""
-        health = Health(clock, round(TTL_S * 1e9), self.judge)
+        health = Health(clock, round(TTL_S * 1e9), self.judge, self.revive)
         for one in self.endpoints:
             health.look(one, well=True)
         return health
@@ -198,7 +203,7 @@ async def test_it_is_started_when_there_is_somebody_to_look_at() -> None:
     async with far_side(replying(200)) as side, trio.open_nursery() as nursery:
         one, gone = asking(side.port), asking(side.port, name="gone")
         book = Book([one])
-        health = Health(SystemClock(), round(TTL_S * 1e9), book.judge)
+        health = Health(SystemClock(), round(TTL_S * 1e9), book.judge, book.revive)
         nursery.start_soon(health.run, Policy())
         health.look(gone, well=True)
         health.leave(gone.key)
@@ -264,7 +269,7 @@ async def test_one_that_has_little_to_do_is_not_taken_for_one_that_hangs(
         return ""
 
     book = Book([asking(80)])
-    health = Health(TrioClock(autojump_clock), round(ttl_s * 1e9), book.judge)
+    health = Health(TrioClock(autojump_clock), round(ttl_s * 1e9), book.judge, book.revive)
     health.watch(asking(80), well=True)
     async with looking(health, check):
         await book.wait(patience_s=ttl_s)

@@ -19,7 +19,7 @@ from plumd.clock import Instant
 from plumd.errors import NotFound, StorageDown
 from plumd.executors.targets import Policy
 from plumd.health import HOLD_TTLS
-from plumd.lookout import SICK_MAX, WELL_MAX, Check, Lines, Lookout, Terms
+from plumd.lookout import SICK_MAX, WELL_MAX, Check, Lines, Lookout, Said, Terms, line_of
 from plumd.services import SUSPECT_NS, Registry, Verdict
 from plumd.store.events import Event
 from plumd.store.store import Change, Store, Tx, Written
@@ -561,6 +561,30 @@ async def test_one_that_is_mended_is_looked_at_before_a_crowd_of_sick_ones(
             endpoint("k"), version="2"), create=False)
         await trio.sleep(TTL_S / 3 + SOON_S)
         assert rig.healthy() == ["j", "k"]
+
+
+async def test_a_word_that_had_lapsed_and_is_given_again_is_told(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with rigged(tmp_path, autojump_clock) as rig:
+        ours, theirs = trio.testing.memory_stream_pair()
+        rig.nursery.start_soon(rig.registry.start_looking().talk, ours, Policy())
+        await rig.registry.register("i", [watched("i")])
+        await theirs.send_all(line_of(Said([(1, "")], 0)))
+        await trio.sleep(SOON_S)
+        rig.told()
+        for _ in range(2):
+            late_ms = 0     # it has less and less time for looks
+            while rig.healthy():
+                await trio.sleep(5)
+                late_ms += 5_000
+                await theirs.send_all(line_of(Said([], late_ms)))
+            assert late_ms >= HOLD_TTLS * TTL_S * 1e3
+            await trio.sleep(SOON_S)
+            assert rig.told() == [("unhealthy", "i")]
+            await theirs.send_all(line_of(Said([], 0)))
+            await trio.sleep(SOON_S)
+            assert rig.healthy() == ["i"]
+            assert rig.told() == [("healthy", "i")]
 
 
 # ---------------------------------------------------------------- picks
