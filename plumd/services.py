@@ -2,8 +2,9 @@
 
 A heartbeat writes nothing. Registrations, changes and removals are decided on rows, inside a
 commit; afterwards memory is read back from them, so it can lag behind the disk for a moment but
-never say something else. Every endpoint is believed to be well for one TTL after it was heard of,
-and after a restart for one fresh TTL.
+never say something else. Every endpoint is believed to be well for some time after it was heard of,
+and after a restart for that time anew: one TTL; one that we look at for HOLD_TTLS, for looks that
+come late have found nothing wrong with it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from plumd.balance import Endpoint, Key, Load
 from plumd.breaker import Policy
 from plumd.clock import Clock, Instant, draw_seed
 from plumd.errors import NotFound, PlumError
-from plumd.health import ACTIVE, NOBODY, Health, Vouch
+from plumd.health import ACTIVE, HOLD_TTLS, NOBODY, Health, Vouch
 from plumd.model import Cause
 from plumd.service_calls import ServiceCalls
 from plumd.store import services
@@ -67,9 +68,9 @@ class Verdict(msgspec.Struct, frozen=True):
 class Live:
     """What memory knows of an endpoint."""
 
-    def __init__(self, endpoint: Endpoint, expires_ns: int) -> None:
+    def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self.renewed_ns = expires_ns    # so long it is well by its own signs of life
+        self.renewed_ns = 0             # so long it is well by its own signs of life
         self.beat_ms = 0
         self.vouch = NOBODY             # who looks at it again and again, and found it well
         self.reported = True        # its instance says that it is well
@@ -227,7 +228,8 @@ class Registry:
         self._stir()        # there may be a nearer deadline now
 
     def _add(self, endpoint: Endpoint) -> None:
-        live = Live(endpoint, self.clock.now().mono_ns + self.ttl_ns)
+        live = Live(endpoint)
+        self._believe(live, self.clock.now().mono_ns)
         key = endpoint.key
         self._live[key] = live
         self._of_service.setdefault(endpoint.service, {})[key] = live
@@ -237,8 +239,8 @@ class Registry:
     def _become(self, live: Live, endpoint: Endpoint) -> None:
         """What was found, or is being found now, is not said of what it has become."""
         live.vouched_by(NOBODY)
-        live.renewed_ns = self.clock.now().mono_ns + self.ttl_ns
         live.endpoint = endpoint
+        self._believe(live, self.clock.now().mono_ns)
         if self.health is None:
             return
         left = self.health.leave(endpoint.key)
@@ -307,7 +309,11 @@ class Registry:
         self._note(live, now.mono_ns)
 
     def _renew(self, live: Live, now: Instant) -> None:
-        live.renewed_ns, live.beat_ms = now.mono_ns + self.ttl_ns, now.wall_ms
+        self._believe(live, now.mono_ns)
+        live.beat_ms = now.wall_ms
+
+    def _believe(self, live: Live, now_ns: int) -> None:
+        live.renewed_ns = now_ns + (HOLD_TTLS if live.watched else 1) * self.ttl_ns
 
     def _note(self, live: Live, now_ns: int) -> None:
         if live.healthy(now_ns) != live.told:

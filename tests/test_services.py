@@ -433,6 +433,26 @@ async def test_endpoints_that_stay_well_are_well_for_as_long_as_somebody_looks(
         assert rig.registry.every()[0].seen_ms == seen_ms
 
 
+async def test_looks_that_come_late_after_a_restart_make_nobody_sick(
+        tmp_path: Path, autojump_clock: MockClock) -> None:
+    async def check(_: Endpoint) -> str:
+        await trio.lowlevel.checkpoint()
+        return ""
+
+    async with rigged(tmp_path, autojump_clock, run=False) as rig:
+        await rig.registry.register("i", [watched("i")])
+        await rig.registry.register("j", [endpoint("j")])
+        rig.told()
+        rig.registry = rig.reborn()
+        rig.nursery.start_soon(rig.registry.run)
+        await trio.sleep(TTL_S * (HOLD_TTLS - 1))   # as long as who looks may take to be there
+        assert rig.told() == [("unhealthy", "j")]
+        assert rig.healthy() == ["i"]
+        rig.look_by(check)
+        await trio.sleep(2 * TTL_S)
+        assert rig.healthy() == ["i"]
+
+
 async def test_who_speaks_for_itself_and_is_looked_at_is_well_if_both_say_so(
         tmp_path: Path, autojump_clock: MockClock) -> None:
     sick = False
