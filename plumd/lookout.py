@@ -37,6 +37,8 @@ log = logging.getLogger("plumd.lookout")
 WELL_MAX: Final = 256
 SICK_MAX: Final = 32
 CHECK_S: Final = 2.0
+WHY_CHARS_MAX: Final = 1_000
+"""The far side may write part of it."""
 TICK_S: Final = 0.1
 BEATS: Final = 5
 """So many in the time between two looks at an endpoint."""
@@ -220,7 +222,7 @@ class Lookout:
         if lane.waiting:
             self._wake.set()
         if watch.number in self._watches:
-            self._note(watch, why)
+            self._note(watch, why[:WHY_CHARS_MAX])
 
     def _note(self, watch: Watch, why: str) -> None:
         if self._said.get(watch.number) != why:

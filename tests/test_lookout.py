@@ -30,6 +30,7 @@ from plumd.lookout import (
     EARLY_S,
     SICK_MAX,
     WELL_MAX,
+    WHY_CHARS_MAX,
     Check,
     Lines,
     Lookout,
@@ -503,6 +504,17 @@ async def test_a_look_that_meets_a_defect_ends_no_other(
     assert "a defect" in book.found[asking(80).key][0]
     assert book.found[asking(81).key] == [""]
     assert "a look failed" in caplog.text
+
+
+async def test_a_far_side_that_says_much_is_cut_short(autojump_clock: MockClock) -> None:
+    async def check(_: Endpoint) -> str:
+        await trio.lowlevel.checkpoint()
+        return "UNAVAILABLE: " + "lorem ipsum " * 5_000
+
+    book = Book([asking(80)])
+    async with looking(book.health(TrioClock(autojump_clock)), check):
+        await book.wait()
+    assert len(book.found[asking(80).key][0]) == WHY_CHARS_MAX
 
 
 async def test_ten_thousand_that_never_answer(autojump_clock: MockClock) -> None:
