@@ -26,6 +26,10 @@ log = logging.getLogger("plumd.health")
 LOOKOUT: Final = (*companion.PYTHON, "plumd.lookout")
 START_S: Final = 30.0
 """So long a lookout may take to say its first word, on a machine that has much else to do."""
+IDLE_AFTER_S: Final = 60.0
+IDLE_AFTER_S_MAX: Final = 3600.0
+"""The first lookout looks in time that nobody else wants. One that ended, as it does where there is
+too little of that, has a successor who takes his share for so long, and the next for longer."""
 SILENT_S: Final = 10.0
 """One that is silent for so long, while there is somebody to look at, is ended for another one."""
 HOLD_TTLS: Final = 4
@@ -67,6 +71,7 @@ class Health:
         self._numbers: dict[Key, int] = {}
         self._orders: Orders | None = None      # None: nobody is there to heed them
         self._vouch = Vouch()
+        self._idle_after_s = 0.0
         self._wake = trio.Event()
         self._patience = trio.CancelScope()
 
@@ -136,10 +141,12 @@ class Health:
                 nursery.cancel_scope.cancel()
         finally:
             self._orders = None
+            self._idle_after_s = min(max(IDLE_AFTER_S, 2 * self._idle_after_s), IDLE_AFTER_S_MAX)
 
     async def _order(self, line: trio.abc.SendStream, orders: Orders, policy: Policy) -> None:
         try:
-            await line.send_all(line_of(Terms.by(policy, self.ttl_ns / 3e9)))
+            await line.send_all(line_of(Terms.by(policy, self.ttl_ns / 3e9,
+                                                 self._idle_after_s)))
             patience_s = START_S
             while True:
                 self._wake = trio.Event()

@@ -54,23 +54,25 @@ STEP_LOOKS: Final = 4
 waiting for."""
 SPREAD: Final = (5 ** 0.5 - 1) / 2
 """Multiples of the golden ratio are spread evenly, however many there are."""
-NICE: Final = 10
 
 Check: TypeAlias = Callable[[Endpoint], Awaitable[str]]
 """Why an endpoint does not seem to work, "" when it does."""
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """How to look, the first line of all: where calls may go (see Policy) and how often."""
+    """How to look, the first line of all: where calls may go (see Policy), how often, and after
+    how long only in time that nobody else wants."""
 
     networks: tuple[str, ...]
     listeners: tuple[tuple[str, int], ...]
     every_s: float
+    idle_after_s: float
 
     @classmethod
-    def by(cls, policy: Policy, every_s: float) -> Self:
+    def by(cls, policy: Policy, every_s: float, idle_after_s: float) -> Self:
         """What a policy allows, so often."""
-        return cls(tuple(map(str, policy.networks)), tuple(policy.listeners), every_s)
+        return cls(tuple(map(str, policy.networks)), tuple(policy.listeners), every_s,
+                   idle_after_s)
 
     @property
     def policy(self) -> Policy:
@@ -256,13 +258,32 @@ class Lookout:
                     await self._news.wait()
                 self._news = trio.Event()
                 found, self._found = self._found, []
-                await told.send_all(line_of(Said(found, self._late_ms())))
+                await told.send_all(line_of(Said(found, round(self.late_s() * 1e3))))
                 await trio.sleep(TELL_S)
 
-    def _late_ms(self) -> int:
+    def late_s(self) -> float:
+        """How long the look that should have begun first has been due."""
         now_s = trio.current_time()
         due_s = (first[0][0] for first in (self._well.waiting, self._due) if first)
-        return round(max(0.0, now_s - min(due_s, default=now_s)) * 1e3)
+        return max(0.0, now_s - min(due_s, default=now_s))
+
+
+async def make_way(after_s: float, lookout: Lookout, ended: trio.CancelScope) -> None:
+    """Look only in time that nobody else wants, from then on, and end where there is too little of
+    it: from SCHED_IDLE nobody comes back without privileges, but another one can take our place.
+
+    At any other priority it makes the daemon's tasks wait now and then, whatever its nice value.
+    """
+    await trio.sleep(after_s)
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except OSError as error:        # somebody's filter of system calls
+        log.warning("looks cannot be made behind everything else: %s", error)
+        return
+    while not ended.cancel_called:
+        await trio.sleep(lookout.every_s)
+        if lookout.late_s() > lookout.every_s:
+            ended.cancel()
 
 
 async def run(asked: Lines, told: trio.abc.SendStream) -> None:
@@ -273,16 +294,16 @@ async def run(asked: Lines, told: trio.abc.SendStream) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.run)
         nursery.start_soon(grpc.run)
-        await Lookout(Checks(client, grpc).check, terms.every_s).serve(asked, told)
+        lookout = Lookout(Checks(client, grpc).check, terms.every_s)
+        nursery.start_soon(make_way, terms.idle_after_s, lookout, nursery.cancel_scope)
+        await lookout.serve(asked, told)
         nursery.cancel_scope.cancel()
 
 
 async def main() -> None:
-    """By stdin and stdout, behind whatever else there is to do."""
+    """By stdin and stdout."""
     for number in (signal.SIGINT, signal.SIGHUP):   # the terminal's are for the daemon
         signal.signal(number, signal.SIG_IGN)
-    with suppress(OSError):                         # the unit's filter refuses it
-        os.nice(NICE)
     with suppress(StopAsyncIteration):              # the daemon went before it said a word
         await run(Lines(trio.lowlevel.FdStream(os.dup(0))), trio.lowlevel.FdStream(os.dup(1)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import signal
 import ssl
 from collections.abc import AsyncIterator, Iterable
@@ -39,6 +40,7 @@ from plumd.lookout import (
     Terms,
     Watch,
     line_of,
+    make_way,
 )
 from tests.executors.farside import Call, answer, certified, far_side, refusing_port, replying
 from tests.executors.test_grpc_calls import serving
@@ -54,6 +56,12 @@ SOON_S = 0.1
 def asking(port: int, kind: str = "http", ip: str = "127.0.0.1", name: str = "i") -> Endpoint:
     """An endpoint that is looked at like this."""
     return Endpoint("s", name, ip, port, "http", labels={"healthCheck": kind})
+
+
+async def hangs(_: Endpoint) -> str:
+    """A look that is given up."""
+    await trio.sleep_forever()
+    raise AssertionError("nobody wakes it")
 
 
 class Book:
@@ -105,11 +113,12 @@ async def looking(health: Health, check: Check) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def program(book: Book, policy: Policy | None = None) -> AsyncIterator[None]:
+async def program(book: Book, policy: Policy | None = None) -> AsyncIterator[Health]:
     """The real one, kept by Health."""
+    health = book.health(SystemClock())
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(book.health(SystemClock()).run, policy or Policy())
-        yield
+        nursery.start_soon(health.run, policy or Policy())
+        yield health
         nursery.cancel_scope.cancel()
     assert lookouts() == [], "it is gone"
 
@@ -138,7 +147,7 @@ def test_lines_are_whole_however_they_come(lines: list[bytes], size: int) -> Non
 def test_where_calls_may_go_is_said_whole() -> None:
     policy = Policy(tuple(map(ipaddress.ip_network, ("10.0.0.0/8", "fd00::/8"))),
                     frozenset({("0.0.0.0", 80), ("::1", 81)}))
-    assert Terms.by(policy, 5).policy == policy
+    assert Terms.by(policy, 5, 0).policy == policy
 
 
 async def test_all_kinds_of_looks_by_the_real_program() -> None:
@@ -299,6 +308,66 @@ async def test_one_that_is_not_understood_is_ended(autojump_clock: MockClock, sa
     assert book.found == {asking(80).key: []}
 
 
+async def test_each_successor_takes_its_share_of_time_for_longer(
+        autojump_clock: MockClock) -> None:
+    health = Book([asking(80)]).health(TrioClock(autojump_clock))
+    told = []
+    for _ in range(9):
+        ours, theirs = trio.testing.memory_stream_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(health.talk, ours, Policy())
+            told.append(msgspec.json.decode(await anext(Lines(theirs)), type=Terms).idle_after_s)
+            await theirs.aclose()
+    assert told == [0, 60, 120, 240, 480, 960, 1920, 3600, 3600]
+
+
+async def test_one_that_has_no_time_behind_everything_else_ends(
+        autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[float, int]] = []
+    monkeypatch.setattr(os, "sched_setscheduler", lambda _pid, policy, _param: asked.append(
+        (autojump_clock.current_time(), policy)))
+
+    ours, theirs = trio.testing.memory_stream_pair()
+    lookout = Lookout(hangs, EVERY_S)
+    with trio.CancelScope() as ended:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(make_way, 60.0, lookout, ended)
+            nursery.start_soon(lookout.serve, Lines(theirs), theirs)
+            await trio.sleep(100)
+            await ours.send_all(line_of(Orders([
+                Watch(number, asking(80, name=str(number)), again=False, well=True)
+                for number in range(1, 10 * WELL_MAX)], [])))
+    assert asked == [(60, os.SCHED_IDLE)]
+    assert 100 + EVERY_S < trio.current_time() <= 100 + 2 * EVERY_S
+
+
+async def test_one_that_may_not_give_way_goes_on(
+        autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("the filter")
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    with trio.CancelScope() as ended:
+        await make_way(0, Lookout(hangs, EVERY_S), ended)
+        await trio.sleep(10 * EVERY_S)
+    assert not ended.cancel_called
+    assert "the filter" in caplog.text
+    assert autojump_clock.current_time() >= 10 * EVERY_S
+
+
+async def test_the_real_program_takes_time_that_nobody_else_wants() -> None:
+    async with far_side(replying(200)) as side:
+        book = Book((asking(side.port),))
+        async with program(book) as health:
+            await book.wait()
+            assert os.sched_getscheduler(lookouts()[0].pid) == os.SCHED_IDLE
+            lookouts()[0].kill()
+            health.look(asking(side.port), well=True)
+            await book.wait(2)
+            assert os.sched_getscheduler(lookouts()[0].pid) == os.SCHED_OTHER
+
+
 async def test_what_nobody_asked_for_is_passed_over(autojump_clock: MockClock) -> None:
     one, left = asking(80), asking(81)
     book = Book([one, left])
@@ -405,17 +474,12 @@ async def test_long_orders_are_many_lines_and_nobody_is_left_before_being_watche
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_beats_say_how_late_looks_are() -> None:
+async def test_beats_say_how_late_looks_are(autojump_clock: MockClock) -> None:
     """So nobody is vouched for who was not looked at for as long as an endpoint may be silent."""
-    async def check(_: Endpoint) -> str:
-        await trio.sleep_forever()
-        raise AssertionError("it is given up")
-
     ours, theirs = trio.testing.memory_stream_pair()
     late = [0]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(Lookout(check, EVERY_S).serve, Lines(theirs), theirs)
+        nursery.start_soon(Lookout(hangs, EVERY_S).serve, Lines(theirs), theirs)
         await ours.send_all(line_of(Orders([
             Watch(number, asking(80, name=str(number)), again=False, well=True)
             for number in range(1, 4 * WELL_MAX + 1)], [])))
@@ -427,7 +491,7 @@ async def test_beats_say_how_late_looks_are() -> None:
             if told == 4 * WELL_MAX:
                 break
         nursery.cancel_scope.cancel()
-    assert 3 * CHECK_S <= max(late) / 1e3 <= 4 * CHECK_S
+    assert 3 * CHECK_S <= max(late) / 1e3 <= 4 * CHECK_S <= autojump_clock.current_time()
     assert late[-1] == 0
 
 
@@ -598,7 +662,7 @@ async def test_it_ends_with_its_stdin_and_heeds_no_ctrl_c() -> None:
             list(LOOKOUT), stdin=-1, stdout=-1)
         assert process.stdin is not None
         assert process.stdout is not None
-        await process.stdin.send_all(line_of(Terms.by(Policy(), EVERY_S)))
+        await process.stdin.send_all(line_of(Terms.by(Policy(), EVERY_S, 0)))
         lines = Lines(process.stdout)
         for number, kind in ((1, "http"), (2, "tcp")):
             await process.stdin.send_all(line_of(Orders([

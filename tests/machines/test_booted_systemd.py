@@ -199,7 +199,8 @@ def test_what_runs_outlives_killed_daemons(site: Site) -> None:
 
 
 def test_endpoints_are_looked_at_from_inside_the_unit(site: Site) -> None:
-    """The lookout is as closed in as the daemon, and goes with each one that is killed."""
+    """The lookout is as closed in as the daemon, gives way to it, and goes with each one that is
+    killed."""
     box = site.controller
 
     def lookouts() -> list[str]:
@@ -216,6 +217,7 @@ def test_endpoints_are_looked_at_from_inside_the_unit(site: Site) -> None:
         wait_for(lambda: "refused" in site.api.get("/v1/services").json()[0]["why"],
                  "somebody looked")
         before, = lookouts()
+        assert "SCHED_IDLE" in box.run("chrt", "--pid", before)
         kill_main(box, "plumd.service")
         wait_for(partial(is_gone, before), "it is gone")
     assert site.api.delete("/v1/services", params={"instanceId": "x"}).is_success
